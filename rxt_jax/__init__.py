@@ -1,0 +1,1 @@
+"""rxt_jax: the Reactive Transformer on JAX and Flax NNX."""
