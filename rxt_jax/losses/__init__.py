@@ -1,1 +1,21 @@
+"""Losses as free functions that return sums and counts."""
 
+from rxt_jax.losses.cross_entropy import TokenLoss, answer_cross_entropy, token_cross_entropy
+from rxt_jax.losses.memory_targets import (
+    cosine_by_row,
+    fit_to_slots,
+    memory_targets,
+    new_weight,
+    shifted_weights,
+)
+
+__all__ = [
+    "TokenLoss",
+    "answer_cross_entropy",
+    "cosine_by_row",
+    "fit_to_slots",
+    "memory_targets",
+    "new_weight",
+    "shifted_weights",
+    "token_cross_entropy",
+]

@@ -1,0 +1,126 @@
+"""The one episode engine: walk a conversation interaction by interaction and carry only the memory.
+
+    memory 0 ──▶ interaction 0 ──▶ memory ──▶ interaction 1 ──▶ … ──▶ (Σ loss, memory, Σ metrics)
+
+Time grows linearly with the number of interactions I, memory of the backward pass by one `memory`
+per interaction: everything inside an interaction is computed again when its gradient is due.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from rxt_jax.types import EpisodeBatch, Interaction, Key, Metrics
+
+__all__ = ["InteractionObjective", "fold_key", "keep_rows", "scan_interactions", "with_previous"]
+
+InteractionObjective = Callable[[Any, Any, Any, Key | None], tuple[Array, tuple[Any, Metrics]]]
+"""`(model, memory, interaction, key) -> (loss_sum, (memory, metrics))`; memory keeps shapes and
+dtypes."""
+
+
+def fold_key(key: Key | None, number: int | Int[Array, ""]) -> Key | None:
+    """Derive the key of a numbered thing; `None` (deterministic) stays `None`."""
+    return None if key is None else jax.random.fold_in(key, number)
+
+
+def with_previous(batch: EpisodeBatch) -> Interaction:
+    """Give every interaction the row before it, so that a scan needs to carry nothing but memory.
+
+    Interaction 0, and any interaction after filler, has `previous_valid` False and an empty row.
+    """
+
+    def shift(rows: Any) -> Array:
+        rows = jnp.asarray(rows)
+        return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])
+
+    previous_valid = shift(batch.valid)
+    return Interaction(
+        ids=jnp.asarray(batch.ids),
+        token_mask=jnp.asarray(batch.token_mask),
+        loss_mask=jnp.asarray(batch.loss_mask),
+        valid=jnp.asarray(batch.valid),
+        previous_ids=shift(batch.ids),
+        previous_token_mask=shift(batch.token_mask) & previous_valid[..., None],
+        previous_valid=previous_valid,
+    )
+
+
+def keep_rows(
+    chosen: Bool[Array, "B"], new: PyTree, old: PyTree, batch_axes: int | PyTree = 1
+) -> PyTree:
+    """Take the chosen rows of `new`, the others of `old`.
+
+    `batch_axes` is the axis that counts rows, for all leaves or as a prefix tree. Leaves keep the
+    dtype of `old`, which a scan carry needs.
+    """
+
+    def select(axis: int, new_part: PyTree, old_part: PyTree) -> PyTree:
+        def one(new_leaf: Array, old_leaf: Array) -> Array:
+            shape = [1] * old_leaf.ndim
+            shape[axis] = chosen.shape[0]
+            return jnp.where(chosen.reshape(shape), new_leaf.astype(old_leaf.dtype), old_leaf)
+
+        return jax.tree.map(one, new_part, old_part)
+
+    return jax.tree.map(select, batch_axes, new, old)
+
+
+def scan_interactions(
+    interaction_objective: InteractionObjective,
+    model: nnx.Module,
+    memory: PyTree,
+    interactions: Any,
+    key: Key | None,
+    *,
+    memory_gradient_steps: int | None = None,
+    remat: bool = True,
+    batch_axes: int | PyTree = 1,
+    start: int | Int[Array, ""] = 0,
+) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
+    """Run an interaction objective over an episode and add up its losses and metrics.
+
+    `interactions` is any pytree with a leading I on every leaf and a field `valid[I B]`; a row
+    that is filler keeps its memory. `memory_gradient_steps=k` lets a gradient cross at most k
+    memory writes, `None` all of them: interaction 0 writes nothing, so the memory is detached
+    before the interactions k + 1, 2k + 1, …; a learned initial memory is therefore always within
+    reach of the first k writes. `start` is the number of interactions that the episode already
+    had (an episode walked in windows). The key of interaction i is `fold_in(key, i)`. Source:
+    supervised spec §7.4 and §14.1.
+    """
+    if memory_gradient_steps is not None and memory_gradient_steps < 1:
+        raise ValueError(
+            f"memory_gradient_steps must be None (whole episode) or at least 1, got "
+            f"{memory_gradient_steps}. To train no memory write at all, take the memory groups out "
+            f"of the stage's trainable groups."
+        )
+    graphdef, params = nnx.split(model)
+
+    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, Metrics]]:
+        interaction, index = inputs
+        if memory_gradient_steps is not None:
+            cut = (index > 1) & ((index - 1) % memory_gradient_steps == 0)
+            memory = jax.tree.map(
+                lambda leaf: jnp.where(cut, jax.lax.stop_gradient(leaf), leaf), memory
+            )
+        # Merged here, not outside: a Variable belongs to the trace that made it.
+        here = nnx.merge(graphdef, params, copy=True)
+        loss, (updated, metrics) = interaction_objective(
+            here, memory, interaction, fold_key(key, index)
+        )
+        memory = keep_rows(interaction.valid, updated, memory, batch_axes)
+        return memory, (loss.astype(jnp.float32), metrics)
+
+    if remat:
+        # `prevent_cse` guards against an optimisation that cannot reach into a scan, and costs
+        # speed.
+        body = jax.checkpoint(
+            body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable
+        )
+    indices = start + jnp.arange(interactions.valid.shape[0])
+    memory, (losses, metrics) = jax.lax.scan(body, memory, (interactions, indices))
+    return jnp.sum(losses), (memory, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics))

@@ -1,0 +1,146 @@
+"""Stage 1: encoder and decoder learn language together, the decoder reading the encoder's states.
+
+    encoder([MASK]ed row) ──▶ states ED ──▶ MLM head ──▶ masked-language loss
+                                 │ detached, one memory layer per encoder layer, slots = tokens
+    decoder(row) ◀───────────────┘ ──▶ next-token loss
+
+The decoder can copy its own row out of that memory, so its loss falls low: the stage ties the two
+vector spaces together and leaves the habit to be unlearned by `history_reading` and stage 4.
+Source: supervised spec §5; the article of the supervised stages.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from rxt_jax.losses.cross_entropy import answer_cross_entropy, token_cross_entropy
+from rxt_jax.model.episode import fold_key
+from rxt_jax.types import Array, Key, Metrics, RowBatch
+
+__all__ = ["JointPretraining", "joint_loss", "perturb_states"]
+
+
+def perturb_states(
+    encoded: Array, key: Key | None, *, noise: float = 0.0, masking: float = 0.0
+) -> Array:
+    """Drop whole states with probability `masking` (no rescaling), then add N(0, noise²) to every
+    element.
+
+    Training only: without a key the states come back as they are. Source: supervised spec §5.2.
+    """
+    if key is None:
+        return encoded
+    if masking > 0.0:
+        keep = jax.random.bernoulli(fold_key(key, 0), 1.0 - masking, encoded.shape[:-1])
+        encoded = jnp.where(keep[..., None], encoded, 0.0)
+    if noise > 0.0:
+        encoded = encoded + noise * jax.random.normal(fold_key(key, 1), encoded.shape)
+    return encoded
+
+
+def joint_loss(
+    stage: "JointPretraining", model: Any, batch: RowBatch, key: Key | None, counts: dict
+) -> tuple[Array, Metrics]:
+    """Compute the objective of stages 1 and 2: which rows come in is the only difference between
+    them."""
+    encoder_ids = jnp.where(batch.mlm_mask, stage.mask_id, batch.ids)
+    encoded = model.encode(encoder_ids, batch.token_mask, key=fold_key(key, 0))
+    masked = token_cross_entropy(
+        model.masked_language_logits(encoded[-1]), batch.ids, _mlm_labels(batch)
+    )
+    memory = jax.lax.stop_gradient(encoded) if stage.detach_encoder_states else encoded
+    memory = stage.perturb(memory, fold_key(key, 1))
+    logits, balance = model.decode_with_balance(
+        batch.ids,
+        batch.token_mask,
+        memory,
+        memory_mask=None if stage.read_padding else batch.token_mask,
+        key=fold_key(key, 2),
+    )
+    answer = answer_cross_entropy(logits, batch.ids, _targets(batch, stage.loss_on_padding))
+
+    loss = (
+        stage.encoder_loss_scale * masked.loss / jnp.maximum(counts["masked_language"], 1.0)
+        + stage.decoder_loss_scale * answer.loss / jnp.maximum(counts["answer"], 1.0)
+        + stage.decoder_loss_scale * stage.balance_loss_scale * balance / counts["balance"]
+    )
+    one = jnp.float32(1.0)
+    metrics = {
+        "masked_language/loss": (masked.loss, masked.count),
+        "masked_language/accuracy": (masked.correct, masked.count),
+        "answer/loss": (answer.loss, answer.count),
+        "answer/accuracy": (answer.correct, answer.count),
+        "router/balance": (balance, one),
+    }
+    return loss, metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointPretraining:
+    """Options of stage 1.
+
+    `balance_loss_scale` multiplies the router loss inside the decoder's term and means nothing
+    for a dense model. `loss_on_padding` and `read_padding` are the published behaviour: padding
+    is a target, and the decoder attends to the states of padding tokens.
+    """
+
+    kind: ClassVar[str] = "joint_pretraining"
+    batch_axis: ClassVar[int] = 0
+
+    encoder_loss_scale: float = 1.0
+    decoder_loss_scale: float = 1.0
+    balance_loss_scale: float = 0.01
+    memory_noise: float = 0.0
+    memory_masking: float = 0.0
+    detach_encoder_states: bool = True
+    loss_on_padding: bool = False
+    read_padding: bool = False
+    mask_id: int = 4
+    trainable: tuple[str, ...] = (
+        "embedding",
+        "encoder",
+        "decoder",
+        "cross_attention",
+        "masked_language_head",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.memory_masking < 1.0:
+            raise ValueError(
+                f"memory_masking is the share of dropped encoder states, in [0, 1), got "
+                f"{self.memory_masking}. Use 0 to keep all of them."
+            )
+        if self.memory_noise < 0.0:
+            raise ValueError(
+                f"memory_noise is a standard deviation and must not be negative, got "
+                f"{self.memory_noise}. Use 0 to switch it off."
+            )
+
+    def label_counts(self, batch: RowBatch) -> dict[str, Array]:
+        """Count the labels of every loss term; micro-batches add up."""
+        targets = _targets(batch, self.loss_on_padding)[:, 1:]
+        return {
+            "masked_language": jnp.sum(_mlm_labels(batch), dtype=jnp.float32),
+            "answer": jnp.sum(targets, dtype=jnp.float32),
+            "balance": jnp.float32(1.0),
+        }
+
+    def perturb(self, encoded: Array, key: Key | None) -> Array:
+        """Disturb the states that the decoder reads, in training."""
+        return perturb_states(encoded, key, noise=self.memory_noise, masking=self.memory_masking)
+
+    def objective(
+        self, model: Any, batch: RowBatch, key: Key | None, counts: dict[str, Array]
+    ) -> tuple[Array, Metrics]:
+        """Score one batch of rows; `counts` are the label counts of the whole update."""
+        return joint_loss(self, model, batch, key, counts)
+
+
+def _mlm_labels(batch: RowBatch) -> Array:
+    return batch.mlm_mask & batch.token_mask
+
+
+def _targets(batch: RowBatch, loss_on_padding: bool) -> Array:
+    return batch.loss_mask | ~batch.token_mask if loss_on_padding else batch.loss_mask

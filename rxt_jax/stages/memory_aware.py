@@ -1,0 +1,207 @@
+"""Stage 4: answers are learnt with nothing but memory of what came before.
+
+    memory i−1, interaction i−1 ──▶ encode ──▶ update_memory ──▶ memory i
+    memory i,   interaction i   ──▶ decode ──▶ loss of the answer
+
+Every interaction first writes its predecessor and then reads, so the answer that is scored is
+never in memory, interaction 0 reads the initial memory, and the last interaction is never
+written. The default sends the gradient through the whole chain and updates once per batch of
+episodes; `memory_gradient_steps=1, interactions_per_update=1` is the published timing. Source:
+supervised spec §7.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
+from rxt_jax.stages.answers import (
+    EpisodeNormalisation,
+    answer_factors,
+    answer_labels,
+    answer_metrics,
+    count_answers,
+    read_memory,
+)
+from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
+
+__all__ = ["MemoryAware", "row_cosine", "write_previous"]
+
+_INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it shares a key
+
+
+def write_previous(
+    model: Any, memory: Array, interaction: Interaction, key: Key | None, *, gradient: bool = True
+) -> tuple[Array, Array]:
+    """Write the interaction before this one into memory; also return the rms change of every row.
+
+    Rows without a predecessor keep their memory. Where no row has one, the encoder does not run
+    at all.
+    """
+
+    def write(memory: Array) -> tuple[Array, Array]:
+        encoded = model.encode(
+            interaction.previous_ids, interaction.previous_token_mask, key=fold_key(key, 0)
+        )
+        updated = model.update_memory(
+            memory, encoded, interaction.previous_token_mask, key=fold_key(key, 1)
+        )
+        if not gradient:
+            updated = jax.lax.stop_gradient(updated)
+        updated = keep_rows(interaction.previous_valid, updated, memory)
+        change = jax.lax.stop_gradient(updated - memory).astype(jnp.float32)
+        return updated, jnp.sqrt(jnp.mean(change**2, axis=(0, 2, 3)))
+
+    def keep(memory: Array) -> tuple[Array, Array]:
+        return memory, jnp.zeros(memory.shape[1], jnp.float32)
+
+    needed = jnp.any(interaction.previous_valid & interaction.valid)
+    return jax.lax.cond(needed, write, keep, memory)
+
+
+def row_cosine(memory: Array) -> tuple[Array, Array]:
+    """Average the cosine between the memories of different rows over layers and slots, as (sum,
+    count).
+
+    Near 1 every conversation has the same memory: the write has collapsed.
+    """
+    memory = jax.lax.stop_gradient(memory).astype(jnp.float32)
+    batch = memory.shape[1]
+    norms = jnp.linalg.norm(memory, axis=-1, keepdims=True)
+    directions = memory / jnp.maximum(norms, 1e-8)
+    # |Σ u|² = B + Σ over the B(B−1) ordered pairs, which spares the B × B products.
+    pairs = jnp.sum(jnp.sum(directions, axis=1) ** 2, axis=-1) - batch
+    return jnp.mean(pairs) / max(batch * (batch - 1), 1), jnp.float32(batch > 1)
+
+
+class _Scored(NamedTuple):
+    """An interaction with the factors that turn its sums into its share of the loss."""
+
+    interaction: Interaction
+    answer_factor: Array
+    balance_factor: Array
+
+    @property
+    def valid(self) -> Array:
+        return self.interaction.valid
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryAware:
+    """Options of stage 4.
+
+    `memory_gradient_steps`: memory writes that a gradient may cross, None for the whole episode.
+    `interactions_per_update`: interactions per optimizer update, None for the whole episode.
+    `unfreeze`: (update, groups) pairs; those groups stand still before that update.
+    `memory_dropout`: chance per row and interaction to forget all but the previous interaction.
+    Without "encoder" or "memory_attention" among the trainable groups memory is written without
+    gradient, so that the embedding learns through the decoder alone.
+    """
+
+    kind: ClassVar[str] = "memory_aware"
+    batch_axis: ClassVar[int] = 1
+
+    memory_gradient_steps: int | None = None
+    interactions_per_update: int | None = None
+    normalisation: EpisodeNormalisation = "tokens"
+    train_first_interaction: bool = True
+    balance_loss_scale: float = 0.01
+    memory_dropout: float = 0.0
+    remat: bool = True
+    trainable: tuple[str, ...] = (
+        "embedding",
+        "encoder",
+        "decoder",
+        "cross_attention",
+        "memory_attention",
+        "learned_memory",
+    )
+    unfreeze: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("memory_gradient_steps", "interactions_per_update"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {value}. Use None for the whole episode."
+                )
+        if not 0.0 <= self.memory_dropout < 1.0:
+            raise ValueError(
+                f"memory_dropout is a probability below 1, got {self.memory_dropout}. "
+                f"Use 0 to switch it off."
+            )
+
+    def interactions(self, batch: EpisodeBatch) -> Interaction:
+        """Prepare an episode batch for the engine."""
+        return with_previous(batch)
+
+    def begin(self, model: Any, batch_size: int, key: Key | None) -> Array:
+        """Give the memory at the start of an episode; without a key always the same one."""
+        key = jax.random.key(0) if key is None else key
+        return model.initial_memory(batch_size, jax.random.fold_in(key, _INITIAL_MEMORY_KEY))
+
+    def label_counts(self, batch: EpisodeBatch | Interaction) -> dict[str, Array]:
+        """Count labelled tokens (per interaction where those are averaged) and decoder passes."""
+        interactions = batch if isinstance(batch, Interaction) else with_previous(batch)
+        labels = answer_labels(interactions, self.train_first_interaction)
+        return count_answers(labels, self.normalisation)
+
+    def window_objective(
+        self,
+        model: Any,
+        memory: Array,
+        interactions: Interaction,
+        key: Key | None,
+        counts: dict[str, Array],
+        *,
+        start: int | Array = 0,
+    ) -> tuple[Array, tuple[Array, Metrics]]:
+        """Score a run of interactions that starts with `memory`; return the memory after it."""
+        factors = answer_factors(
+            counts, self.normalisation, self.balance_loss_scale, len(interactions.ids)
+        )
+        return scan_interactions(
+            self._interaction_objective,
+            model,
+            memory,
+            _Scored(interactions, *factors),
+            key,
+            memory_gradient_steps=self.memory_gradient_steps,
+            remat=self.remat,
+            start=start,
+        )
+
+    def objective(
+        self, model: Any, batch: EpisodeBatch, key: Key | None, counts: dict[str, Array]
+    ) -> tuple[Array, Metrics]:
+        """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
+        memory = self.begin(model, batch.ids.shape[1], key)
+        loss, (memory, metrics) = self.window_objective(
+            model, memory, self.interactions(batch), key, counts
+        )
+        return loss, metrics | {"memory/row_cosine": row_cosine(memory)}
+
+    def _interaction_objective(
+        self, model: Any, memory: Array, scored: _Scored, key: Key | None
+    ) -> tuple[Array, tuple[Array, Metrics]]:
+        interaction = scored.interaction
+        if self.memory_dropout > 0.0 and key is not None:
+            memory = self._forget_rows(model, memory, interaction, fold_key(key, 2))
+        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
+        memory, change = write_previous(model, memory, interaction, key, gradient=learns_to_write)
+        labels = answer_labels(interaction, self.train_first_interaction)
+        answer, balance = read_memory(model, memory, interaction, labels, fold_key(key, 3))
+        loss = scored.answer_factor * answer.loss + scored.balance_factor * balance
+        written = (interaction.previous_valid & interaction.valid).astype(jnp.float32)
+        update_rms = (jnp.sum(change * written), jnp.sum(written))
+        metrics = answer_metrics(answer, balance) | {"memory/update_rms": update_rms}
+        return loss, (memory, metrics)
+
+    def _forget_rows(
+        self, model: Any, memory: Array, interaction: Interaction, key: Key | None
+    ) -> Array:
+        initial = model.initial_memory(memory.shape[1], fold_key(key, 0))
+        lost = jax.random.bernoulli(fold_key(key, 1), self.memory_dropout, (memory.shape[1],))
+        return keep_rows(lost & interaction.previous_valid, initial, memory)

@@ -1,0 +1,125 @@
+"""A miniature model that keeps the contract of `ReactiveTransformer`, and random conversations.
+
+Stage and training tests prove the machinery around a model, so they use the smallest model that can be
+wrong about masks, memory and gradients. Golden cases use the real one.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rxt_jax.types import EpisodeBatch, RowBatch
+
+VOCABULARY, WIDTH, LAYERS, SLOTS = 16, 8, 2, 3
+
+
+class _Parts(nnx.Module):
+    def __init__(self, **parts: nnx.Param):
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+class MiniatureModel(nnx.Module):
+    """One matrix per component; attention is an average over real tokens or a softmax over slots."""
+
+    def __init__(self, seed: int = 0, learned: bool = True):
+        keys = iter(jax.random.split(jax.random.key(seed), 12))
+
+        def weight(*shape: int, axes: tuple) -> nnx.Param:
+            value = jax.random.normal(next(keys), shape) / shape[-2] ** 0.5
+            return nnx.Param(value, axes=axes)
+
+        square = ("embed", "mlp")
+        self.embedding = _Parts(
+            table=nnx.Param(
+                jax.random.normal(next(keys), (VOCABULARY, WIDTH)), axes=("vocab", "embed")
+            )
+        )
+        self.encoder = _Parts(kernel=weight(LAYERS, WIDTH, WIDTH, axes=square))
+        self.decoder = _Parts(
+            self_kernel=weight(LAYERS, WIDTH, WIDTH, axes=square),
+            cross_attention=_Parts(kernel=weight(LAYERS, WIDTH, WIDTH, axes=square)),
+        )
+        self.memory_attention = _Parts(kernel=weight(LAYERS, WIDTH, WIDTH, axes=square))
+        self.masked_language_head = _Parts(
+            kernel=weight(WIDTH, VOCABULARY, axes=("embed", "vocab"))
+        )
+        self.is_learned = learned
+        if learned:
+            self.learned_memory = _Parts(
+                slots=weight(LAYERS, SLOTS, WIDTH, axes=("slots", "embed")),
+            )
+
+    def encode(self, ids, token_mask, *, key=None):
+        del key
+        hidden, states = self.embedding.table[...][ids], []
+        for layer in range(LAYERS):
+            real = jnp.sum(token_mask, axis=1, keepdims=True)[..., None]
+            mean = jnp.sum(hidden * token_mask[..., None], axis=1, keepdims=True)
+            mean = mean / jnp.maximum(real, 1)
+            hidden = hidden + jnp.tanh((hidden + mean) @ self.encoder.kernel[...][layer])
+            states.append(hidden)
+        return jnp.stack(states)
+
+    def update_memory(self, memory, encoded, token_mask, *, key=None):
+        del key
+        queries = jnp.einsum("LBSD,LDE->LBSE", memory, self.memory_attention.kernel[...])
+        scores = jnp.einsum("LBSD,LBTD->LBST", queries, encoded)
+        weights = jax.nn.softmax(jnp.where(token_mask[None, :, None], scores, -1e30), axis=-1)
+        read = jnp.einsum("LBST,LBTD->LBSD", weights * token_mask[None, :, None], encoded)
+        return 0.5 * memory + 0.5 * jnp.tanh(read)
+
+    def decode_with_balance(self, ids, token_mask, memory, *, memory_mask=None, key=None):
+        del key
+        hidden = self.embedding.table[...][ids]
+        for layer in range(LAYERS):
+            kernel = self.decoder.self_kernel[...][layer]
+            seen = jnp.cumsum(hidden * token_mask[..., None], axis=1)
+            hidden = hidden + jnp.tanh(seen @ kernel)
+            cross = self.decoder.cross_attention.kernel[...][layer]
+            scores = jnp.einsum("BTD,BSD->BTS", hidden @ cross, memory[layer])
+            mask = jnp.ones(memory.shape[1:3], bool) if memory_mask is None else memory_mask
+            weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+            hidden = hidden + jnp.einsum("BTS,BSD->BTD", weights * mask[:, None], memory[layer])
+        # Something that depends on the weights and on real tokens only, as a router loss does.
+        real = token_mask[..., None]
+        balance = jnp.sum((hidden * real) ** 2) / jnp.maximum(jnp.sum(real), 1) / 100
+        return hidden @ self.embedding.table[...].T, balance
+
+    def decode(self, ids, token_mask, memory, *, memory_mask=None, key=None):
+        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[
+            0
+        ]
+
+    def masked_language_logits(self, hidden):
+        return hidden @ self.masked_language_head.kernel[...]
+
+    def initial_memory(self, batch, key):
+        if self.is_learned:
+            slots = self.learned_memory.slots[...]
+            return jnp.broadcast_to(slots[:, None], (LAYERS, batch, SLOTS, WIDTH))
+        return jax.random.normal(key, (LAYERS, batch, SLOTS, WIDTH))
+
+
+def random_rows(seed: int = 0, rows: int = 4, length: int = 7) -> RowBatch:
+    """Rows of different length with labels on their second half and a few masked tokens."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, length + 1, rows)
+    token_mask = np.arange(length) < lengths[:, None]
+    ids = np.where(token_mask, rng.integers(5, VOCABULARY, (rows, length)), 0).astype(np.int32)
+    loss_mask = token_mask & (np.arange(length) >= lengths[:, None] // 2)
+    mlm_mask = token_mask & (rng.random((rows, length)) < 0.4)
+    return RowBatch(ids, token_mask, loss_mask, mlm_mask)
+
+
+def random_episodes(
+    seed: int = 0, interactions: int = 4, rows: int = 4, length: int = 6, ragged: bool = True
+) -> EpisodeBatch:
+    """Conversations of different lengths; row 0 is always full."""
+    parts = [random_rows(seed * 100 + i, rows, length) for i in range(interactions)]
+    ids, token_mask, loss_mask, _ = (np.stack(leaves) for leaves in zip(*parts, strict=True))
+    turns = np.random.default_rng(seed).integers(1, interactions + 1, rows)
+    turns[0] = interactions
+    valid = np.arange(interactions)[:, None] < (turns if ragged else interactions)
+    return EpisodeBatch(ids, token_mask, loss_mask, np.broadcast_to(valid, (interactions, rows)))
