@@ -1,0 +1,61 @@
+"""`Dialogues`: an endless list of episodes, element i a function of (spec, seed, split, i) and of nothing else."""
+
+from typing import Any
+
+from rxt_jax.data.dialogues.attributes import ATTRIBUTES
+from rxt_jax.data.dialogues.draws import Draws, stream_key
+from rxt_jax.data.dialogues.phrasing import Phrasebook
+from rxt_jax.data.dialogues.plan import Horizon, plan_turns
+from rxt_jax.data.dialogues.realize import Narrator
+from rxt_jax.data.dialogues.script import World
+from rxt_jax.data.dialogues.spec import SPLITS, DialogueSpec
+
+__all__ = ["Dialogues"]
+
+_EPISODES, _TEXTS = 0, 1
+
+
+class Dialogues:
+    """Synthetic conversations of one split: infinite, seekable, resumable at any index."""
+
+    def __init__(self, spec: DialogueSpec, seed: int = 0, split: str = "train"):
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        self.spec = spec
+        self.seed = seed
+        self.split = split
+        longer = split == "longer"
+        self.horizon = Horizon(
+            interactions=spec.longer_interactions if longer else spec.interactions,
+            distance=spec.longer_distance if longer else spec.max_distance,
+        )
+        self._weights = self.horizon.gap_weights()
+        self._book = Phrasebook(spec, held_out=split == "unseen_phrasings")
+        open_keys = any(ATTRIBUTES[slot].open_key for slot in spec.attributes)
+        self._most_chains = spec.facts[1] if open_keys else len(spec.attributes)
+        self._key = stream_key(seed, SPLITS.index(split), _EPISODES)
+        self._text_key = stream_key(seed, SPLITS.index(split), _TEXTS)
+
+    def episode(self, index: int) -> dict[str, Any]:
+        """Return episode `index`: `{"id", "split", "interactions"}`."""
+        draws = Draws(self._key, index)
+        world = World(draws, self._book, self.split == "unseen_values")
+        turns, chains = plan_turns(draws, self.spec, self.horizon, self._weights, self._most_chains)
+        world.populate(chains)
+        return {
+            "id": f"{self.split}-{self.seed}-{index}",
+            "split": self.split,
+            "interactions": Narrator(draws, self._book, world).tell(turns),
+        }
+
+    def text(self, index: int) -> str:
+        """Return plain text for stage 1: a few consecutive interactions without control tokens."""
+        draws = Draws(self._text_key, index)
+        interactions = self.episode(index)["interactions"]
+        start = draws.below(max(len(interactions) - self.spec.text_interactions, 0) + 1)
+        return " ".join(
+            interaction[part]
+            for interaction in interactions[start : start + self.spec.text_interactions]
+            for part in ("internal", "tool_use", "query", "think", "answer", "tool_call")
+            if part in interaction
+        )
