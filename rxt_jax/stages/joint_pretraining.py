@@ -33,10 +33,10 @@ def perturb_states(
     if key is None:
         return encoded
     if masking > 0.0:
-        keep = jax.random.bernoulli(fold_key(key, 0), 1.0 - masking, encoded.shape[:-1])
+        keep = jax.random.bernoulli(jax.random.fold_in(key, 0), 1.0 - masking, encoded.shape[:-1])
         encoded = jnp.where(keep[..., None], encoded, 0.0)
     if noise > 0.0:
-        encoded = encoded + noise * jax.random.normal(fold_key(key, 1), encoded.shape)
+        encoded = encoded + noise * jax.random.normal(jax.random.fold_in(key, 1), encoded.shape)
     return encoded
 
 
@@ -139,8 +139,10 @@ class JointPretraining:
 
 
 def _mlm_labels(batch: RowBatch) -> Array:
-    return batch.mlm_mask & batch.token_mask
+    return jnp.logical_and(batch.mlm_mask, batch.token_mask)
 
 
 def _targets(batch: RowBatch, loss_on_padding: bool) -> Array:
-    return batch.loss_mask | ~batch.token_mask if loss_on_padding else batch.loss_mask
+    if loss_on_padding:
+        return jnp.logical_or(batch.loss_mask, ~batch.token_mask)
+    return jnp.asarray(batch.loss_mask)

@@ -188,7 +188,7 @@ class MemoryAware:
     ) -> tuple[Array, tuple[Array, Metrics]]:
         interaction = scored.interaction
         if self.memory_dropout > 0.0 and key is not None:
-            memory = self._forget_rows(model, memory, interaction, fold_key(key, 2))
+            memory = self._forget_rows(model, memory, interaction, jax.random.fold_in(key, 2))
         learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
         memory, change = write_previous(model, memory, interaction, key, gradient=learns_to_write)
         labels = answer_labels(interaction, self.train_first_interaction)
@@ -199,9 +199,9 @@ class MemoryAware:
         metrics = answer_metrics(answer, balance) | {"memory/update_rms": update_rms}
         return loss, (memory, metrics)
 
-    def _forget_rows(
-        self, model: Any, memory: Array, interaction: Interaction, key: Key | None
-    ) -> Array:
-        initial = model.initial_memory(memory.shape[1], fold_key(key, 0))
-        lost = jax.random.bernoulli(fold_key(key, 1), self.memory_dropout, (memory.shape[1],))
+    def _forget_rows(self, model: Any, memory: Array, interaction: Interaction, key: Key) -> Array:
+        initial = model.initial_memory(memory.shape[1], jax.random.fold_in(key, 0))
+        lost = jax.random.bernoulli(
+            jax.random.fold_in(key, 1), self.memory_dropout, (memory.shape[1],)
+        )
         return keep_rows(lost & interaction.previous_valid, initial, memory)

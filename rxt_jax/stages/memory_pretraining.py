@@ -97,8 +97,8 @@ class MemoryPretraining:
         if self.new_weights is not None and len(self.new_weights) < len(batch.ids):
             raise ValueError(
                 f"new_weights must cover every interaction, got {len(self.new_weights)} weights "
-                f"for episodes of {len(batch.ids)}. Add weights, or use None for the schedule of the "
-                f"specification."
+                f"for episodes of {len(batch.ids)}. Add weights, or use None for the built-in "
+                f"schedule."
             )
         return batch
 
@@ -123,11 +123,11 @@ class MemoryPretraining:
         def normal(number: int, scale: float, shape: tuple) -> Array:
             if scale == 0.0:
                 return jnp.float32(0.0)
-            return scale * jax.random.normal(fold_key(key, number), shape)
+            return scale * jax.random.normal(jax.random.fold_in(key, number), shape)
 
         return TargetDraws(
-            shift=self.weight_shift * jax.random.uniform(fold_key(key, 0)),
-            towards_memory=jax.random.bernoulli(fold_key(key, 1)),
+            shift=self.weight_shift * jax.random.uniform(jax.random.fold_in(key, 0)),
+            towards_memory=jax.random.bernoulli(jax.random.fold_in(key, 1)),
             input_noise=normal(2, self.input_noise, encoded_shape),
             label_noise=normal(3, self.label_noise, memory_shape),
         )

@@ -1,7 +1,7 @@
 """A miniature model that keeps the contract of `ReactiveTransformer`, and random conversations.
 
-Stage and training tests prove the machinery around a model, so they use the smallest model that can be
-wrong about masks, memory and gradients. Golden cases use the real one.
+Stage and training tests prove the machinery around a model, so they use the smallest model that
+can be wrong about masks, memory and gradients. Golden cases use the real one.
 """
 
 import jax
@@ -21,7 +21,8 @@ class _Parts(nnx.Module):
 
 
 class MiniatureModel(nnx.Module):
-    """One matrix per component; attention is an average over real tokens or a softmax over slots."""
+    """One matrix per component; attention is an average over real tokens or a softmax over
+    slots."""
 
     def __init__(self, seed: int = 0, learned: bool = True):
         keys = iter(jax.random.split(jax.random.key(seed), 12))

@@ -1,0 +1,226 @@
+"""One optimizer for all stages: parameter groups, one schedule shape, and groups left in peace.
+
+"No gradient" is not "zero gradient": a group that a loss did not reach keeps its weights, its
+moments and its step count, as if the update had not taken place. Source: supervised spec §7.3,
+§7.7, §8.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from rxt_jax.train.groups import GROUP_PATTERNS, assign_groups, flat_parameters, matrix_axes
+from rxt_jax.train.muon import orthogonalised_momentum
+from rxt_jax.train.schedule import ScheduleConfig, learning_rate_factor
+from rxt_jax.types import Array, Metrics
+
+__all__ = ["Optimizer", "OptimizerConfig", "make_optimizer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Everything about an update but its gradient.
+
+    `group_rates` multiplies the learning rate of a group, `frozen` takes groups out of training
+    in addition to those that the stage does not train. `decay="matrices"` spares norms, biases,
+    gates, embeddings and memory slots; `"all"` is published. `muon` is for matrices, with its
+    updates scaled to the size of Adam's so that one learning rate serves both; the rest gets
+    Adam.
+    """
+
+    name: Literal["adamw", "muon", "lion", "adafactor"] = "adamw"
+    learning_rate: float = 1e-3
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decay: Literal["all", "matrices"] = "matrices"
+    clip_norm: float | None = 1.0
+    group_rates: Mapping[str, float] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    groups: tuple[tuple[str, str], ...] = GROUP_PATTERNS
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0.0:
+            raise ValueError(
+                f"learning_rate must be positive, got {self.learning_rate}. "
+                f"To train nothing, freeze the groups."
+            )
+        if self.clip_norm is not None and self.clip_norm <= 0.0:
+            raise ValueError(
+                f"clip_norm must be positive, got {self.clip_norm}. Use None to switch it off."
+            )
+        _check_groups("group_rates", self.group_rates, self.groups)
+        _check_groups("frozen", self.frozen, self.groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What `make_optimizer` resolved for one model and one stage; holds no arrays.
+
+    `members` lists the paths of every group that trains. `starts` is the update at which a group
+    begins to move.
+    """
+
+    config: OptimizerConfig
+    total_updates: int
+    members: dict[str, tuple[str, ...]]
+    starts: dict[str, int]
+    transforms: dict[str, Any]  # optax.GradientTransformation
+    decayed: frozenset[str]
+
+    def trained(self, params: nnx.State) -> dict[str, Array]:
+        """Pick the parameters that train: only they are differentiated and have moments."""
+        flat = flat_parameters(params)
+        return {path: flat[path][...] for paths in self.members.values() for path in paths}
+
+    def init(self, params: nnx.State) -> dict[str, Any]:
+        """Make the optimizer state, one entry per trained group."""
+        trained = self.trained(params)
+        return {
+            group: transform.init({path: trained[path] for path in self.members[group]})
+            for group, transform in self.transforms.items()
+        }
+
+    def apply(
+        self,
+        gradients: dict[str, Array],
+        state: dict[str, Any],
+        trained: dict[str, Array],
+        update: Array,
+        *,
+        finite: Array | bool = True,
+    ) -> tuple[dict[str, Array], dict[str, Any], Metrics]:
+        """Do one update: clip, transform, decay and move every group that the gradient reached.
+
+        `update` drives schedule and unfreezing and may be a fraction. If `finite` is False or the
+        gradient holds a NaN or an infinity, nothing moves and `optimizer/skipped` counts it.
+        """
+        squares = {
+            group: sum(jnp.sum(gradients[path].astype(jnp.float32) ** 2) for path in paths)
+            for group, paths in self.members.items()
+        }
+        active = {group: jnp.asarray(update >= self.starts.get(group, 0)) for group in self.members}
+        # A group outside its schedule must not spoil the others' clipping, not even with a NaN.
+        norm = jnp.sqrt(sum(jnp.where(active[group], squares[group], 0.0) for group in squares))
+        finite = jnp.isfinite(norm) & finite
+        clip = 1.0
+        if self.config.clip_norm is not None:
+            clip = jnp.minimum(1.0, self.config.clip_norm / (norm + 1e-6))
+        factor = learning_rate_factor(self.config.schedule, update, self.total_updates)
+        rate = self.config.learning_rate * factor
+
+        moved, new_state = dict(trained), {}
+        for group, paths in self.members.items():
+            before = {path: trained[path] for path in paths}
+            group_gradients = {path: gradients[path] * clip for path in paths}
+            direction, after_state = self.transforms[group].update(
+                group_gradients, state[group], before
+            )
+            group_rate = rate * self.config.group_rates.get(group, 1.0)
+            after = {
+                path: before[path] - group_rate * self._decay(path, direction[path], before[path])
+                for path in paths
+            }
+            reached = active[group] & (squares[group] > 0.0) & finite
+            moved |= _choose(reached, after, before)
+            new_state[group] = _choose(reached, after_state, state[group])
+
+        one = jnp.float32(1.0)
+        counted = finite.astype(jnp.float32)
+        metrics = {
+            "optimizer/learning_rate": (rate, one),
+            "optimizer/skipped": (1.0 - counted, one),
+            "gradient/norm": (jnp.where(finite, norm, 0.0), counted),
+        }
+        for group, square in squares.items():
+            value = jnp.where(finite & active[group], jnp.sqrt(square), 0.0)
+            metrics[f"gradient/{group}"] = (value, counted * active[group])
+        return moved, new_state, metrics
+
+    def _decay(self, path: str, direction: Array, value: Array) -> Array:
+        if path not in self.decayed:
+            return direction
+        return direction + self.config.weight_decay * value
+
+
+def make_optimizer(
+    config: OptimizerConfig,
+    params: nnx.State,
+    *,
+    total_updates: int,
+    trainable: Sequence[str] | None = None,
+    unfreeze: Sequence[tuple[int, Sequence[str]]] = (),
+) -> Optimizer:
+    """Resolve a config for the parameters of a model and the groups that a stage trains.
+
+    `trainable=None` trains all groups. `unfreeze` is a stage's plan of (update, groups).
+    """
+    for name, values in (("trainable", trainable or ()), *(("unfreeze", g) for _, g in unfreeze)):
+        _check_groups(name, values, config.groups)
+    variables = flat_parameters(params)
+    group_of = assign_groups(variables, config.groups)
+    starts = {group: update for update, names in unfreeze for group in names}
+    training = set(dict(config.groups) if trainable is None else trainable) - set(config.frozen)
+    members: dict[str, tuple[str, ...]] = {}
+    for path, group in group_of.items():
+        if group in training:
+            members[group] = (*members.get(group, ()), path)
+    if not members:
+        raise ValueError(
+            f"No parameter is left to train: the stage trains {sorted(trainable or ())}, the "
+            f"optimizer freezes {sorted(config.frozen)}, the model has "
+            f"{sorted(set(group_of.values()))}. Freeze less."
+        )
+    matrices = {path: matrix_axes(variable) for path, variable in variables.items()}
+    decayed = frozenset(
+        path for path, axes in matrices.items() if config.decay == "all" or axes is not None
+    )
+    transforms = {
+        group: _transform(config, {path: matrices[path] for path in paths})
+        for group, paths in members.items()
+    }
+    return Optimizer(
+        config=config,
+        total_updates=total_updates,
+        members=members,
+        starts=starts,
+        transforms=transforms,
+        decayed=decayed,
+    )
+
+
+def _transform(config: OptimizerConfig, matrices: dict[str, tuple | None]) -> Any:
+    """Turn gradients into directions; rate, decay and clipping are the caller's."""
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    if config.name == "adamw":
+        return adam
+    if config.name == "lion":
+        return optax.scale_by_lion(b1=config.b1, b2=config.b2)
+    if config.name == "adafactor":
+        # RMS-clipped and momentum-free, as published; the rate is absolute.
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    muon = orthogonalised_momentum({path: axes for path, axes in matrices.items() if axes})
+    labels = {path: "adam" if axes is None else "muon" for path, axes in matrices.items()}
+    return optax.partition({"adam": adam, "muon": muon}, labels)
+
+
+def _choose(chosen: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(chosen, n, o), new, old)
+
+
+def _check_groups(
+    name: str, values: Sequence[str] | Mapping[str, float], groups: tuple[tuple[str, str], ...]
+) -> None:
+    unknown = sorted(set(values) - set(dict(groups)))
+    if unknown:
+        raise ValueError(
+            f"{name} names unknown parameter groups {', '.join(unknown)}; "
+            f"known are {', '.join(dict(groups))}."
+        )

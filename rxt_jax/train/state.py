@@ -1,0 +1,32 @@
+"""What a run carries from update to update, and nothing else."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rxt_jax.train.optimizer import Optimizer
+from rxt_jax.types import Array
+
+__all__ = ["TrainState", "make_train_state"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Parameters of the whole model, moments of those that train, and the number of updates done.
+
+    No key is here: the key of an update is folded from the run's seed and `update`.
+    """
+
+    params: nnx.State
+    opt_state: Any
+    update: Array
+
+
+def make_train_state(params: nnx.State, optimizer: Optimizer) -> TrainState:
+    """Start a run. Parameters are copied, because a donated step destroys what it is given."""
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(params, optimizer.init(params), jnp.int32(0))

@@ -1,0 +1,235 @@
+"""The train step: one pure, jitted, donated function from (state, batch) to (state, metrics).
+
+    rows      ──▶ micro-batches ──▶ Σ gradients ──▶ one update
+    episodes  ──▶ windows of `interactions_per_update` ──▶ one update each, memory carried on
+
+Everything happens in one compiled program and nothing waits for the host. Source: supervised spec
+§4, §7.2 and §7.4.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rxt_jax.train.groups import with_parameters
+from rxt_jax.train.optimizer import Optimizer
+from rxt_jax.train.state import TrainState
+from rxt_jax.types import Array, Key, Metrics
+
+__all__ = ["Accumulation", "Stage", "TrainStep", "make_train_step"]
+
+Accumulation = Literal["tokens", "batches"]
+"""How micro-batches join: as if they were one batch, or as the mean of their means (published)."""
+
+
+class Stage(Protocol):
+    """What the train step has to know of a stage.
+
+    A stage with a field `interactions_per_update` also has `interactions(batch)`, `begin(model,
+    rows, key)` and `window_objective(model, memory, interactions, key, counts, start=)`.
+    """
+
+    batch_axis: int
+
+    def label_counts(self, batch: Any) -> dict[str, Array]: ...
+
+    def objective(
+        self, model: Any, batch: Any, key: Key | None, counts: dict[str, Array]
+    ) -> tuple[Array, Metrics]: ...
+
+
+class TrainStep:
+    """A compiled `(state, batch) -> (state, metrics)`; the state that goes in is used up.
+
+    The key of an update is `fold_in(fold_in(key(seed), stream), update)`. It enters as an
+    argument, so that runs with other seeds share the compiled program.
+    """
+
+    def __init__(self, function: Callable, key: Key, *, out_shardings: Any = None):
+        # None leaves a placement to the compiler.
+        placed = None if out_shardings is None else (out_shardings, None)
+        self._jitted = jax.jit(function, donate_argnums=0, out_shardings=placed)
+        self._key = key
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        return self._jitted(state, batch, self._key)
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """Lower for inspection or for compiling ahead of time."""
+        return self._jitted.lower(state, batch, self._key)
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    stage: Stage,
+    optimizer: Optimizer,
+    *,
+    seed: int,
+    stream: int = 0,
+    accumulation: int = 1,
+    normalise: Accumulation = "tokens",
+    state_shardings: Any = None,
+) -> TrainStep:
+    """Build the train step of a stage.
+
+    `accumulation` splits a batch into that many micro-batches of interleaved rows, `stream` tells
+    the stages of one run apart. With `state_shardings` (see `rxt_jax.sharding`) the state stays
+    placed.
+    """
+    if accumulation < 1:
+        raise ValueError(f"accumulation must be at least 1, got {accumulation}. Use 1 for none.")
+    per_update = getattr(stage, "interactions_per_update", None)
+    if per_update is not None and accumulation > 1:
+        raise ValueError(
+            f"accumulation must be 1 where a stage updates inside the episode, got accumulation="
+            f"{accumulation} with interactions_per_update={per_update}. Raise "
+            f"interactions_per_update instead: it accumulates over interactions."
+        )
+
+    def step(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(root, state.update)
+        rebuild = functools.partial(_rebuild, graphdef, state.params)
+        trained = optimizer.trained(state.params)
+        if per_update is None:
+            loss, gradients, metrics = _accumulate(
+                stage, rebuild, trained, batch, key, accumulation, normalise
+            )
+            trained, opt_state, update_metrics = optimizer.apply(
+                gradients, state.opt_state, trained, state.update, finite=jnp.isfinite(loss)
+            )
+            metrics = metrics | update_metrics | {"loss": (loss, jnp.float32(1.0))}
+        else:
+            trained, opt_state, metrics = _walk_windows(
+                stage, rebuild, optimizer, trained, state, batch, key, per_update
+            )
+        params = with_parameters(state.params, trained)
+        return TrainState(params, opt_state, state.update + 1), metrics
+
+    root = jax.random.fold_in(jax.random.key(seed), stream)
+    return TrainStep(step, root, out_shardings=state_shardings)
+
+
+def _rebuild(graphdef: nnx.GraphDef, params: nnx.State, trained: dict[str, Array]) -> Any:
+    return nnx.merge(graphdef, with_parameters(params, trained))
+
+
+def _accumulate(
+    stage: Stage,
+    rebuild: Callable,
+    trained: dict[str, Array],
+    batch: Any,
+    key: Key,
+    accumulation: int,
+    normalise: Accumulation,
+) -> tuple[Array, dict[str, Array], Metrics]:
+    """Sum the gradients of all micro-batches; the common denominators make the split invisible."""
+
+    def gradients(
+        batch: Any, key: Key, counts: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array], Metrics]:
+        def loss(trained: dict[str, Array]) -> tuple[Array, Metrics]:
+            return stage.objective(rebuild(trained), batch, key, counts)
+
+        (value, metrics), slope = jax.value_and_grad(loss, has_aux=True)(trained)
+        return value, slope, metrics
+
+    if accumulation == 1:
+        return gradients(batch, key, stage.label_counts(batch))
+    micro = _micro_batches(batch, stage.batch_axis, accumulation)
+    counts = jax.vmap(stage.label_counts)(micro)
+    if normalise == "tokens":
+        total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), counts)
+        counts = jax.tree.map(lambda t, c: jnp.broadcast_to(t, c.shape), total, counts)
+    else:
+        counts = jax.tree.map(lambda leaf: leaf * accumulation, counts)
+
+    def add(carry: tuple, inputs: tuple) -> tuple[tuple, Metrics]:
+        batch, counts, number = inputs
+        value, slope, metrics = gradients(batch, jax.random.fold_in(key, number), counts)
+        return jax.tree.map(jnp.add, carry, (value, slope)), metrics
+
+    start = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, trained))
+    (value, slope), metrics = jax.lax.scan(add, start, (micro, counts, jnp.arange(accumulation)))
+    return value, slope, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+
+
+def _micro_batches(batch: Any, axis: int, count: int) -> Any:
+    """Split rows r, r + count, r + 2·count, … into micro-batch r, which keeps device shards
+    whole."""
+
+    def split(leaf: Array) -> Array:
+        rows = leaf.shape[axis]
+        if rows % count:
+            raise ValueError(
+                f"The batch must divide into micro-batches, got {rows} rows for accumulation="
+                f"{count}. Choose a batch size that is a multiple of it."
+            )
+        shape = (*leaf.shape[:axis], rows // count, count, *leaf.shape[axis + 1 :])
+        return jnp.moveaxis(jnp.reshape(leaf, shape), axis + 1, 0)
+
+    return jax.tree.map(split, batch)
+
+
+def _walk_windows(
+    stage: Any,
+    rebuild: Callable,
+    optimizer: Optimizer,
+    trained: dict[str, Array],
+    state: TrainState,
+    batch: Any,
+    key: Key,
+    per_update: int,
+) -> tuple[dict[str, Array], Any, Metrics]:
+    """Update after every window of interactions; the gradient ends at the window's first memory."""
+    interactions = stage.interactions(batch)
+    rows = interactions.valid.shape[1]
+    windows, count = _windows(interactions, per_update)
+
+    def walk(carry: tuple, inputs: tuple) -> tuple[tuple, Metrics]:
+        trained, opt_state, memory = carry
+        window, number = inputs
+        counts = stage.label_counts(window)
+
+        def loss(trained: dict[str, Array]) -> tuple[Array, tuple[Any, Metrics]]:
+            model = rebuild(trained)
+            # Drawn inside, so that a learned initial memory gets the first window's gradient.
+            first = stage.begin(model, rows, key)
+            current = jax.tree.map(lambda f, m: jnp.where(number == 0, f, m), first, memory)
+            return stage.window_objective(
+                model, current, window, key, counts, start=number * per_update
+            )
+
+        (value, (memory, metrics)), slope = jax.value_and_grad(loss, has_aux=True)(trained)
+        trained, opt_state, update_metrics = optimizer.apply(
+            slope,
+            opt_state,
+            trained,
+            # A window is a fraction of an update: schedules count batches, however they are cut.
+            state.update + number / count,
+            finite=jnp.isfinite(value),
+        )
+        metrics = metrics | update_metrics | {"loss": (value, jnp.float32(1.0))}
+        return (trained, opt_state, memory), metrics
+
+    memory = stage.begin(rebuild(trained), rows, key)
+    (trained, opt_state, _), metrics = jax.lax.scan(
+        walk, (trained, state.opt_state, memory), (windows, jnp.arange(count))
+    )
+    return trained, opt_state, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+
+
+def _windows(interactions: Any, size: int) -> tuple[Any, int]:
+    """Cut I interactions into windows `[W size …]`, the last one filled up with filler."""
+    length = interactions.valid.shape[0]
+    count = -(-length // size)
+
+    def cut(leaf: Array) -> Array:
+        missing = count * size - length
+        filled = jnp.pad(leaf, [(0, missing), *[(0, 0)] * (leaf.ndim - 1)])
+        return filled.reshape(count, size, *leaf.shape[1:])
+
+    return jax.tree.map(cut, interactions), count
