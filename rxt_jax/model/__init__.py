@@ -1,1 +1,6 @@
+"""The Reactive Transformer and the episode engine that walks it through a conversation."""
 
+from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
+from rxt_jax.model.reactive_transformer import ReactiveTransformer
+
+__all__ = ["DecoderConfig", "EncoderConfig", "MemoryConfig", "ModelConfig", "ReactiveTransformer"]

@@ -1,0 +1,182 @@
+"""The decoder: answers the current query, reading memory by cross-attention."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.model.config import ModelConfig
+from rxt_jax.nn.layers import CachedKeys, TokenContext, TransformerLayer
+from rxt_jax.nn.linear import Linear
+from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.nn.norms import make_norm
+from rxt_jax.nn.stack import LayerStack
+from rxt_jax.ops.attention import causal_mask
+from rxt_jax.types import Key
+
+__all__ = ["Decoder", "KeyValueCache", "MemoryProjection"]
+
+
+class MemoryProjection(NamedTuple):
+    """Cross-attention keys and values of every memory layer, computed once per interaction.
+
+    One entry per segment of equal layers, leaves `[layers B S K H]`.
+    """
+
+    segments: tuple[CachedKeys, ...]
+
+
+class KeyValueCache(NamedTuple):
+    """Self-attention keys and values of every decoder layer, and which columns are real tokens.
+
+    `stateless`, `layers`, `final` have one entry per segment, leaves `[layers B length K H]`.
+    """
+
+    stateless: tuple[CachedKeys, ...]
+    layers: tuple[CachedKeys, ...]
+    final: tuple[CachedKeys, ...]
+    mask: Bool[Array, "B length"]
+
+
+class Decoder(nnx.Module):
+    """Stateless layers, layers with memory, final stateless layers, head. Source: spec §11.3."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        def stack(layers: tuple) -> LayerStack:
+            return LayerStack(
+                layers,
+                lambda layer, rngs: TransformerLayer(config.embed_dim, layer, rngs=rngs),
+                unroll=config.scan_unroll,
+                rngs=rngs,
+            )
+
+        self.stateless = stack(config.stateless_layers(final=False))
+        self.layers = stack(config.decoder_layers())
+        self.final = stack(config.stateless_layers(final=True))
+        norm = config.decoder.head_norm
+        self.head_norm = None if norm is None else make_norm(norm, config.embed_dim, rngs=rngs)
+        self.head = Linear({"embed": config.embed_dim}, {"vocab": config.vocab_size}, rngs=rngs)
+        self.num_balanced = _count_balanced(config)
+
+    def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
+        """Compute what cross-attention needs of memory."""
+
+        def apply(layer: TransformerLayer, carry: None, slots: Array, _: Key | None) -> tuple:
+            return carry, layer.project_memory(slots)
+
+        _, segments = self.layers.scan(apply, None, self.layers.split(memory))
+        return MemoryProjection(segments)
+
+    def empty_cache(self, batch: int, length: int, dtype: Any) -> KeyValueCache:
+        """Make room for `length` tokens per row."""
+
+        def room(stack: LayerStack) -> tuple[CachedKeys, ...]:
+            caches = []
+            for config, count in zip(stack.configs, stack.counts, strict=True):
+                heads = (config.attention.num_kv_heads, config.attention.head_dim)
+                empty = jnp.zeros((count, batch, length, *heads), dtype)
+                caches.append(CachedKeys(empty, empty))
+            return tuple(caches)
+
+        mask = jnp.zeros((batch, length), bool)
+        return KeyValueCache(room(self.stateless), room(self.layers), room(self.final), mask)
+
+    def __call__(
+        self,
+        embedded: Float[Array, "B T D"],
+        token_mask: Bool[Array, "B T"],
+        memory: Float[Array, "L B S D"],
+        *,
+        memory_mask: Bool[Array, "B S"] | None = None,
+        key: Key | None = None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+        """Return the last hidden states and the mean balance loss of the mixture layers."""
+        context = TokenContext(
+            positions=jnp.arange(embedded.shape[1])[None],
+            token_mask=token_mask,
+            attention_mask=causal_mask(token_mask),
+            memory_mask=None if memory_mask is None else memory_mask[:, None, :],
+        )
+        hidden, balance, _ = self._run(embedded, context, self.layers.split(memory), None, key)
+        return hidden, balance
+
+    def step(
+        self,
+        embedded: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        cache: KeyValueCache,
+        projection: MemoryProjection,
+    ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+        """Run new tokens at their positions against the cache; return it with them written."""
+        rows = jnp.arange(len(positions))[:, None]
+        mask = cache.mask.at[rows, positions].set(token_mask)
+        columns = jnp.arange(mask.shape[1])
+        context = TokenContext(
+            positions=positions,
+            token_mask=token_mask,
+            attention_mask=mask[:, None, :] & (columns <= positions[..., None]),
+        )
+        hidden, _, caches = self._run(embedded, context, projection.segments, cache, None)
+        return hidden, KeyValueCache(*caches, mask)
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Apply the head, in float32."""
+        if self.head_norm is not None:
+            hidden = self.head_norm(hidden)
+        return self.head(hidden).astype(jnp.float32)
+
+    def _run(
+        self,
+        x: Array,
+        context: TokenContext,
+        memory: tuple,
+        cache: KeyValueCache | None,
+        key: Key | None,
+    ) -> tuple[Array, Array, tuple]:
+        def apply(
+            layer: TransformerLayer, x: Array, inputs: tuple, key: Key | None
+        ) -> tuple[Array, tuple]:
+            memory, cached = inputs
+            if memory is not None and not isinstance(memory, CachedKeys):
+                memory = layer.project_memory(memory.astype(x.dtype))
+            x, balance, cached = layer(x, context, memory, cached, key=key)
+            return x, (balance, cached)
+
+        parts = ((self.stateless, None), (self.layers, memory), (self.final, None))
+        total, caches = jnp.float32(0.0), []
+        for number, (stack, memories) in enumerate(parts):
+            empty = (None,) * len(stack.counts)
+            cached = empty if cache is None else cache[number]
+            inputs = tuple(zip(memories or empty, cached, strict=True))
+            part_key = None if key is None else jax.random.fold_in(key, number)
+            x, outputs = stack.scan(apply, x, inputs, key=part_key)
+            caches.append(tuple(cached for _, cached in outputs))
+            if number < 2 or self.num_balanced.final:
+                total = total + sum(jnp.sum(balance) for balance, _ in outputs)
+        return x, total / max(self.num_balanced.total, 1), tuple(caches)
+
+
+class _Balanced(NamedTuple):
+    """How many mixture layers share the balance loss, and whether final stateless ones do."""
+
+    total: int
+    final: bool
+
+
+def _count_balanced(config: ModelConfig) -> _Balanced:
+    mixtures = [
+        layer.feed_forward
+        for layer in (*config.stateless_layers(final=False), *config.decoder_layers())
+        if isinstance(layer.feed_forward, MixtureConfig)
+    ]
+    final = [
+        layer.feed_forward
+        for layer in config.stateless_layers(final=True)
+        if isinstance(layer.feed_forward, MixtureConfig)
+    ]
+    # The published loss leaves the final layers out (architecture spec §10.5).
+    counted = [mixture for mixture in final if mixture.balance_loss != "published"]
+    return _Balanced(len(mixtures) + len(counted), bool(counted))

@@ -1,0 +1,49 @@
+"""The encoder: reads a whole interaction in both directions and keeps the states of every layer."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from rxt_jax.model.config import ModelConfig
+from rxt_jax.nn.layers import TokenContext, TransformerLayer
+from rxt_jax.nn.stack import LayerStack, join_layers
+from rxt_jax.ops.attention import key_mask
+from rxt_jax.types import Key
+
+__all__ = ["Encoder"]
+
+
+class Encoder(nnx.Module):
+    """L bidirectional layers. Source: architecture spec §11.2."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.layers = LayerStack(
+            config.encoder_layers(),
+            lambda layer, rngs: TransformerLayer(config.embed_dim, layer, rngs=rngs),
+            unroll=config.scan_unroll,
+            rngs=rngs,
+        )
+        self.zero_padding = config.compatibility.zero_padding
+
+    def __call__(
+        self,
+        embedded: Float[Array, "B T D"],
+        token_mask: Bool[Array, "B T"],
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "L B T D"]:
+        """Return the residual stream after every layer, without a final norm."""
+        context = TokenContext(
+            positions=jnp.arange(embedded.shape[1])[None],
+            token_mask=token_mask,
+            attention_mask=None if self.zero_padding else key_mask(token_mask),
+        )
+
+        def apply(
+            layer: TransformerLayer, x: Array, _: None, key: Key | None
+        ) -> tuple[Array, Array]:
+            x, _, _ = layer(x, context, key=key)
+            return x, x
+
+        _, states = self.layers.scan(apply, embedded, key=key)
+        return join_layers(states)

@@ -1,0 +1,68 @@
+"""The memory attention network: M′ = F(M, ED), all layers from the previous interaction's memory."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from rxt_jax.model.config import ModelConfig
+from rxt_jax.nn.memory_layer import EncodedLayer, MemoryLayer
+from rxt_jax.nn.memory_norms import MemoryNorm
+from rxt_jax.nn.stack import LayerStack, join_layers
+from rxt_jax.ops.attention import key_mask
+from rxt_jax.types import Key
+
+__all__ = ["MemoryAttention"]
+
+
+class MemoryAttention(nnx.Module):
+    """L memory layers; memory layer i reads encoder layer i. Source: architecture spec §8."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        layer_config = config.memory_layer()
+        self.layers = LayerStack(
+            (layer_config,) * config.num_layers,
+            lambda layer, rngs: MemoryLayer(config.num_slots, config.embed_dim, layer, rngs=rngs),
+            unroll=config.scan_unroll,
+            rngs=rngs,
+        )
+        self.variant = layer_config.variant
+        self.num_groups = config.memory_attention.num_groups
+        self.zero_padding = config.compatibility.zero_padding
+        self.reads_mean = self.variant not in ("simple", "self")
+        if self.reads_mean:
+            self.mean_norm = MemoryNorm(
+                config.num_slots, config.embed_dim, layer_config.norm, rngs=rngs
+            )
+
+    def __call__(
+        self,
+        memory: Float[Array, "L B S D"],
+        encoded: Float[Array, "L B T D"],
+        token_mask: Bool[Array, "B T"],
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "L B S D"]:
+        """Write one interaction into memory."""
+        mask = key_mask(token_mask)
+        if self.zero_padding:
+            encoded, mask = jnp.where(token_mask[..., None], encoded, 0.0), None
+        positions = jnp.arange(encoded.shape[2])[None]
+
+        def apply(
+            layer: MemoryLayer, carry: None, inputs: tuple, key: Key | None
+        ) -> tuple[None, Array]:
+            slots, states, mean = inputs
+            return carry, layer(slots, EncodedLayer(states, positions, mask), mean, key=key)
+
+        inputs = self.layers.split((memory, encoded, self._layer_means(memory)))
+        _, written = self.layers.scan(apply, None, inputs, key=key)
+        return join_layers(written)
+
+    def _layer_means(self, memory: Array) -> Array | None:
+        """Give every layer the normalised mean over the layers of its group."""
+        if not self.reads_mean:
+            return None
+        layers, *shape = memory.shape
+        groups = memory.reshape(self.num_groups, layers // self.num_groups, *shape)
+        means = jnp.stack([self.mean_norm(mean) for mean in jnp.mean(groups, axis=1)])
+        return jnp.repeat(means, layers // self.num_groups, axis=0)

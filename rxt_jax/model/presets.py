@@ -1,0 +1,209 @@
+"""Ready configurations: a toy that learns on a laptop, and the published models.
+
+Published presets keep published behaviour (random initial memory, gates, losses); `toy` has what
+measured best in our own runs. Source of the published numbers: architecture spec §21.
+"""
+
+from dataclasses import replace
+
+from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
+from rxt_jax.nn.attention import AttentionConfig
+from rxt_jax.nn.feed_forward import FeedForwardConfig
+from rxt_jax.nn.memory_layer import MemoryLayerConfig
+from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.nn.residual_gates import ResidualGateConfig
+from rxt_jax.nn.rotary import RotaryConfig
+
+__all__ = [
+    "PRESETS",
+    "rxt_alpha_micro",
+    "rxt_alpha_micro_plus",
+    "rxt_alpha_mini",
+    "rxt_beta_3b_a190m",
+    "toy",
+]
+
+
+def toy(vocab_size: int = 640) -> ModelConfig:
+    """Half a million parameters: learns to remember a conversation in minutes on two CPU cores."""
+    attention = AttentionConfig(num_query_heads=4, num_kv_heads=4, head_dim=16, output_bias=False)
+    feed_forward = FeedForwardConfig(mlp_dim=192, bias=False)
+    return ModelConfig(
+        vocab_size=vocab_size,
+        embed_dim=64,
+        num_layers=2,
+        num_slots=32,
+        max_length=48,
+        encoder=EncoderConfig(attention=attention, feed_forward=feed_forward),
+        decoder=DecoderConfig(
+            attention=attention,
+            cross_attention=attention,
+            feed_forward=feed_forward,
+            head_norm="rms",
+        ),
+        memory_attention=MemoryConfig(
+            layer=MemoryLayerConfig(
+                attention=attention,
+                gate=ResidualGateConfig(kind="learned_channel", activation="sigmoid", initial=-1.0),
+                slot_identity=0.5,
+            )
+        ),
+        embedding_std=0.05,
+        scan_unroll=2,
+    )
+
+
+def _alpha(
+    *,
+    embed_dim: int,
+    num_layers: int,
+    heads: int,
+    head_dim: int,
+    mixture: MixtureConfig,
+    encoder_mlp_dim: int,
+    vocab_size: int,
+    length: int,
+    memory_layer: MemoryLayerConfig,
+) -> ModelConfig:
+    attention = AttentionConfig(num_query_heads=heads, num_kv_heads=heads, head_dim=head_dim)
+    return ModelConfig(
+        vocab_size=vocab_size,
+        embed_dim=embed_dim,
+        num_layers=num_layers,
+        num_slots=length,
+        max_length=length,
+        encoder=EncoderConfig(
+            attention=attention, feed_forward=FeedForwardConfig(mlp_dim=encoder_mlp_dim)
+        ),
+        decoder=DecoderConfig(attention=attention, cross_attention=attention, feed_forward=mixture),
+        memory_attention=MemoryConfig(
+            layer=replace(memory_layer, attention=attention, inner_attention=attention)
+        ),
+        initial_memory="standard",
+    )
+
+
+def _alpha_mixture(num_experts: int, experts_per_token: int, mlp_dim: int) -> MixtureConfig:
+    return MixtureConfig(
+        num_experts=num_experts,
+        experts_per_token=experts_per_token,
+        mlp_dim=mlp_dim,
+        bias="local",
+        balance_loss="published",
+    )
+
+
+_ANY = AttentionConfig(num_query_heads=1, num_kv_heads=1, head_dim=2)
+
+
+def _gated_layer(variant: str, gate: ResidualGateConfig, **options: object) -> MemoryLayerConfig:
+    """Use one gate everywhere, as the published memory networks do."""
+    return MemoryLayerConfig(
+        variant=variant,  # type: ignore[arg-type]
+        attention=_ANY,
+        inner_attention=_ANY,
+        gate=gate,
+        inner_gate=gate,
+        mixture_gate=gate,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def rxt_alpha_micro(vocab_size: int = 7500) -> ModelConfig:
+    """Decoder 9.46M, encoder 2.05M, memory attention 1.19M, masked-language head 0.98M parameters."""
+    gate = ResidualGateConfig(kind="linear", activation="sigmoid")
+    return _alpha(
+        embed_dim=128,
+        num_layers=6,
+        heads=4,
+        head_dim=16,
+        mixture=_alpha_mixture(12, 2, 256),
+        encoder_mlp_dim=384,
+        vocab_size=vocab_size,
+        length=256,
+        memory_layer=_gated_layer("interlayer", gate),
+    )
+
+
+def rxt_alpha_micro_plus(vocab_size: int = 7500) -> ModelConfig:
+    """Decoder 22.40M parameters: more layers, more and finer experts."""
+    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
+    return _alpha(
+        embed_dim=128,
+        num_layers=10,
+        heads=4,
+        head_dim=16,
+        mixture=_alpha_mixture(20, 4, 256),
+        encoder_mlp_dim=384,
+        vocab_size=vocab_size,
+        length=256,
+        memory_layer=_gated_layer("self_interlayer", gate),
+    )
+
+
+def rxt_alpha_mini(vocab_size: int = 10000) -> ModelConfig:
+    """Decoder 57.8M parameters; 1024 tokens per interaction and as many slots per layer."""
+    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
+    return _alpha(
+        embed_dim=256,
+        num_layers=8,
+        heads=8,
+        head_dim=16,
+        mixture=_alpha_mixture(16, 2, 512),
+        encoder_mlp_dim=768,
+        vocab_size=vocab_size,
+        length=1024,
+        memory_layer=_gated_layer("self_interlayer", gate),
+    )
+
+
+def rxt_beta_3b_a190m(vocab_size: int = 65536) -> ModelConfig:
+    """Decoder 2.842B parameters, 195M of them active per token; 8192 tokens, 4096 slots per layer."""
+    published = {"head_dim": 32, "output_bias": False, "gate_init": "published"}
+    attention = AttentionConfig(num_query_heads=8, num_kv_heads=4, gated=True, **published)
+    wide = AttentionConfig(num_query_heads=8, num_kv_heads=8, gated=True, **published)
+    memory_attention = AttentionConfig(num_query_heads=8, num_kv_heads=8, head_dim=32)
+    mixture = MixtureConfig(
+        num_experts=384,
+        experts_per_token=10,
+        mlp_dim=192,
+        bias="global",
+        num_shared_experts=2,
+        shared_mlp_dim=384,
+        shared_bias="global",
+        router_dtype="bfloat16",
+        balance_loss="published",
+    )
+    dense = FeedForwardConfig(mlp_dim=1536)
+    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
+    layer = _gated_layer("grouped_self_interlayer", gate, rotary=RotaryConfig(base=100000.0))
+    return ModelConfig(
+        vocab_size=vocab_size,
+        embed_dim=512,
+        num_layers=21,
+        num_slots=4096,
+        max_length=8192,
+        encoder=EncoderConfig(attention=wide, feed_forward=dense, rotary_base=100000.0),
+        decoder=DecoderConfig(
+            attention=attention,
+            cross_attention=replace(attention, gated=False),
+            feed_forward=mixture,
+            stateless=(dense, mixture),
+            final_stateless=(mixture, mixture),
+            head_norm="rms",
+            rotary_base=100000.0,
+        ),
+        memory_attention=MemoryConfig(
+            layer=replace(layer, attention=memory_attention, inner_attention=memory_attention),
+            num_groups=3,
+        ),
+        initial_memory="standard",
+        dtype="bfloat16",
+    )
+
+
+PRESETS = {
+    preset.__name__: preset
+    for preset in (toy, rxt_alpha_micro, rxt_alpha_micro_plus, rxt_alpha_mini, rxt_beta_3b_a190m)
+}
+"""Name → function of the vocabulary size."""

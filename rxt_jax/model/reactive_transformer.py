@@ -1,0 +1,148 @@
+"""The Reactive Transformer: encoder, memory attention and decoder around a memory that is passed by hand.
+
+answer   ← decode(query, memory)
+memory′  ← update_memory(memory, encode(query + answer))
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.model.config import ModelConfig
+from rxt_jax.model.decoder import Decoder, KeyValueCache, MemoryProjection
+from rxt_jax.model.encoder import Encoder
+from rxt_jax.model.initial_memory import LearnedMemory, draw_memory
+from rxt_jax.model.masked_language_head import MaskedLanguageHead
+from rxt_jax.model.memory_attention import MemoryAttention
+from rxt_jax.nn.linear import Embedding
+from rxt_jax.types import Key
+
+__all__ = ["ReactiveTransformer"]
+
+
+class ReactiveTransformer(nnx.Module):
+    """All parameters of a model, and the functions of its parts; no memory, cache or key lives here.
+
+    `token_mask` is True for real tokens. `key` drives dropout, None means none.
+    Source: architecture spec §2.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        embed_dim, vocab_size = config.embed_dim, config.vocab_size
+        self.embedding = Embedding(vocab_size, embed_dim, std=config.embedding_std, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.memory_attention = MemoryAttention(config, rngs=rngs)
+        self.masked_language_head = MaskedLanguageHead(embed_dim, vocab_size, rngs=rngs)
+        if config.initial_memory == "learned":
+            self.learned_memory = LearnedMemory(
+                config.num_layers,
+                config.num_slots,
+                embed_dim,
+                config.initial_memory_std,
+                rngs=rngs,
+            )
+
+    def initial_memory(self, batch: int, key: Key | None = None) -> Float[Array, "L B S D"]:
+        """Return the memory before a conversation, float32; the random kinds need a key."""
+        if self.config.initial_memory == "learned":
+            return self.learned_memory(batch)
+        config = self.config
+        shape = (config.num_layers, batch, config.num_slots, config.embed_dim)
+        key = jax.random.key(0) if key is None else key
+        return draw_memory(config.initial_memory, shape, key)
+
+    def encode(
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], *, key: Key | None = None
+    ) -> Float[Array, "L B T D"]:
+        """Encode an interaction; the states of every layer are returned."""
+        return self.encoder(self._embed(ids), token_mask, key=key)
+
+    def update_memory(
+        self,
+        memory: Float[Array, "L B S D"],
+        encoded: Float[Array, "L B T D"],
+        token_mask: Bool[Array, "B T"],
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "L B S D"]:
+        """Write an encoded interaction; the result has the dtype of `memory`."""
+        if memory.shape[1] != encoded.shape[1]:
+            raise ValueError(
+                f"memory and encoded must have the same batch, got {memory.shape[1]} and "
+                f"{encoded.shape[1]}. Repeat the memory if one conversation branches."
+            )
+        written = self.memory_attention(memory.astype(encoded.dtype), encoded, token_mask, key=key)
+        return written.astype(memory.dtype)
+
+    def decode_with_balance(
+        self,
+        ids: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        memory: Float[Array, "L B S D"],
+        *,
+        memory_mask: Bool[Array, "B S"] | None = None,
+        key: Key | None = None,
+    ) -> tuple[Float[Array, "B T V"], Float[Array, ""]]:
+        """Return float32 logits and the routers' balance loss (0 for a dense model).
+
+        The number of slots is free: encoder states can stand in for memory. `memory_mask` False
+        hides slots.
+        """
+        hidden, balance = self.decoder(
+            self._embed(ids), token_mask, memory, memory_mask=memory_mask, key=key
+        )
+        return self.decoder.logits(hidden), balance
+
+    def decode(
+        self,
+        ids: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        memory: Float[Array, "L B S D"],
+        *,
+        memory_mask: Bool[Array, "B S"] | None = None,
+        key: Key | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Return float32 logits of the next token at every position."""
+        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[
+            0
+        ]
+
+    def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Restore masked tokens from the last encoder state."""
+        return self.masked_language_head(hidden)
+
+    def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
+        """Compute the decoder's view of memory once, for `decode_cached`."""
+        return self.decoder.project_memory(memory.astype(self.config.dtype))
+
+    def empty_cache(self, batch: int, length: int) -> KeyValueCache:
+        """Make a cache for `length` tokens per row."""
+        return self.decoder.empty_cache(batch, length, jnp.dtype(self.config.dtype))
+
+    def decode_cached(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        cache: KeyValueCache,
+        memory_projection: MemoryProjection,
+        *,
+        logits_at: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B ..."], KeyValueCache]:
+        """Decode new tokens against a cache: a whole prompt, or one token per row.
+
+        A token's position is also its column in the cache. `logits_at` picks one of the T tokens of
+        every row: then logits are `[B V]`, else `[B T V]`.
+        """
+        hidden, cache = self.decoder.step(
+            self._embed(ids), positions, token_mask, cache, memory_projection
+        )
+        if logits_at is not None:
+            hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
+        return self.decoder.logits(hidden), cache
+
+    def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return self.embedding(ids).astype(self.config.dtype)

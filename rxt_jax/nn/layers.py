@@ -1,0 +1,119 @@
+"""The pre-norm transformer layer, and stacks of equal layers that are scanned.
+
+x ← x + SelfAttention(N1 x)
+x ← x + CrossAttention(N2 x, N_memory memory)      only in layers that read memory
+x ← x + FeedForward(N3 x)
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.nn.attention import Attention, AttentionConfig
+from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig
+from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
+from rxt_jax.nn.norms import NormKind, make_norm
+from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.types import Key
+
+__all__ = ["CachedKeys", "LayerConfig", "TokenContext", "TransformerLayer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """One layer; without `cross_attention` it does not read memory."""
+
+    attention: AttentionConfig
+    feed_forward: FeedForwardConfig | MixtureConfig
+    cross_attention: AttentionConfig | None = None
+    norm: NormKind = "rms"
+    rotary: RotaryConfig | None = RotaryConfig()
+    zero_padding: bool = False
+
+
+class TokenContext(NamedTuple):
+    """What all layers of a component share about the tokens of this call."""
+
+    positions: Int[Array, "B1 T"]
+    token_mask: Bool[Array, "B T"]
+    attention_mask: Bool[Array, "B T1 S"] | None
+    memory_mask: Bool[Array, "B 1 S"] | None = None
+
+
+class CachedKeys(NamedTuple):
+    """Keys and values of one layer, or of a stack of layers with a leading axis."""
+
+    keys: Float[Array, "... S K H"]
+    values: Float[Array, "... S K H"]
+
+    def written(
+        self, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"], columns: Array
+    ) -> "CachedKeys":
+        """Put keys and values into their columns; columns beyond the cache are dropped by XLA."""
+        rows = jnp.arange(keys.shape[0])[:, None]
+        return CachedKeys(
+            self.keys.at[rows, columns].set(keys.astype(self.keys.dtype)),
+            self.values.at[rows, columns].set(values.astype(self.values.dtype)),
+        )
+
+
+class TransformerLayer(nnx.Module):
+    """One pre-norm layer. Source: architecture spec §11.1."""
+
+    def __init__(self, embed_dim: int, config: LayerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        norm = config.norm
+        self.attention_norm = make_norm(norm, embed_dim, rngs=rngs)
+        self.attention = Attention(embed_dim, config.attention, config.rotary, rngs=rngs)
+        if config.cross_attention is not None:
+            self.cross_attention_norm = make_norm(norm, embed_dim, rngs=rngs)
+            self.cross_attention_memory_norm = make_norm(norm, embed_dim, rngs=rngs)
+            self.cross_attention = Attention(
+                embed_dim, config.cross_attention, config.rotary, rngs=rngs
+            )
+        self.feed_forward_norm = make_norm(norm, embed_dim, rngs=rngs)
+        make = MixtureOfExperts if isinstance(config.feed_forward, MixtureConfig) else FeedForward
+        self.feed_forward = make(embed_dim, config.feed_forward, rngs=rngs)
+
+    def project_memory(self, memory: Float[Array, "B S D"]) -> CachedKeys:
+        """Return the cross-attention keys (never rotated) and values of a memory layer."""
+        normed = self.cross_attention_memory_norm(memory)
+        return CachedKeys(*self.cross_attention.project(normed))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: TokenContext,
+        memory: CachedKeys | None = None,
+        cache: CachedKeys | None = None,
+        *,
+        key: Key | None = None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, ""], CachedKeys | None]:
+        """Return the tokens, the balance loss (0 for a dense layer) and the cache with these tokens."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        normed = self.attention_norm(x)
+        if self.config.zero_padding:
+            normed = jnp.where(context.token_mask[..., None], normed, 0.0)
+        own = CachedKeys(*self.attention.project(normed, context.positions))
+        if cache is not None:
+            cache = own = cache.written(*own, context.positions)
+        x = x + self.attention(normed, *own, context.attention_mask, context.positions, key=keys[0])
+        if memory is not None:
+            x = x + self.cross_attention(
+                self.cross_attention_norm(x),
+                *memory,
+                context.memory_mask,
+                context.positions,
+                key=keys[1],
+            )
+        normed = self.feed_forward_norm(x)
+        balance = jnp.float32(0.0)
+        if isinstance(self.feed_forward, MixtureOfExperts):
+            update, balance = self.feed_forward(normed, context.token_mask, key=keys[2])
+        else:
+            update = self.feed_forward(normed, key=keys[2])
+        return x + update, balance, cache

@@ -1,0 +1,47 @@
+"""Linear maps between named axes, and the embedding table."""
+
+import math
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from rxt_jax.nn.parameters import Initializer, make_parameter, normal, uniform_fan_in
+
+__all__ = ["Embedding", "Linear"]
+
+
+class Linear(nnx.Module):
+    """y = x W + b, where inputs and outputs may span several axes, such as heads and head width."""
+
+    def __init__(
+        self,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        *,
+        bias: bool = True,
+        initializer: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        fan_in = math.prod(inputs.values())
+        default = uniform_fan_in(fan_in)
+        shape = (*inputs.values(), *outputs.values())
+        self.kernel = make_parameter(rngs, initializer or default, shape, (*inputs, *outputs))
+        self.bias = (
+            make_parameter(rngs, default, tuple(outputs.values()), tuple(outputs)) if bias else None
+        )
+        self.num_inputs = len(inputs)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_inputs)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A vector per token id. Source: architecture spec §3.1."""
+
+    def __init__(self, vocab_size: int, embed_dim: int, *, std: float = 1.0, rngs: nnx.Rngs):
+        self.table = make_parameter(rngs, normal(std), (vocab_size, embed_dim), ("vocab", "embed"))
+
+    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return self.table[...][ids]

@@ -1,0 +1,128 @@
+"""One layer of the memory attention network: slots read an interaction and are rewritten.
+
+Source: architecture spec §8.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.nn.attention import Attention, AttentionConfig
+from rxt_jax.nn.memory_norms import MemoryNorm, MemoryNormConfig
+from rxt_jax.nn.norms import RMSNorm
+from rxt_jax.nn.parameters import make_parameter, normal
+from rxt_jax.nn.residual_gates import ResidualGate, ResidualGateConfig
+from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.types import Key
+
+__all__ = ["EncodedLayer", "MemoryLayer", "MemoryLayerConfig", "MemoryVariant"]
+
+MemoryVariant = Literal[
+    "simple", "self", "interlayer", "self_interlayer", "grouped_self_interlayer"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLayerConfig:
+    """What a memory layer does before and while it reads the interaction.
+
+    simple           nothing before
+    self             slots of the layer attend to each other
+    interlayer       slots attend to the mean over layers
+    self_interlayer  slots attend to a mixture of themselves and that mean; grouped: mean of a group
+
+    `inner_gate` joins that first attention to the slots, `mixture_gate` the slots to the mean;
+    `slot_identity` is the spread of a learned vector per slot in the write query (0 = none).
+    """
+
+    variant: MemoryVariant = "simple"
+    attention: AttentionConfig
+    inner_attention: AttentionConfig | None = None
+    norm: MemoryNormConfig = MemoryNormConfig()
+    gate: ResidualGateConfig = ResidualGateConfig()
+    inner_gate: ResidualGateConfig = ResidualGateConfig()
+    mixture_gate: ResidualGateConfig = ResidualGateConfig()
+    rotary: RotaryConfig | None = RotaryConfig()
+    slot_identity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.inner_attention is None) != (self.variant == "simple"):
+            raise ValueError(
+                f"inner_attention must be {'None' if self.variant == 'simple' else 'set'} for the "
+                f"{self.variant} variant, got {self.inner_attention}."
+            )
+        if self.gate.kind == "replace" and self.variant != "simple":
+            raise ValueError(
+                f"a 'replace' gate is for the simple variant, got {self.variant}. Use 'sum'."
+            )
+
+    @property
+    def mixes_itself_in(self) -> bool:
+        """Whether the inner attention reads a mixture of the slots and the mean over layers."""
+        return self.variant in ("self_interlayer", "grouped_self_interlayer")
+
+
+class EncodedLayer(NamedTuple):
+    """An encoder layer's states of one interaction, and which of them are real."""
+
+    states: Float[Array, "B T D"]
+    positions: Int[Array, "B1 T"]
+    mask: Bool[Array, "B 1 T"] | None
+
+
+class MemoryLayer(nnx.Module):
+    """m → inner attention → attention to the interaction → residual gate."""
+
+    def __init__(
+        self, num_slots: int, embed_dim: int, config: MemoryLayerConfig, *, rngs: nnx.Rngs
+    ):
+        self.config = config
+        if config.inner_attention is not None:
+            self.inner_norm = MemoryNorm(num_slots, embed_dim, config.norm, rngs=rngs)
+            self.inner_attention = Attention(embed_dim, config.inner_attention, rngs=rngs)
+            self.inner_gate = ResidualGate(num_slots, embed_dim, config.inner_gate, rngs=rngs)
+        if config.mixes_itself_in:
+            self.mixture_gate = ResidualGate(num_slots, embed_dim, config.mixture_gate, rngs=rngs)
+        self.norm = MemoryNorm(num_slots, embed_dim, config.norm, rngs=rngs)
+        self.input_norm = RMSNorm(embed_dim, rngs=rngs)
+        self.attention = Attention(embed_dim, config.attention, config.rotary, rngs=rngs)
+        self.gate = ResidualGate(num_slots, embed_dim, config.gate, rngs=rngs)
+        if config.slot_identity > 0.0:
+            self.slot_identity = make_parameter(
+                rngs, normal(config.slot_identity), (num_slots, embed_dim), ("slots", "embed")
+            )
+
+    def __call__(
+        self,
+        slots: Float[Array, "B S D"],
+        encoded: EncodedLayer,
+        mean: Float[Array, "B S D"] | None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "B S D"]:
+        """Return the new slots; `mean` is the normalised mean over layers, where the variant reads it."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        slots = self._attend_inwards(slots, mean, keys[0])
+        query = self.norm(slots)
+        if self.config.slot_identity > 0.0:
+            query = query + self.slot_identity[...].astype(query.dtype)
+        read = self.attention(
+            query,
+            *self.attention.project(self.input_norm(encoded.states), encoded.positions),
+            encoded.mask,
+            key=keys[1],
+        )
+        return self.gate(slots, read)
+
+    def _attend_inwards(self, slots: Array, mean: Array | None, key: Key | None) -> Array:
+        if self.config.inner_attention is None:
+            return slots
+        normed = self.inner_norm(slots)
+        source = normed if self.config.variant == "self" else mean
+        if self.config.mixes_itself_in:
+            source = self.mixture_gate(normed, source)
+        read = self.inner_attention(normed, *self.inner_attention.project(source), key=key)
+        return self.inner_gate(slots, read)

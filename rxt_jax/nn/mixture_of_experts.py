@@ -1,0 +1,189 @@
+"""Mixture of experts: a router, stacked experts, and experts that everybody shares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig, gate_hidden
+from rxt_jax.nn.linear import Linear
+from rxt_jax.nn.parameters import constant, make_parameter, normal
+from rxt_jax.ops.activations import Activation
+from rxt_jax.ops.dropout import dropout
+from rxt_jax.ops.routing import BalanceLoss, balance_loss, grouped_product, route, sort_by_expert
+from rxt_jax.types import Key
+
+__all__ = ["BiasMode", "MixtureConfig", "MixtureOfExperts"]
+
+BiasMode = Literal["global", "local", "off"]
+"""`local`: biases inside every expert; `global`: one bias for the sum of the experts."""
+
+_EXPERT_INIT = normal(0.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Routed and shared experts. Source: architecture spec §10.
+
+    `weigh_shared` scales routed and shared experts by k/(k + Sh) and Sh/(k + Sh).
+    `router_dtype="bfloat16"` reproduces the router of RxT-Beta.
+    """
+
+    num_experts: int
+    experts_per_token: int
+    mlp_dim: int
+    gated: bool = True
+    activation: Activation = "silu"
+    dropout: float = 0.0
+    bias: BiasMode = "global"
+    num_shared_experts: int = 0
+    shared_mlp_dim: int | None = None
+    shared_bias: BiasMode = "local"
+    weigh_shared: bool = False
+    router_dtype: Literal["float32", "bfloat16"] = "float32"
+    balance_loss: BalanceLoss = "switch"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token must lie in 1 … num_experts = {self.num_experts}, got "
+                f"{self.experts_per_token}."
+            )
+        if self.num_shared_experts < 0:
+            raise ValueError(
+                f"num_shared_experts must not be negative, got {self.num_shared_experts}."
+            )
+        self.expert(self.mlp_dim, bias=False)
+
+    def expert(self, mlp_dim: int, *, bias: bool) -> FeedForwardConfig:
+        """Describe one expert as a dense layer."""
+        return FeedForwardConfig(
+            mlp_dim=mlp_dim,
+            gated=self.gated,
+            activation=self.activation,
+            dropout=self.dropout,
+            bias=bias,
+        )
+
+
+class _StackedExperts(nnx.Module):
+    """E feed-forward layers in one array each."""
+
+    def __init__(self, embed_dim: int, count: int, config: FeedForwardConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        parts = 2 if config.gated else 1
+        up, down = (embed_dim, parts, config.mlp_dim), (config.mlp_dim, embed_dim)
+        up_axes, down_axes = ("embed", "parts", "mlp"), ("mlp", "embed")
+        self.up = make_parameter(rngs, _EXPERT_INIT, (count, *up), ("experts", *up_axes))
+        self.down = make_parameter(rngs, _EXPERT_INIT, (count, *down), ("experts", *down_axes))
+        if config.bias:
+            zero = constant(0.0)
+            self.up_bias = make_parameter(rngs, zero, (count, *up[1:]), ("experts", "parts", "mlp"))
+            self.down_bias = make_parameter(rngs, zero, (count, embed_dim), ("experts", "norm"))
+
+
+class MixtureOfExperts(nnx.Module):
+    """y = Σ_j w_j · expert_j(x) over the k chosen experts, plus the shared ones; nothing is dropped."""
+
+    def __init__(self, embed_dim: int, config: MixtureConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.router = Linear(
+            {"embed": embed_dim}, {"experts": config.num_experts}, bias=False, rngs=rngs
+        )
+        expert = config.expert(config.mlp_dim, bias=config.bias == "local")
+        self.experts = _StackedExperts(embed_dim, config.num_experts, expert, rngs=rngs)
+        zero = constant(0.0)
+        if config.bias == "global":
+            self.bias = make_parameter(rngs, zero, (embed_dim,), ("norm",))
+        if config.num_shared_experts:
+            width = config.shared_mlp_dim or config.mlp_dim
+            shared = config.expert(width, bias=config.shared_bias == "local")
+            count = config.num_shared_experts
+            if count == 1:
+                self.shared = FeedForward(embed_dim, shared, rngs=rngs)
+            else:
+                self.shared = _StackedExperts(embed_dim, count, shared, rngs=rngs)
+                self.shared_gate = Linear(
+                    {"embed": embed_dim}, {"experts": count}, bias=False, rngs=rngs
+                )
+            if config.shared_bias == "global":
+                self.shared_bias = make_parameter(rngs, zero, (embed_dim,), ("norm",))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        token_mask: Bool[Array, "B T"] | None = None,
+        *,
+        key: Key | None = None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+        """Return the output and the balance loss of this layer; the mask matters to the loss alone."""
+        config = self.config
+        flat = x.reshape(-1, x.shape[-1])
+        routing = route(self._router_logits(flat), config.experts_per_token)
+        loss = balance_loss(
+            routing, None if token_mask is None else token_mask.reshape(-1), config.balance_loss
+        )
+        weights = routing.weights
+        shared_count = config.num_shared_experts
+        share = config.experts_per_token / (config.experts_per_token + shared_count)
+        if config.weigh_shared and shared_count:
+            weights = weights * share
+        keys = (None, None) if key is None else jax.random.split(key)
+        output = self._routed(flat, routing.experts, weights, keys[0])
+        if shared_count:
+            shared, mixing_loss = self._shared(flat, keys[1])
+            output = output + (shared * (1.0 - share) if config.weigh_shared else shared)
+            loss = loss + mixing_loss
+        return output.reshape(x.shape), loss
+
+    def _router_logits(self, x: Float[Array, "N D"]) -> Float[Array, "N E"]:
+        return self.router(x.astype(self.config.router_dtype))
+
+    def _routed(
+        self,
+        x: Float[Array, "N D"],
+        experts: Array,
+        weights: Float[Array, "N k"],
+        key: Key | None,
+    ) -> Float[Array, "N D"]:
+        stack = self.experts
+        places = sort_by_expert(experts, self.config.num_experts)
+        expert_of_row = jnp.repeat(places.block_expert, places.block)
+        rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[places.token]
+        kernel = stack.up[...].astype(x.dtype)
+        hidden = grouped_product(rows, kernel.reshape(*kernel.shape[:2], -1), places)
+        hidden = hidden.reshape(-1, *kernel.shape[2:])
+        if stack.config.bias:
+            hidden = hidden + stack.up_bias[...].astype(x.dtype)[expert_of_row]
+        hidden = dropout(gate_hidden(stack.config, hidden), self.config.dropout, key)
+        rows = grouped_product(hidden, stack.down[...].astype(x.dtype), places)
+        if stack.config.bias:
+            rows = rows + stack.down_bias[...].astype(x.dtype)[expert_of_row]
+        output = jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
+        return output + self.bias[...].astype(x.dtype) if self.config.bias == "global" else output
+
+    def _shared(
+        self, x: Float[Array, "N D"], key: Key | None
+    ) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+        mixing_loss = jnp.float32(0.0)
+        if self.config.num_shared_experts == 1:
+            output = self.shared(x, key=key)
+        else:
+            stack = self.shared
+            hidden = jnp.einsum("ND,EDPF->NEPF", x, stack.up[...].astype(x.dtype))
+            if stack.config.bias:
+                hidden = hidden + stack.up_bias[...].astype(x.dtype)
+            hidden = dropout(gate_hidden(stack.config, hidden), self.config.dropout, key)
+            each = jnp.einsum("NEF,EFD->NED", hidden, stack.down[...].astype(x.dtype))
+            if stack.config.bias:
+                each = each + stack.down_bias[...].astype(x.dtype)
+            mixing = jax.nn.softmax(self.shared_gate(x).astype(jnp.float32), axis=-1)
+            output = jnp.einsum("NE,NED->ND", mixing.astype(x.dtype), each)
+            if self.config.balance_loss == "published":
+                mixing_loss = jnp.mean(jnp.abs(mixing - 1.0 / mixing.shape[-1]))
+        if self.config.shared_bias == "global":
+            output = output + self.shared_bias[...].astype(x.dtype)
+        return output, mixing_loss

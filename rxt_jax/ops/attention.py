@@ -1,0 +1,59 @@
+"""The one attention function. Every head layout of the library is a case of it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rxt_jax.ops.dropout import dropout
+from rxt_jax.types import Key
+
+__all__ = ["attend", "causal_mask", "key_mask"]
+
+_EXCLUDED = -1e30  # finite, so that a row without any key stays free of NaN
+
+
+def key_mask(token_mask: Bool[Array, "B S"]) -> Bool[Array, "B 1 S"]:
+    """Let every query see the real tokens."""
+    return token_mask[:, None, :]
+
+
+def causal_mask(token_mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Let every query see the real tokens up to its own position."""
+    length = token_mask.shape[1]
+    return jnp.tril(jnp.ones((length, length), bool)) & token_mask[:, None, :]
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B T1 S"] | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Key | None = None,
+) -> Float[Array, "B T heads H"]:
+    """Compute softmax(q kᵀ / √H) v with max(N, K) output heads; mask True = visible.
+
+    N > K (GQA, MQA, SQA): query head i uses key head i // (N / K), keys are repeated.
+    N < K (reverse SQA): output head j uses query head j mod N, queries are tiled.
+    A query that sees no key gets zeros. Scores and softmax are float32.
+    Source: architecture spec §5.2-5.4.
+    """
+    batch, length, query_heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    if query_heads < kv_heads:
+        query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
+        query_heads = kv_heads
+    grouped = query.reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32) * (
+        head_dim**-0.5
+    )
+    visible = None if mask is None else mask[:, None, None]
+    if visible is not None:
+        scores = jnp.where(visible, scores, _EXCLUDED)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if visible is not None:
+        weights = jnp.where(visible, weights, 0.0)
+    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
+    attended = jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
+    return attended.reshape(batch, length, query_heads, head_dim)

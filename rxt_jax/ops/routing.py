@@ -1,0 +1,92 @@
+"""Mixture of experts as functions: who goes where, what balance costs, and the grouped products."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+__all__ = ["BalanceLoss", "Routing", "balance_loss", "grouped_product", "route", "sort_by_expert"]
+
+BalanceLoss = Literal["switch", "published"]
+
+
+class Routing(NamedTuple):
+    """Where N tokens go: their k experts in falling order of probability."""
+
+    probabilities: Float[Array, "N E"]
+    experts: Int[Array, "N k"]
+    weights: Float[Array, "N k"]
+
+
+def route(logits: Float[Array, "N E"], experts_per_token: int) -> Routing:
+    """Choose the k likeliest experts, their probabilities rescaled to sum to 1. Source: spec §10.1.
+
+    With k = 1 the weight is ≈ 1 whatever the router says, so that it learns from balance alone.
+    """
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    chosen, experts = jax.lax.top_k(probabilities, experts_per_token)
+    weights = chosen / (jnp.sum(chosen, axis=-1, keepdims=True) + 1e-9)
+    return Routing(probabilities, experts, weights)
+
+
+def balance_loss(
+    routing: Routing, token_mask: Bool[Array, "N"] | None, kind: BalanceLoss = "switch"
+) -> Float[Array, ""]:
+    """Charge for uneven use of experts; 1 is even, E is one expert for all.
+
+    `switch` is E · Σ_e load_e · mean probability_e over real tokens (Fedus et al., 2021). `published`
+    is E × the mean selected probability over all tokens, padding included: it does not depend on the
+    load, which is why it is not the default. Source: architecture spec §10.5, Q17, Q18.
+    """
+    probabilities, experts, _ = routing
+    count = probabilities.shape[-1]
+    if kind == "published":
+        return count * jnp.mean(jnp.take_along_axis(probabilities, experts, axis=-1))
+    real = jnp.ones(len(probabilities)) if token_mask is None else token_mask.astype(jnp.float32)
+    total = jnp.maximum(jnp.sum(real), 1.0)
+    used = jnp.sum(jax.nn.one_hot(experts, count) * real[:, None, None], axis=(0, 1))
+    load = used / (total * experts.shape[-1])
+    mean = jnp.sum(probabilities * real[:, None], axis=0) / total
+    return count * jnp.sum(jax.lax.stop_gradient(load) * mean)
+
+
+class SortedTokens(NamedTuple):
+    """Tokens in the order of their experts, each expert's run filled up to whole blocks."""
+
+    token: Int[Array, "P"]  # the token in each place, N where the place is empty
+    place: Int[Array, "N k"]  # the place of each (token, choice)
+    block_expert: Int[Array, "P_over_block"]
+    block: int
+
+
+def sort_by_expert(experts: Int[Array, "N k"], num_experts: int) -> SortedTokens:
+    """Lay out N · k assignments in blocks that belong to one expert each; none is ever dropped.
+
+    The number of blocks is static, ⌈N·k / block⌉ + E, so that one program serves every routing.
+    """
+    tokens, choices = experts.shape
+    assignments = tokens * choices
+    block = min(128, max(8, 1 << max(assignments // (4 * num_experts), 1).bit_length()))
+    blocks = -(-assignments // block) + num_experts
+    flat = experts.reshape(-1)
+    order = jnp.argsort(flat, stable=True)
+    counts = jnp.bincount(flat, length=num_experts)
+    ends = jnp.cumsum(-(-counts // block))  # in blocks
+    starts = (ends - (-(-counts // block))) * block
+    rank = jnp.arange(assignments) - (jnp.cumsum(counts) - counts)[flat[order]]
+    place = jnp.zeros(assignments, jnp.int32).at[order].set(starts[flat[order]] + rank)
+    token = jnp.full(blocks * block, tokens).at[place].set(jnp.arange(assignments) // choices)
+    block_expert = jnp.searchsorted(ends, jnp.arange(blocks), side="right")
+    return SortedTokens(
+        token, place.reshape(tokens, choices), jnp.minimum(block_expert, num_experts - 1), block
+    )
+
+
+def grouped_product(
+    x: Float[Array, "P D"], kernels: Float[Array, "E D F"], sorted_tokens: SortedTokens
+) -> Float[Array, "P F"]:
+    """Multiply every block with the kernel of its expert."""
+    blocks = x.reshape(-1, sorted_tokens.block, x.shape[-1])
+    product = jnp.einsum("PbD,PDF->PbF", blocks, kernels[sorted_tokens.block_expert])
+    return product.reshape(x.shape[0], -1)
