@@ -18,7 +18,7 @@ __all__ = ["LayerStack", "join_layers", "stack_modules"]
 
 def stack_modules(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
     """Make `count` equal modules as one whose parameters carry a leading layer axis."""
-    return nnx.vmap(lambda rngs: make(rngs))(rngs.fork(split=count))
+    return nnx.vmap(lambda rngs: make(rngs))(rngs.split(count))
 
 
 class LayerStack(nnx.Module):

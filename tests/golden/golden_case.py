@@ -1,0 +1,62 @@
+"""Reading golden cases, and filling modules of ours with weights under reference names."""
+
+import json
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import load_file
+
+from rxt_jax.interop.rxlm_weights import reference_names, stack_listed_experts
+
+FOLDER = Path(__file__).parent
+
+
+class GoldenCase:
+    """One case: `config`, inputs `i`, weights `w`, expected outputs `o`, and its own tolerance."""
+
+    def __init__(self, group: str, name: str):
+        self.facts = json.loads((FOLDER / group / f"{name}.json").read_text(encoding="utf-8"))
+        self.config = self.facts["config"]
+        tensors = load_file(FOLDER / group / f"{name}.safetensors")
+        self.i, self.w, self.o = (
+            {key[len(kind) :]: value for key, value in tensors.items() if key.startswith(kind)}
+            for kind in ("in.", "w.", "out.")
+        )
+        self.i = {name: jnp.asarray(value) for name, value in self.i.items()}
+
+    def check(self, actual, name: str, rows=None, **tolerance) -> None:
+        """Compare with an expected output; `rows` picks the rows that mean something."""
+        expected, actual = self.o[name], np.asarray(actual, np.float32)
+        if rows is not None:
+            expected, actual = expected[rows], actual[rows]
+        np.testing.assert_allclose(
+            actual, expected, **(self.facts["tolerance"] | tolerance), err_msg=name
+        )
+
+
+def case_names(group: str, *prefixes: str) -> list[str]:
+    names = sorted(path.stem for path in (FOLDER / group).glob("*.json"))
+    return [name for name in names if name.startswith(prefixes)]
+
+
+def fill_layer(module, weights, kind: str, ignored=(), **facts):
+    """Fill a single layer; `kind` is the path it would have in a model of ours."""
+    facts = {"gated": True, "norm_kind": "classic_rms", "inner": "mean"} | facts
+    weights = stack_listed_experts(weights)
+    graphdef, params = nnx.split(module)
+    used, filled = set(), []
+    for path, variable in nnx.to_flat_state(params):
+        inner = "/".join(map(str, path))
+        name = reference_names(f"{kind}/{inner}", **facts)
+        name = re.sub(r"^(layers\.0\.(ff|attention)|\w+_layers\.0)\.", "", name)
+        value = jnp.asarray(weights[name])
+        used.add(name)
+        if inner.endswith("kernel"):
+            value = value.T
+        filled.append((path, variable.replace(value.reshape(variable.shape))))
+    unused = set(weights) - used - set(ignored)
+    assert not unused, unused
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
