@@ -50,23 +50,23 @@ def attention_from_reference(
     **options: Any,
 ) -> AttentionConfig:
     """Turn an attention type and its group counts into numbers of heads. Source: spec §5.1."""
-    if kind == "mha":
-        numbers = (heads, heads)
-    elif kind == "mqa":
-        numbers = (heads, 1)
-    elif kind == "gqa":
-        numbers = (heads, groups)
-    elif kind == "sqa":
-        numbers = (query_groups, groups)
-    else:
-        raise ValueError(f"attention type must be mha, gqa, mqa or sqa, got {kind!r}.")
-    if None in numbers:
+    numbers = {
+        "mha": (heads, heads),
+        "mqa": (heads, 1),
+        "gqa": (heads, groups),
+        "sqa": (query_groups, groups),
+    }
+    if kind not in numbers:
+        raise ValueError(f"attention type must be one of {', '.join(numbers)}, got {kind!r}.")
+    queries, keys = numbers[kind]
+    if queries is None or keys is None:
         raise ValueError(
-            f"attention type {kind} needs its group counts, got {groups}, {query_groups}."
+            f"attention type {kind} needs its numbers of groups, got {groups} key/value groups and {query_groups} "
+            f"query groups."
         )
     return AttentionConfig(
-        num_query_heads=numbers[0],
-        num_kv_heads=numbers[1],
+        num_query_heads=queries,
+        num_kv_heads=keys,
         head_dim=head_dim or embed_dim // heads,
         **options,
     )
@@ -94,8 +94,7 @@ def decoder_from_reference(fields: Fields) -> DecoderConfig:
         groups=_first(fields, "cross_att_groups", "att_groups", default=1),
         query_groups=_first(fields, "cross_att_query_groups", "att_query_groups"),
         embed_dim=fields.get("embed_dim", 512),
-        **_attention_options(fields)
-        | {"gated": fields.get("use_gated_attention", False) if gated is None else gated},
+        **_attention_options(fields) | {"gated": fields.get("use_gated_attention", False) if gated is None else gated},
     )
     stateless = _stateless(fields, fields.get("stateless_layers_config"))
     final = _stateless(fields, fields.get("final_stateless_layers_config"))
@@ -119,14 +118,10 @@ def decoder_from_reference(fields: Fields) -> DecoderConfig:
 def memory_from_reference(fields: Fields, variant: str) -> MemoryConfig:
     """Read a memory attention's configuration. The variant's name is taken at its word (spec Q9)."""
     if variant not in _VARIANTS:
-        raise ValueError(
-            f"memory_attention_variant must be one of {', '.join(_VARIANTS)}, got {variant!r}."
-        )
+        raise ValueError(f"memory_attention_variant must be one of {', '.join(_VARIANTS)}, got {variant!r}.")
     prefix = {"simple": None, "self": "self_att"}.get(variant, "interlayer_att")
     gate = ResidualGateConfig(
-        kind=fields.get("residual_gate_type", "static")
-        if fields.get("use_gated_residual", False)
-        else "sum",
+        kind=fields.get("residual_gate_type", "static") if fields.get("use_gated_residual", False) else "sum",
         activation="tanh" if fields.get("use_tanh_residual_gate", True) else "sigmoid",
         per_slot=fields.get("residual_per_slot_gate", True),
         initial=fields.get("residual_gate_init", 3.0),
@@ -161,18 +156,13 @@ def model_from_reference(
     variant: str,
     *,
     initial_memory: Literal["standard", "normal", "learned"] = "standard",
-    compatibility: Compatibility = Compatibility(),
+    compatibility: Compatibility | None = None,
 ) -> ModelConfig:
     """Join the configurations of the three components; they must agree on the model's size."""
     for name in ("embed_dim", "num_layers"):
-        sizes = {
-            part.get(name, {"embed_dim": 512, "num_layers": 12}[name])
-            for part in (decoder, encoder, memory)
-        }
+        sizes = {part.get(name, {"embed_dim": 512, "num_layers": 12}[name]) for part in (decoder, encoder, memory)}
         if len(sizes) > 1:
-            raise ValueError(
-                f"{name} must be equal in decoder, encoder and memory attention, got {sizes}."
-            )
+            raise ValueError(f"{name} must be equal in decoder, encoder and memory attention, got {sizes}.")
     return ModelConfig(
         vocab_size=decoder.get("vocab_size", 20000),
         embed_dim=decoder.get("embed_dim", 512),
@@ -183,7 +173,7 @@ def model_from_reference(
         decoder=decoder_from_reference(decoder),
         memory_attention=memory_from_reference(memory, variant),
         initial_memory=initial_memory,
-        compatibility=compatibility,
+        compatibility=compatibility or Compatibility(),
     )
 
 
@@ -261,9 +251,7 @@ def _mixture(fields: Fields, dense: FeedForwardConfig) -> MixtureConfig:
         shared_mlp_dim=fields.get("shared_expert_dim") if stacked else None,
         shared_bias=fields.get("moe_shared_experts_bias_mode", "local") if stacked else "local",
         weigh_shared=fields.get("moe_use_weighted_shared_experts", False),
-        router_dtype=fields.get("router_dtype", "float32")
-        if fields.get("router_amp", False)
-        else "float32",
+        router_dtype=fields.get("router_dtype", "float32") if fields.get("router_amp", False) else "float32",
         balance_loss="published",
     )
 

@@ -48,8 +48,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"\.feed_forward\.shared\.down_bias$", ".ff.shared_b2"),
     (r"\.feed_forward\.shared\.up$", ".ff.shared_w1"),
     (r"\.feed_forward\.shared\.down$", ".ff.shared_w2"),
-    (r"\.feed_forward\.shared\.up\.", ".ff.shared_expert.UP."),
-    (r"\.feed_forward\.shared\.down\.", ".ff.shared_expert.fc2."),
+    (r"\.feed_forward\.shared_expert\.up\.", ".ff.shared_expert.UP."),
+    (r"\.feed_forward\.shared_expert\.down\.", ".ff.shared_expert.fc2."),
     (r"\.feed_forward\.up\.", ".ff.UP."),
     (r"\.feed_forward\.down\.", ".ff.fc2."),
     # attention
@@ -140,13 +140,9 @@ def load_weights(
         names = _names_of(parts, variable, config, prefixes[parts[0]])
         missing = [name for name in names if name not in weights]
         if missing:
-            raise ValueError(
-                f"the checkpoint has no {missing[0]} for {'/'.join(parts)}; is it of another config?"
-            )
+            raise ValueError(f"the checkpoint has no {missing[0]} for {'/'.join(parts)}; is it of another config?")
         unused -= set(names)
-        shape = (
-            variable.shape if len(names) == 1 and "segments" not in parts else variable.shape[1:]
-        )
+        shape = variable.shape if len(names) == 1 and "segments" not in parts else variable.shape[1:]
         values = [_from_reference(weights[name], parts, shape, name) for name in names]
         value = np.stack(values) if "segments" in parts else values[0]
         filled.append((path, variable.replace(jnp.asarray(value))))
@@ -157,9 +153,7 @@ def stack_listed_experts(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     """Turn experts that are modules of a list into stacked tensors. Source: spec §10.4."""
     result, listed = {}, {}
     for name, value in weights.items():
-        match = re.match(
-            r"(.*?)(shared_)?experts\.(\d+)\.(fc1|fc2)(?:\.linear)?\.(weight|bias)$", name
-        )
+        match = re.match(r"(.*?)(shared_)?experts\.(\d+)\.(fc1|fc2)(?:\.linear)?\.(weight|bias)$", name)
         if match is None:
             result[name] = value
             continue
@@ -195,8 +189,7 @@ def _names_of(parts: list[str], variable: Any, config: Any, prefix: str) -> list
     stack, number = parts[1:at], int(parts[at + 1])
     start = _segment_start(config, parts[0], stack[0], number)
     return [
-        f"{prefix}."
-        + reference_names("/".join([parts[0], *stack, str(start + i), *parts[at + 2 :]]), **facts)
+        f"{prefix}." + reference_names("/".join([parts[0], *stack, str(start + i), *parts[at + 2 :]]), **facts)
         for i in range(variable.shape[0])
     ]
 
@@ -215,14 +208,10 @@ def _segment_start(config: Any, component: str, stack: str, number: int) -> int:
     return sum(counts[:number])
 
 
-def _from_reference(
-    value: np.ndarray, parts: list[str], shape: tuple[int, ...], name: str
-) -> np.ndarray:
+def _from_reference(value: np.ndarray, parts: list[str], shape: tuple[int, ...], name: str) -> np.ndarray:
     value = np.asarray(value, np.float32)
     if parts[-1] == "kernel":
         value = value.T
     if value.size != np.prod(shape, dtype=int):
-        raise ValueError(
-            f"{name} must have {shape} elements as {'/'.join(parts)}, got {value.shape}."
-        )
+        raise ValueError(f"{name} must have {shape} elements as {'/'.join(parts)}, got {value.shape}.")
     return value.reshape(shape)

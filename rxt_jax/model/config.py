@@ -108,14 +108,11 @@ class ModelConfig:
             part, attribute = name.split(".")
             given = len(getattr(getattr(self, part), attribute))
             if given not in (0, expected):
-                raise ValueError(
-                    f"{name} must be empty or have one entry per layer ({expected}), got {given}."
-                )
+                raise ValueError(f"{name} must be empty or have one entry per layer ({expected}), got {given}.")
         groups = self.memory_attention.num_groups
         if self.num_layers % groups:
             raise ValueError(
-                f"num_layers = {self.num_layers} must be a multiple of "
-                f"memory_attention.num_groups, got {groups}."
+                f"num_layers = {self.num_layers} must be a multiple of memory_attention.num_groups, got {groups}."
             )
         if groups > 1 and self.memory_attention.layer.variant != "grouped_self_interlayer":
             raise ValueError(
@@ -137,9 +134,7 @@ class ModelConfig:
         """List the encoder's layers."""
         config = self.encoder
         attentions = config.layer_attentions or (config.attention,) * self.num_layers
-        return tuple(
-            self._layer(config, attention, config.feed_forward) for attention in attentions
-        )
+        return tuple(self._layer(config, attention, config.feed_forward) for attention in attentions)
 
     def decoder_layers(self) -> tuple[LayerConfig, ...]:
         """List the decoder's layers that read memory."""

@@ -120,7 +120,7 @@ class Decoder(nnx.Module):
             attention_mask=mask[:, None, :] & (columns <= positions[..., None]),
         )
         hidden, _, caches = self._run(embedded, context, projection.segments, cache, None)
-        return hidden, KeyValueCache(*caches, mask)
+        return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the head, in float32."""
@@ -136,9 +136,7 @@ class Decoder(nnx.Module):
         cache: KeyValueCache | None,
         key: Key | None,
     ) -> tuple[Array, Array, tuple]:
-        def apply(
-            layer: TransformerLayer, x: Array, inputs: tuple, key: Key | None
-        ) -> tuple[Array, tuple]:
+        def apply(layer: TransformerLayer, x: Array, inputs: tuple, key: Key | None) -> tuple[Array, tuple]:
             memory, cached = inputs
             if memory is not None and not isinstance(memory, CachedKeys):
                 memory = layer.project_memory(memory.astype(x.dtype))

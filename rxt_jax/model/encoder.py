@@ -39,10 +39,8 @@ class Encoder(nnx.Module):
             attention_mask=None if self.zero_padding else key_mask(token_mask),
         )
 
-        def apply(
-            layer: TransformerLayer, x: Array, _: None, key: Key | None
-        ) -> tuple[Array, Array]:
-            x, _, _ = layer(x, context, key=key)
+        def apply(layer: TransformerLayer, x: Array, _: None, key: Key | None) -> tuple[Array, Array]:
+            x = layer(x, context, key=key)[0]
             return x, x
 
         _, states = self.layers.scan(apply, embedded, key=key)

@@ -50,9 +50,7 @@ def with_previous(batch: EpisodeBatch) -> Interaction:
     )
 
 
-def keep_rows(
-    chosen: Bool[Array, "B"], new: PyTree, old: PyTree, batch_axes: int | PyTree = 1
-) -> PyTree:
+def keep_rows(chosen: Bool[Array, "B"], new: PyTree, old: PyTree, batch_axes: int | PyTree = 1) -> PyTree:
     """Take the chosen rows of `new`, the others of `old`.
 
     `batch_axes` is the axis that counts rows, for all leaves or as a prefix tree. Leaves keep the
@@ -104,23 +102,17 @@ def scan_interactions(
         interaction, index = inputs
         if memory_gradient_steps is not None:
             cut = (index > 1) & ((index - 1) % memory_gradient_steps == 0)
-            memory = jax.tree.map(
-                lambda leaf: jnp.where(cut, jax.lax.stop_gradient(leaf), leaf), memory
-            )
+            memory = jax.tree.map(lambda leaf: jnp.where(cut, jax.lax.stop_gradient(leaf), leaf), memory)
         # Merged here, not outside: a Variable belongs to the trace that made it.
         here = nnx.merge(graphdef, params, copy=True)
-        loss, (updated, metrics) = interaction_objective(
-            here, memory, interaction, fold_key(key, index)
-        )
+        loss, (updated, metrics) = interaction_objective(here, memory, interaction, fold_key(key, index))
         memory = keep_rows(interaction.valid, updated, memory, batch_axes)
         return memory, (loss.astype(jnp.float32), metrics)
 
     if remat:
         # `prevent_cse` guards against an optimisation that cannot reach into a scan, and costs
         # speed.
-        body = jax.checkpoint(
-            body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable
-        )
+        body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
     indices = start + jnp.arange(interactions.valid.shape[0])
     memory, (losses, metrics) = jax.lax.scan(body, memory, (interactions, indices))
     return jnp.sum(losses), (memory, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics))

@@ -17,22 +17,16 @@ class LearnedMemory(nnx.Module):
     Slots that start different can specialise; in the pilots this decided whether memory learns at all.
     """
 
-    def __init__(
-        self, num_layers: int, num_slots: int, embed_dim: int, std: float, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, num_layers: int, num_slots: int, embed_dim: int, std: float, *, rngs: nnx.Rngs):
         shape = (num_layers, num_slots, embed_dim)
-        self.slots = nnx.Param(
-            std * jax.random.normal(rngs.params(), shape), axes=("slots", "embed")
-        )
+        self.slots = nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=("slots", "embed"))
 
     def __call__(self, batch: int) -> Float[Array, "L B S D"]:
         slots = self.slots[...][:, None]
         return jnp.broadcast_to(slots, (slots.shape[0], batch, *slots.shape[2:]))
 
 
-def draw_memory(
-    kind: InitialMemory, shape: tuple[int, int, int, int], key: Key
-) -> Float[Array, "L B S D"]:
+def draw_memory(kind: InitialMemory, shape: tuple[int, int, int, int], key: Key) -> Float[Array, "L B S D"]:
     """Draw a published initial memory. Source: architecture spec §8.1."""
     if kind == "standard":
         return jax.random.normal(key, shape)
@@ -44,6 +38,4 @@ def draw_memory(
         return jnp.zeros(shape)
     if kind == "ones":
         return jnp.ones(shape)
-    raise ValueError(
-        f"initial_memory must be learned, standard, normal, uniform, zeros or ones, got {kind!r}."
-    )
+    raise ValueError(f"initial_memory must be learned, standard, normal, uniform, zeros or ones, got {kind!r}.")

@@ -30,9 +30,7 @@ class MemoryAttention(nnx.Module):
         self.zero_padding = config.compatibility.zero_padding
         self.reads_mean = self.variant not in ("simple", "self")
         if self.reads_mean:
-            self.mean_norm = MemoryNorm(
-                config.num_slots, config.embed_dim, layer_config.norm, rngs=rngs
-            )
+            self.mean_norm = MemoryNorm(config.num_slots, config.embed_dim, layer_config.norm, rngs=rngs)
 
     def __call__(
         self,
@@ -48,9 +46,7 @@ class MemoryAttention(nnx.Module):
             encoded, mask = jnp.where(token_mask[..., None], encoded, 0.0), None
         positions = jnp.arange(encoded.shape[2])[None]
 
-        def apply(
-            layer: MemoryLayer, carry: None, inputs: tuple, key: Key | None
-        ) -> tuple[None, Array]:
+        def apply(layer: MemoryLayer, carry: None, inputs: tuple, key: Key | None) -> tuple[None, Array]:
             slots, states, mean = inputs
             return carry, layer(slots, EncodedLayer(states, positions, mask), mean, key=key)
 

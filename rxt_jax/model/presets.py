@@ -72,13 +72,9 @@ def _alpha(
         num_layers=num_layers,
         num_slots=length,
         max_length=length,
-        encoder=EncoderConfig(
-            attention=attention, feed_forward=FeedForwardConfig(mlp_dim=encoder_mlp_dim)
-        ),
+        encoder=EncoderConfig(attention=attention, feed_forward=FeedForwardConfig(mlp_dim=encoder_mlp_dim)),
         decoder=DecoderConfig(attention=attention, cross_attention=attention, feed_forward=mixture),
-        memory_attention=MemoryConfig(
-            layer=replace(memory_layer, attention=attention, inner_attention=attention)
-        ),
+        memory_attention=MemoryConfig(layer=replace(memory_layer, attention=attention, inner_attention=attention)),
         initial_memory="standard",
     )
 

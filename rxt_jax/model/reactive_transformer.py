@@ -91,9 +91,7 @@ class ReactiveTransformer(nnx.Module):
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
         hides slots.
         """
-        hidden, balance = self.decoder(
-            self._embed(ids), token_mask, memory, memory_mask=memory_mask, key=key
-        )
+        hidden, balance = self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, key=key)
         return self.decoder.logits(hidden), balance
 
     def decode(
@@ -106,9 +104,7 @@ class ReactiveTransformer(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
-        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[
-            0
-        ]
+        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0]
 
     def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Restore masked tokens from the last encoder state."""
@@ -137,9 +133,7 @@ class ReactiveTransformer(nnx.Module):
         A token's position is also its column in the cache. `logits_at` picks one of the T tokens of
         every row: then logits are `[B V]`, else `[B T V]`.
         """
-        hidden, cache = self.decoder.step(
-            self._embed(ids), positions, token_mask, cache, memory_projection
-        )
+        hidden, cache = self.decoder.step(self._embed(ids), positions, token_mask, cache, memory_projection)
         if logits_at is not None:
             hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
         return self.decoder.logits(hidden), cache

@@ -123,9 +123,7 @@ class Attention(nnx.Module):
         if self.query_norm is not None:
             queries = self.query_norm(queries)
         queries = rotate(self.rotary, queries, positions)
-        attended = attend(
-            queries, keys, values, mask, dropout_rate=self.config.dropout, dropout_key=key
-        )
+        attended = attend(queries, keys, values, mask, dropout_rate=self.config.dropout, dropout_key=key)
         if self.gate is not None:
             attended = attended * activation_function(self.config.gate_activation)(self.gate(x))
         return self.output(attended)

@@ -31,9 +31,7 @@ class FeedForwardConfig:
         activation_function(self.activation)
 
 
-def gate_hidden(
-    config: FeedForwardConfig, hidden: Float[Array, "... parts F"]
-) -> Float[Array, "... F"]:
+def gate_hidden(config: FeedForwardConfig, hidden: Float[Array, "... parts F"]) -> Float[Array, "... F"]:
     """Apply the activation; of two parts the second gates the first."""
     function = activation_function(config.activation)
     if config.gated:
@@ -51,8 +49,6 @@ class FeedForward(nnx.Module):
         self.up = Linear(embed, parts | hidden, bias=config.bias, rngs=rngs)
         self.down = Linear(hidden, embed, bias=config.bias, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "... D"], *, key: Key | None = None
-    ) -> Float[Array, "... D"]:
+    def __call__(self, x: Float[Array, "... D"], *, key: Key | None = None) -> Float[Array, "... D"]:
         hidden = gate_hidden(self.config, self.up(x))
         return self.down(dropout(hidden, self.config.dropout, key))

@@ -5,7 +5,7 @@ x ← x + CrossAttention(N2 x, N_memory memory)      only in layers that read me
 x ← x + FeedForward(N3 x)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ class LayerConfig:
     feed_forward: FeedForwardConfig | MixtureConfig
     cross_attention: AttentionConfig | None = None
     norm: NormKind = "rms"
-    rotary: RotaryConfig | None = RotaryConfig()
+    rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
     zero_padding: bool = False
 
 
@@ -50,9 +50,7 @@ class CachedKeys(NamedTuple):
     keys: Float[Array, "... S K H"]
     values: Float[Array, "... S K H"]
 
-    def written(
-        self, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"], columns: Array
-    ) -> "CachedKeys":
+    def written(self, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"], columns: Array) -> "CachedKeys":
         """Put keys and values into their columns; columns beyond the cache are dropped by XLA."""
         rows = jnp.arange(keys.shape[0])[:, None]
         return CachedKeys(
@@ -72,12 +70,13 @@ class TransformerLayer(nnx.Module):
         if config.cross_attention is not None:
             self.cross_attention_norm = make_norm(norm, embed_dim, rngs=rngs)
             self.cross_attention_memory_norm = make_norm(norm, embed_dim, rngs=rngs)
-            self.cross_attention = Attention(
-                embed_dim, config.cross_attention, config.rotary, rngs=rngs
-            )
+            self.cross_attention = Attention(embed_dim, config.cross_attention, config.rotary, rngs=rngs)
         self.feed_forward_norm = make_norm(norm, embed_dim, rngs=rngs)
-        make = MixtureOfExperts if isinstance(config.feed_forward, MixtureConfig) else FeedForward
-        self.feed_forward = make(embed_dim, config.feed_forward, rngs=rngs)
+        self.feed_forward = (
+            MixtureOfExperts(embed_dim, config.feed_forward, rngs=rngs)
+            if isinstance(config.feed_forward, MixtureConfig)
+            else FeedForward(embed_dim, config.feed_forward, rngs=rngs)
+        )
 
     def project_memory(self, memory: Float[Array, "B S D"]) -> CachedKeys:
         """Return the cross-attention keys (never rotated) and values of a memory layer."""

@@ -27,9 +27,7 @@ class Linear(nnx.Module):
         default = uniform_fan_in(fan_in)
         shape = (*inputs.values(), *outputs.values())
         self.kernel = make_parameter(rngs, initializer or default, shape, (*inputs, *outputs))
-        self.bias = (
-            make_parameter(rngs, default, tuple(outputs.values()), tuple(outputs)) if bias else None
-        )
+        self.bias = make_parameter(rngs, default, tuple(outputs.values()), tuple(outputs)) if bias else None
         self.num_inputs = len(inputs)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -3,7 +3,7 @@
 Source: architecture spec §8.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,9 +20,7 @@ from rxt_jax.types import Key
 
 __all__ = ["EncodedLayer", "MemoryLayer", "MemoryLayerConfig", "MemoryVariant"]
 
-MemoryVariant = Literal[
-    "simple", "self", "interlayer", "self_interlayer", "grouped_self_interlayer"
-]
+MemoryVariant = Literal["simple", "self", "interlayer", "self_interlayer", "grouped_self_interlayer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +39,11 @@ class MemoryLayerConfig:
     variant: MemoryVariant = "simple"
     attention: AttentionConfig
     inner_attention: AttentionConfig | None = None
-    norm: MemoryNormConfig = MemoryNormConfig()
-    gate: ResidualGateConfig = ResidualGateConfig()
-    inner_gate: ResidualGateConfig = ResidualGateConfig()
-    mixture_gate: ResidualGateConfig = ResidualGateConfig()
-    rotary: RotaryConfig | None = RotaryConfig()
+    norm: MemoryNormConfig = field(default_factory=MemoryNormConfig)
+    gate: ResidualGateConfig = field(default_factory=ResidualGateConfig)
+    inner_gate: ResidualGateConfig = field(default_factory=ResidualGateConfig)
+    mixture_gate: ResidualGateConfig = field(default_factory=ResidualGateConfig)
+    rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
     slot_identity: float = 0.0
 
     def __post_init__(self) -> None:
@@ -55,9 +53,7 @@ class MemoryLayerConfig:
                 f"{self.variant} variant, got {self.inner_attention}."
             )
         if self.gate.kind == "replace" and self.variant != "simple":
-            raise ValueError(
-                f"a 'replace' gate is for the simple variant, got {self.variant}. Use 'sum'."
-            )
+            raise ValueError(f"a 'replace' gate is for the simple variant, got {self.variant}. Use 'sum'.")
 
     @property
     def mixes_itself_in(self) -> bool:
@@ -76,9 +72,7 @@ class EncodedLayer(NamedTuple):
 class MemoryLayer(nnx.Module):
     """m → inner attention → attention to the interaction → residual gate."""
 
-    def __init__(
-        self, num_slots: int, embed_dim: int, config: MemoryLayerConfig, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, num_slots: int, embed_dim: int, config: MemoryLayerConfig, *, rngs: nnx.Rngs):
         self.config = config
         if config.inner_attention is not None:
             self.inner_norm = MemoryNorm(num_slots, embed_dim, config.norm, rngs=rngs)
@@ -121,7 +115,7 @@ class MemoryLayer(nnx.Module):
         if self.config.inner_attention is None:
             return slots
         normed = self.inner_norm(slots)
-        source = normed if self.config.variant == "self" else mean
+        source = normed if mean is None else mean
         if self.config.mixes_itself_in:
             source = self.mixture_gate(normed, source)
         read = self.inner_attention(normed, *self.inner_attention.project(source), key=key)

@@ -70,9 +70,7 @@ class MemoryNorm(nnx.Module):
         if kind == "classic_rms":
             return rms_norm(x, self.scale[...])
         if kind == "layer":
-            return self._mix(
-                layer_norm(x, self.norm_scale[...], self.bias[...]) * self.scale[...], x
-            )
+            return self._mix(layer_norm(x, self.norm_scale[...], self.bias[...]) * self.scale[...], x)
         if kind == "positional":
             # A statistic, not a weight: no loss moves it.
             root = jax.lax.stop_gradient(self.running_rms[...])
@@ -90,9 +88,7 @@ class MemoryNorm(nnx.Module):
         elif self.config.kind == "adaptive":
             current = jnp.sqrt(jnp.mean(x_fixed**2))[None]
         else:
-            raise ValueError(
-                f"only adaptive and positional norms have statistics, not {self.config.kind}."
-            )
+            raise ValueError(f"only adaptive and positional norms have statistics, not {self.config.kind}.")
         decay = self.config.decay
         running_rms = decay * running_rms + (1.0 - decay) * current
         return self._divide(x, running_rms), running_rms

@@ -49,13 +49,10 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts:
             raise ValueError(
-                f"experts_per_token must lie in 1 … num_experts = {self.num_experts}, got "
-                f"{self.experts_per_token}."
+                f"experts_per_token must lie in 1 … num_experts = {self.num_experts}, got {self.experts_per_token}."
             )
         if self.num_shared_experts < 0:
-            raise ValueError(
-                f"num_shared_experts must not be negative, got {self.num_shared_experts}."
-            )
+            raise ValueError(f"num_shared_experts must not be negative, got {self.num_shared_experts}.")
         self.expert(self.mlp_dim, bias=False)
 
     def expert(self, mlp_dim: int, *, bias: bool) -> FeedForwardConfig:
@@ -90,9 +87,7 @@ class MixtureOfExperts(nnx.Module):
 
     def __init__(self, embed_dim: int, config: MixtureConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.router = Linear(
-            {"embed": embed_dim}, {"experts": config.num_experts}, bias=False, rngs=rngs
-        )
+        self.router = Linear({"embed": embed_dim}, {"experts": config.num_experts}, bias=False, rngs=rngs)
         expert = config.expert(config.mlp_dim, bias=config.bias == "local")
         self.experts = _StackedExperts(embed_dim, config.num_experts, expert, rngs=rngs)
         zero = constant(0.0)
@@ -103,12 +98,10 @@ class MixtureOfExperts(nnx.Module):
             shared = config.expert(width, bias=config.shared_bias == "local")
             count = config.num_shared_experts
             if count == 1:
-                self.shared = FeedForward(embed_dim, shared, rngs=rngs)
+                self.shared_expert = FeedForward(embed_dim, shared, rngs=rngs)
             else:
                 self.shared = _StackedExperts(embed_dim, count, shared, rngs=rngs)
-                self.shared_gate = Linear(
-                    {"embed": embed_dim}, {"experts": count}, bias=False, rngs=rngs
-                )
+                self.shared_gate = Linear({"embed": embed_dim}, {"experts": count}, bias=False, rngs=rngs)
             if config.shared_bias == "global":
                 self.shared_bias = make_parameter(rngs, zero, (embed_dim,), ("norm",))
 
@@ -123,9 +116,7 @@ class MixtureOfExperts(nnx.Module):
         config = self.config
         flat = x.reshape(-1, x.shape[-1])
         routing = route(self._router_logits(flat), config.experts_per_token)
-        loss = balance_loss(
-            routing, None if token_mask is None else token_mask.reshape(-1), config.balance_loss
-        )
+        loss = balance_loss(routing, None if token_mask is None else token_mask.reshape(-1), config.balance_loss)
         weights = routing.weights
         shared_count = config.num_shared_experts
         share = config.experts_per_token / (config.experts_per_token + shared_count)
@@ -165,12 +156,10 @@ class MixtureOfExperts(nnx.Module):
         output = jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
         return output + self.bias[...].astype(x.dtype) if self.config.bias == "global" else output
 
-    def _shared(
-        self, x: Float[Array, "N D"], key: Key | None
-    ) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+    def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
         mixing_loss = jnp.float32(0.0)
         if self.config.num_shared_experts == 1:
-            output = self.shared(x, key=key)
+            output = self.shared_expert(x, key=key)
         else:
             stack = self.shared
             hidden = jnp.einsum("ND,EDPF->NEPF", x, stack.up[...].astype(x.dtype))

@@ -16,9 +16,7 @@ NormKind = Literal["rms", "layer"]
 class RMSNorm(nnx.Module):
     """x / rms(x) · scale. Source: architecture spec §3.2."""
 
-    def __init__(
-        self, dim: int, *, axis: str = "norm", epsilon: float = RMS_NORM_EPSILON, rngs: nnx.Rngs
-    ):
+    def __init__(self, dim: int, *, axis: str = "norm", epsilon: float = RMS_NORM_EPSILON, rngs: nnx.Rngs):
         self.scale = make_parameter(rngs, constant(1.0), (dim,), (axis,))
         self.epsilon = epsilon
 

@@ -21,9 +21,7 @@ from rxt_jax.ops.norms import rms_norm
 
 __all__ = ["ResidualGate", "ResidualGateConfig", "ResidualGateKind"]
 
-ResidualGateKind = Literal[
-    "sum", "replace", "static", "elementwise", "linear", "learned_slot", "learned_channel"
-]
+ResidualGateKind = Literal["sum", "replace", "static", "elementwise", "linear", "learned_slot", "learned_channel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +42,13 @@ class ResidualGateConfig:
 
     def __post_init__(self) -> None:
         if self.status == "linear" and not self.per_slot and self.kind in ("static", "elementwise"):
-            raise ValueError(
-                f"status='linear' needs per_slot=True for a {self.kind} gate. Use status='mean'."
-            )
+            raise ValueError(f"status='linear' needs per_slot=True for a {self.kind} gate. Use status='mean'.")
 
 
 class ResidualGate(nnx.Module):
     """Join old and new slots `[B S D]`. Source: architecture spec §8.4."""
 
-    def __init__(
-        self, num_slots: int, embed_dim: int, config: ResidualGateConfig, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, num_slots: int, embed_dim: int, config: ResidualGateConfig, *, rngs: nnx.Rngs):
         self.config = config
         kind = config.kind
         self.has_status = config.status == "linear" and kind in ("elementwise", "linear")
@@ -81,9 +75,7 @@ class ResidualGate(nnx.Module):
             self.from_new = Linear({"embed": embed_dim}, {"channels": width}, **both)
             self.bias = make_parameter(rngs, constant(config.initial), (width,), ("channels",))
 
-    def __call__(
-        self, old: Float[Array, "B S D"], new: Float[Array, "B S D"]
-    ) -> Float[Array, "B S D"]:
+    def __call__(self, old: Float[Array, "B S D"], new: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         config = self.config
         if config.kind == "sum":
             return old + new
@@ -105,10 +97,7 @@ class ResidualGate(nnx.Module):
             mixed = self.from_old(rms_norm(old, one)) + self.from_new(rms_norm(new, one))
             return mixed + self.bias[...].astype(new.dtype)
         joined = old + new
-        if self.has_status:
-            status = self.status(joined)[..., 0]
-        else:
-            status = jnp.mean(joined, axis=-1)
+        status = self.status(joined)[..., 0] if self.has_status else jnp.mean(joined, axis=-1)
         if config.kind == "linear":
             return self.mixer(status)[..., None]
         if not config.per_slot:

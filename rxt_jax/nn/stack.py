@@ -37,10 +37,7 @@ class LayerStack(nnx.Module):
         self.configs = tuple(config for config, _ in runs)
         self.unroll = unroll
         self.segments = nnx.List(
-            [
-                stack_modules(lambda rngs, config=config: make(config, rngs), count, rngs)
-                for config, count in runs
-            ]
+            [stack_modules(lambda rngs, config=config: make(config, rngs), count, rngs) for config, count in runs]
         )
 
     def __len__(self) -> int:
@@ -48,11 +45,12 @@ class LayerStack(nnx.Module):
 
     def split(self, per_layer: Any) -> tuple[Any, ...]:
         """Cut a pytree with a leading axis of all layers into one per segment."""
-        starts = itertools.accumulate(self.counts, initial=0)
-        return tuple(
-            jax.tree.map(lambda leaf: leaf[start : start + count], per_layer)
-            for start, count in zip(starts, self.counts, strict=False)
-        )
+        ends = itertools.accumulate(self.counts)
+
+        def part(end: int, count: int) -> Any:
+            return jax.tree.map(lambda leaf: leaf[end - count : end], per_layer)
+
+        return tuple(part(end, count) for end, count in zip(ends, self.counts, strict=True))
 
     def scan(
         self,
@@ -78,9 +76,7 @@ class LayerStack(nnx.Module):
                 return apply(nnx.merge(graphdef, params), carry, given, layer_key)
 
             indices = start + jnp.arange(count)
-            carry, output = jax.lax.scan(
-                body, carry, (params, given, indices), unroll=min(self.unroll, count)
-            )
+            carry, output = jax.lax.scan(body, carry, (params, given, indices), unroll=min(self.unroll, count))
             outputs.append(output)
             start += count
         return carry, tuple(outputs)

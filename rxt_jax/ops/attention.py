@@ -45,9 +45,7 @@ def attend(
         query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
         query_heads = kv_heads
     grouped = query.reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32) * (
-        head_dim**-0.5
-    )
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32) * (head_dim**-0.5)
     visible = None if mask is None else mask[:, None, None]
     if visible is not None:
         scores = jnp.where(visible, scores, _EXCLUDED)

@@ -29,6 +29,4 @@ def layer_norm(
     wide = x.astype(jnp.float32)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + epsilon)
-    return (centred * inverse * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(
-        x.dtype
-    )
+    return (centred * inverse * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)

@@ -6,9 +6,7 @@ from jaxtyping import Array, Float, Int
 __all__ = ["apply_rotary", "rotary_angles"]
 
 
-def rotary_angles(
-    positions: Int[Array, "*B T"], head_dim: int, base: float = 10000.0
-) -> Float[Array, "*B T half"]:
+def rotary_angles(positions: Int[Array, "*B T"], head_dim: int, base: float = 10000.0) -> Float[Array, "*B T half"]:
     """Compute the angle of every channel pair, `position · base^(−2j / head_dim)`, in float32.
 
     Source: architecture spec §4.1 and §4.4.

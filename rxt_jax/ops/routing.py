@@ -78,9 +78,7 @@ def sort_by_expert(experts: Int[Array, "N k"], num_experts: int) -> SortedTokens
     place = jnp.zeros(assignments, jnp.int32).at[order].set(starts[flat[order]] + rank)
     token = jnp.full(blocks * block, tokens).at[place].set(jnp.arange(assignments) // choices)
     block_expert = jnp.searchsorted(ends, jnp.arange(blocks), side="right")
-    return SortedTokens(
-        token, place.reshape(tokens, choices), jnp.minimum(block_expert, num_experts - 1), block
-    )
+    return SortedTokens(token, place.reshape(tokens, choices), jnp.minimum(block_expert, num_experts - 1), block)
 
 
 def grouped_product(

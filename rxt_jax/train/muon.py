@@ -13,9 +13,7 @@ import optax.contrib
 
 __all__ = ["orthogonalised_momentum"]
 
-_ADAM_SIZE = (
-    0.2  # the usual root mean square of an Adam update, so that one learning rate serves both
-)
+_ADAM_SIZE = 0.2  # the usual root mean square of an Adam update, so that one learning rate serves both
 
 
 def orthogonalised_momentum(matrices: dict[str, tuple]) -> optax.GradientTransformation:
@@ -27,9 +25,7 @@ def orthogonalised_momentum(matrices: dict[str, tuple]) -> optax.GradientTransfo
 
     def dimensions(updates: dict[str, Any]) -> dict[str, Any]:
         return {
-            path: optax.contrib.MuonDimensionNumbers(*matrices[path])
-            if path in matrices
-            else optax.MaskedNode()
+            path: optax.contrib.MuonDimensionNumbers(*matrices[path]) if path in matrices else optax.MaskedNode()
             for path in updates
         }
 
@@ -45,5 +41,5 @@ def orthogonalised_momentum(matrices: dict[str, tuple]) -> optax.GradientTransfo
         return {path: one(path, update) for path, update in updates.items()}
 
     return optax.chain(
-        optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions), optax.stateless(resize)
+        optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions)  # pyright: ignore[reportArgumentType], optax.stateless(resize)
     )

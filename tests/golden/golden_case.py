@@ -32,9 +32,7 @@ class GoldenCase:
         expected, actual = self.o[name], np.asarray(actual, np.float32)
         if rows is not None:
             expected, actual = expected[rows], actual[rows]
-        np.testing.assert_allclose(
-            actual, expected, **(self.facts["tolerance"] | tolerance), err_msg=name
-        )
+        np.testing.assert_allclose(actual, expected, **(self.facts["tolerance"] | tolerance), err_msg=name)
 
 
 def case_names(group: str, *prefixes: str) -> list[str]:

@@ -39,9 +39,7 @@ def build(
         variant,
         compatibility=Compatibility(**compatibility),
     )
-    graphdef, params = nnx.split(
-        nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0)))
-    )
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0))))
     params, unused = load_weights(params, config, case.w, prefixes)
     ours = {"rope", "memory_cross_attention", "norm2", "stm_norm"}
     assert not [n for n in unused if not ours & set(n.split("."))], unused

@@ -231,9 +231,7 @@ def gate_cases():
 def test_residual_gate(kind, name):
     case = GoldenCase("arch", f"gate_{kind}")
     per, activation, status = name.split("_")
-    settings = ResidualGateConfig(
-        kind=kind, activation=activation, per_slot=per == "slot", status=status
-    )
+    settings = ResidualGateConfig(kind=kind, activation=activation, per_slot=per == "slot", status=status)
     old, new = case.i["old"], case.i["new"]
     module = ResidualGate(old.shape[1], old.shape[2], settings, rngs=nnx.Rngs(0))
     prefix = f"{name}."
