@@ -57,9 +57,7 @@ class AttributePhrases:
         noun = family.noun.replace("{k}", key)
         user_noun, model_noun = noun.replace("{my}", "my"), noun.replace("{my}", "your")
         clauses = keyed(book.of(family.state))
-        framed = [
-            frame.format(clause=keyed(family.state)[0]) for frame in book.of(talk.STATE_FRAMES)
-        ]
+        framed = [frame.format(clause=keyed(family.state)[0]) for frame in book.of(talk.STATE_FRAMES)]
         asked = [frame.format(noun=user_noun) for frame in book.of(talk.ASK_FRAMES)]
         changes = _diagonal(book.of(talk.CHANGE_MARKERS), keyed(book.of(family.change)))
         tells = keyed(family.tell)
@@ -72,12 +70,8 @@ class AttributePhrases:
         self.change = book.user([marker + change for marker, change in changes])
         self.history = book.user([t.format(noun=user_noun) for t in book.of(talk.HISTORY)])
         self.tells = tells[:1] if book.spec.answer_phrasings == 1 else tells
-        self.tell = book.model(
-            [frame.format(tell=tell) for frame, tell in _diagonal(talk.TELL_FRAMES, tells)]
-        )
-        self.echo = book.model(
-            [frame.format(tell=tell) for frame, tell in _diagonal(talk.ECHO_FRAMES, tells)]
-        )
+        self.tell = book.model([frame.format(tell=tell) for frame, tell in _diagonal(talk.TELL_FRAMES, tells)])
+        self.echo = book.model([frame.format(tell=tell) for frame, tell in _diagonal(talk.ECHO_FRAMES, tells)])
         self.absence = book.model([frame.format(noun=model_noun) for frame in talk.ABSENCE])
 
 
@@ -130,6 +124,4 @@ class Phrasebook:
     def tool_request(self, tool: Tool, attribute: Attribute, speaker: str = "my") -> str:
         """Say what a tool should do with an attribute."""
         noun = ALL_FAMILIES[attribute.family].noun.replace("{my}", speaker)
-        return tool.request.format(
-            noun=noun.replace("{k}", attribute.key), k=attribute.key, my=speaker
-        )
+        return tool.request.format(noun=noun.replace("{k}", attribute.key), k=attribute.key, my=speaker)

@@ -61,9 +61,7 @@ class Narrator:
         interaction["answer"] = answer
         return interaction
 
-    def _acknowledge(
-        self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: list[str]
-    ):
+    def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: list[str]):
         if not self.draws.chance(self.spec.echo_probability):
             return self._answer(interaction, self.draws.choice(silent))
         told.extend(facts)
@@ -130,9 +128,7 @@ class Narrator:
         key = person.phrases.attribute.key
         clause = talk.HOP_TELL.format(k=key, name=person.value, v=city.value)
         think = f"your {key}: {person.value}, {person.value}: {city.value}"
-        return self._answer(
-            {"query": sentence(self.draws.choice(self.book.hop).format(k=key))}, clause, think
-        )
+        return self._answer({"query": sentence(self.draws.choice(self.book.hop).format(k=key))}, clause, think)
 
     def _tool_call(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         tool, fact = self.world.tool, facts[0]
@@ -140,9 +136,7 @@ class Narrator:
         told.append(fact)
         request = self.book.tool_request(tool, fact.phrases.attribute)
         mirrored = self.book.tool_request(tool, fact.phrases.attribute, "your")
-        interaction = {
-            "query": sentence(self.draws.choice(self.book.tool_frames).format(request=request))
-        }
+        interaction = {"query": sentence(self.draws.choice(self.book.tool_frames).format(request=request))}
         self._answer(interaction, f"I will {mirrored}")
         interaction["tool_call"] = json.dumps({"tool": tool.name, tool.field: fact.value})
         return interaction
@@ -180,9 +174,7 @@ class Narrator:
         interaction = {"query": sentence(query), "intent": "similar"}
         return self._answer(interaction, self.draws.choice(self.book.acknowledge))
 
-    def _annotate(
-        self, position: int, interaction: Interaction, told: list[Fact], facts: list[Fact]
-    ) -> None:
+    def _annotate(self, position: int, interaction: Interaction, told: list[Fact], facts: list[Fact]) -> None:
         """Note which values the answer takes from memory, then that all of them have been said."""
         own = interaction.get("query") or interaction.get("tool_use", "")
         spoken = f"{own} {interaction.get('think', '')} {interaction['answer']} {interaction.get('tool_call', '')}"

@@ -55,9 +55,7 @@ class World:
         key = self.value(attribute.open_key) if attribute.open_key else ""
         return Fact(slot, attribute.value_type, phrases, self.value(attribute.value_type), key)
 
-    def unused_slot(
-        self, value_type: str | None = None, among: tuple[str, ...] | None = None
-    ) -> str:
+    def unused_slot(self, value_type: str | None = None, among: tuple[str, ...] | None = None) -> str:
         """Take the next attribute of the episode's random order that fits."""
         for slot in self.slots:
             attribute = ATTRIBUTES[slot]
@@ -93,11 +91,7 @@ class World:
         for chain in sorted(chains, key=lambda c: c.first):
             if chain.replaces is not None:
                 old = chain.replaces.fact
-                value = (
-                    self.opposite(old)
-                    if old.value_type == "opinion"
-                    else self.value(old.value_type)
-                )
+                value = self.opposite(old) if old.value_type == "opinion" else self.value(old.value_type)
                 chain.fact = Fact(old.slot, old.value_type, old.phrases, value, old.key, old.value)
             elif chain.fact is None:
                 chain.fact = self.fact(self.unused_slot())
@@ -109,9 +103,7 @@ class World:
 
     def unstated(self, said: set[str]) -> Fact:
         """Draw an attribute the user has not spoken about, with a value that is never told."""
-        silent = [
-            slot for slot in self.book.spec.attributes if slot not in said or slot == "opinion"
-        ]
+        silent = [slot for slot in self.book.spec.attributes if slot not in said or slot == "opinion"]
         phrases = self.book.attributes[self.draws.choice(silent)]
         key = self.value(phrases.attribute.open_key) if phrases.attribute.open_key else ""
         return Fact(phrases.attribute.slot, phrases.attribute.value_type, phrases, "", key)

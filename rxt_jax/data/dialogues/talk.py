@@ -191,9 +191,28 @@ COPY = (
     "speak these words: {x} {y}.",
     "give me back {x} {y}.",
 )
-COPY_WORDS = """
-moon star rain wind snow leaf sand wave cloud fire road hill wall roof coin rope bell flag nail lake
-""".split()
+COPY_WORDS = [
+    "moon",
+    "star",
+    "rain",
+    "wind",
+    "snow",
+    "leaf",
+    "sand",
+    "wave",
+    "cloud",
+    "fire",
+    "road",
+    "hill",
+    "wall",
+    "roof",
+    "coin",
+    "rope",
+    "bell",
+    "flag",
+    "nail",
+    "lake",
+]
 DEFINE = (
     "what is a {x}?",
     "what does {x} mean?",

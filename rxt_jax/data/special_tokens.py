@@ -1,0 +1,50 @@
+"""The control tokens of an interaction, and the ids they have in every tokenizer trained here.
+
+Source: supervised spec §2.2.
+"""
+
+from dataclasses import dataclass, fields
+
+__all__ = ["CONTROL_PIECES", "SpecialTokens"]
+
+CONTROL_PIECES = {
+    "pad": "[PAD]",
+    "unk": "[UNK]",
+    "bos": "[BOS]",
+    "eos": "[EOS]",
+    "mask": "[MASK]",
+    "query": "[Q]",
+    "answer": "[A]",
+    "think": "[T]",
+    "tool_call": "[C]",
+    "tool_use": "[U]",
+    "internal": "[I]",
+}
+"""Name of a control token → how it is written. The order is the order of the default ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """Ids of the control tokens. Tokenizers trained elsewhere may have others."""
+
+    pad: int = 0
+    unk: int = 1
+    bos: int = 2
+    eos: int = 3
+    mask: int = 4
+    query: int = 5
+    answer: int = 6
+    think: int = 7
+    tool_call: int = 8
+    tool_use: int = 9
+    internal: int = 10
+
+    def __post_init__(self):
+        ids = [getattr(self, field.name) for field in fields(self)]
+        if len(set(ids)) != len(ids) or min(ids) < 0:
+            raise ValueError(f"control tokens need different ids of at least 0, got {self}")
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Id → name, for looking at rows of ids."""
+        return {getattr(self, field.name): field.name for field in fields(self)}

@@ -1,0 +1,155 @@
+"""Text to ids and back: exact for any text, and blind to control tokens.
+
+A word carries the space before it, and every text gets one leading space that decoding takes off again,
+so that a word has the same id at the beginning of an answer and in the middle. What `encode` gets is user
+text: it never yields a control token, `[A]` in a query is three ordinary characters. Rows are assembled by
+joining control ids and encoded fields (`template`). Source: supervised spec §2.2, 2.6, 2.7.
+"""
+
+import codecs
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+
+from rxt_jax.data.special_tokens import CONTROL_PIECES, SpecialTokens
+
+__all__ = ["MODEL_FILE", "SentencePieceTokenizer", "StreamDecoder", "Tokenizer", "load_tokenizer"]
+
+MODEL_FILE = "tokenizer.model"
+_SPACE_MARK = "\u2581"  # how SentencePiece writes a space
+
+
+class Tokenizer(Protocol):
+    """What the rest of the library needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def special(self) -> SpecialTokens: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model: two tokenizers with one fingerprint give the same ids."""
+        ...
+
+    @property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes every id stands for; a control token stands for none."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Turn user text into ids, never into a control token. Empty text has no ids."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids into text; control tokens leave nothing."""
+        ...
+
+    def save(self, folder: str | Path) -> None: ...
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model with byte fallback, trained by `tokenizer_training.train_tokenizer`."""
+
+    def __init__(self, model: bytes):
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.special = SpecialTokens()
+        self.vocab_size = self._processor.get_piece_size()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        for identity, piece in enumerate(CONTROL_PIECES.values()):
+            if self._processor.id_to_piece(identity) != piece:
+                raise ValueError(
+                    f"id {identity} of the SentencePiece model must be {piece}, "
+                    f"got {self._processor.id_to_piece(identity)}; train it with train_tokenizer"
+                )
+        # SentencePiece cannot tell a space from a literal mark, so literal ones are spelled in bytes.
+        self._mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
+        self.token_bytes = [self._bytes_of(identity) for identity in range(self.vocab_size)]
+
+    def _bytes_of(self, identity: int) -> bytes:
+        piece = self._processor.id_to_piece(identity)
+        if identity < len(CONTROL_PIECES):
+            return b""
+        if self._processor.is_byte(identity):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(_SPACE_MARK, " ").encode()
+
+    def encode(self, text: str) -> list[int]:
+        """Turn user text into ids, never into a control token. Empty text has no ids."""
+        if not text:
+            return []
+        segments = check_text(" " + text).split(_SPACE_MARK)
+        ids = self._processor.encode(segments[0])
+        for segment in segments[1:]:
+            ids += self._mark_ids + self._processor.encode(segment)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids into text; control tokens leave nothing."""
+        return decode_bytes(self.token_bytes, ids)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.model` into a folder, which is made if it is missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_FILE).write_bytes(self._model)
+
+
+class StreamDecoder:
+    """Turn ids into text one by one, holding back what is not yet a whole character.
+
+    The pieces join to exactly `decode` of all ids. One decoder serves one text: it takes off the leading
+    space of its first word.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._token_bytes = tokenizer.token_bytes
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._at_start = True
+
+    def push(self, identity: int) -> str:
+        """Return the text that this id completes, which may be none."""
+        return self._without_leading_space(self._utf8.decode(self._token_bytes[identity]))
+
+    def close(self) -> str:
+        """Return what was held back: a replacement character where bytes are missing."""
+        return self._without_leading_space(self._utf8.decode(b"", final=True))
+
+    def _without_leading_space(self, text: str) -> str:
+        if self._at_start and text:
+            self._at_start = False
+            return text.removeprefix(" ")
+        return text
+
+
+def check_text(text: str) -> str:
+    """Refuse what UTF-8 cannot hold: JSON escapes can spell half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text must be valid Unicode, got a lone surrogate {text[error.start]!r} at character "
+            f"{error.start}; remove it or write the whole character"
+        ) from None
+    return text
+
+
+def decode_bytes(token_bytes: list[bytes], ids: Iterable[int]) -> str:
+    """Join the bytes of ids to text, without the leading space of the first word."""
+    joined = b"".join([token_bytes[identity] for identity in ids])
+    return joined.decode(errors="replace").removeprefix(" ")
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Load the tokenizer of a run folder."""
+    folder = Path(folder)
+    if (folder / MODEL_FILE).is_file():
+        return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
+    raise FileNotFoundError(
+        f"{folder} holds no {MODEL_FILE}; train one with `rxt tokenizer train` or name another folder"
+    )

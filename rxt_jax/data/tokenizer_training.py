@@ -1,0 +1,110 @@
+"""Train a tokenizer on the run's own text."""
+
+import contextlib
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import sentencepiece
+
+from rxt_jax.data.special_tokens import CONTROL_PIECES
+from rxt_jax.data.tokenizer import SentencePieceTokenizer, check_text
+
+__all__ = ["TokenizerConfig", "train_tokenizer"]
+
+_ASCII = "".join(map(chr, range(33, 127)))
+_SMALLEST = len(CONTROL_PIECES) + 256 + len(_ASCII) + 1
+# Characters the trainer uses itself: it would skip a whole sentence that holds one.
+_RESERVED = str.maketrans({"\t": " ", "\u2585": " ", "\u2581": " ", "\0": " ", "\n": " ", "\r": " "})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """`vocab_size` counts the 11 control tokens, 256 bytes and printable ASCII, and is an upper limit.
+
+    `path` names a folder with a tokenizer to use instead of training one; `texts` is how many texts of
+    the run's data are read for training. `bpe` gives frequent words whole even where names crowd a
+    small vocabulary; `unigram` is the usual choice for large ones.
+    """
+
+    vocab_size: int = 1024
+    kind: Literal["unigram", "bpe"] = "bpe"
+    texts: int = 8000
+    character_coverage: float = 0.9999
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < _SMALLEST:
+            raise ValueError(
+                f"vocab_size must be at least {_SMALLEST} (control tokens, 256 bytes, ASCII), got {self.vocab_size}"
+            )
+
+
+def train_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, folder: str | Path | None = None
+) -> SentencePieceTokenizer:
+    """Train on texts and save into a folder (None = keep in memory). The same texts give the same bytes.
+
+    Characters beyond the coverage are spelled in bytes.
+    """
+    model = io.BytesIO()
+    pieces = list(CONTROL_PIECES.values())
+    with _quiet_stderr():
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.vocab_size,
+            hard_vocab_limit=config.kind == "bpe",
+            character_coverage=config.character_coverage,
+            required_chars=_ASCII,
+            byte_fallback=True,
+            split_digits=True,
+            # Exact text in, exact text out: the leading space is added by the tokenizer itself.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            # Control symbols, unlike user-defined ones, are never matched in text.
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece=pieces[0],
+            unk_piece=pieces[1],
+            bos_piece=pieces[2],
+            eos_piece=pieces[3],
+            control_symbols=pieces[4:],
+            max_sentence_length=1 << 20,
+            num_threads=1,
+            minloglevel=2,
+        )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    if folder is not None:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Prepare texts as `encode` does: every word carries the space before it."""
+    first, rest = itertools.tee(texts)
+    if next(first, None) is None:
+        raise ValueError("there is no text to train a tokenizer on")
+    for text in rest:
+        yield " " + check_text(text).translate(_RESERVED)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Silence the trainer's C++ progress report, which ignores its own log level."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
