@@ -1,8 +1,8 @@
 """The letters of every shape, and the batches that travel between the layers.
 
-    B batch · T tokens · S memory slots, or keys of an attention · L memory layers · I interactions · D model width
-    N query heads · K key/value heads · G query heads per key/value head · H head width · F feed-forward width
-    E experts · V vocabulary
+B batch · T tokens · S memory slots, or keys of an attention · L memory layers · I interactions · D model width
+N query heads · K key/value heads · G query heads per key/value head · H head width · F feed-forward width
+E experts · V vocabulary
 """
 
 from typing import Any, NamedTuple

@@ -88,9 +88,7 @@ def fit_to_slots(
     # Slot s covers the tokens [floor(s·T/S), ceil((s+1)·T/S)), as adaptive pooling does.
     slots = jnp.arange(num_slots)[:, None]
     tokens = jnp.arange(length)[None, :]
-    covers = (tokens >= slots * length // num_slots) & (
-        tokens < -(-(slots + 1) * length // num_slots)
-    )
+    covers = (tokens >= slots * length // num_slots) & (tokens < -(-(slots + 1) * length // num_slots))
     share = covers / jnp.sum(covers, axis=1, keepdims=True)
     pooled = jnp.einsum("LBTD,ST->LBSD", encoded, share.astype(encoded.dtype))
     return pooled, jnp.any(covers[None] & token_mask[:, None, :], axis=-1)

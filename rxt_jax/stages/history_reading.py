@@ -92,9 +92,7 @@ class HistoryReading:
         ) -> tuple[Array, tuple[tuple[()], Metrics]]:
             interaction = reading.interaction
             labels = answer_labels(interaction, self.train_first_interaction)
-            answer, balance = read_memory(
-                model, history, interaction, labels, key, memory_mask=reading.readable
-            )
+            answer, balance = read_memory(model, history, interaction, labels, key, memory_mask=reading.readable)
             loss = reading.answer_factor * answer.loss + reading.balance_factor * balance
             return loss, (memory, answer_metrics(answer, balance))
 

@@ -22,9 +22,7 @@ from rxt_jax.types import Array, Key, Metrics, RowBatch
 __all__ = ["JointPretraining", "joint_loss", "perturb_states"]
 
 
-def perturb_states(
-    encoded: Array, key: Key | None, *, noise: float = 0.0, masking: float = 0.0
-) -> Array:
+def perturb_states(encoded: Array, key: Key | None, *, noise: float = 0.0, masking: float = 0.0) -> Array:
     """Drop whole states with probability `masking` (no rescaling), then add N(0, noise²) to every
     element.
 
@@ -47,9 +45,7 @@ def joint_loss(
     them."""
     encoder_ids = jnp.where(batch.mlm_mask, stage.mask_id, batch.ids)
     encoded = model.encode(encoder_ids, batch.token_mask, key=fold_key(key, 0))
-    masked = token_cross_entropy(
-        model.masked_language_logits(encoded[-1]), batch.ids, _mlm_labels(batch)
-    )
+    masked = token_cross_entropy(model.masked_language_logits(encoded[-1]), batch.ids, _mlm_labels(batch))
     memory = jax.lax.stop_gradient(encoded) if stage.detach_encoder_states else encoded
     memory = stage.perturb(memory, fold_key(key, 1))
     logits, balance = model.decode_with_balance(

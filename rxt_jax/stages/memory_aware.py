@@ -42,12 +42,8 @@ def write_previous(
     """
 
     def write(memory: Array) -> tuple[Array, Array]:
-        encoded = model.encode(
-            interaction.previous_ids, interaction.previous_token_mask, key=fold_key(key, 0)
-        )
-        updated = model.update_memory(
-            memory, encoded, interaction.previous_token_mask, key=fold_key(key, 1)
-        )
+        encoded = model.encode(interaction.previous_ids, interaction.previous_token_mask, key=fold_key(key, 0))
+        updated = model.update_memory(memory, encoded, interaction.previous_token_mask, key=fold_key(key, 1))
         if not gradient:
             updated = jax.lax.stop_gradient(updated)
         updated = keep_rows(interaction.previous_valid, updated, memory)
@@ -124,13 +120,10 @@ class MemoryAware:
         for name in ("memory_gradient_steps", "interactions_per_update"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {value}. Use None for the whole episode."
-                )
+                raise ValueError(f"{name} must be at least 1, got {value}. Use None for the whole episode.")
         if not 0.0 <= self.memory_dropout < 1.0:
             raise ValueError(
-                f"memory_dropout is a probability below 1, got {self.memory_dropout}. "
-                f"Use 0 to switch it off."
+                f"memory_dropout is a probability below 1, got {self.memory_dropout}. Use 0 to switch it off."
             )
 
     def interactions(self, batch: EpisodeBatch) -> Interaction:
@@ -159,9 +152,7 @@ class MemoryAware:
         start: int | Array = 0,
     ) -> tuple[Array, tuple[Array, Metrics]]:
         """Score a run of interactions that starts with `memory`; return the memory after it."""
-        factors = answer_factors(
-            counts, self.normalisation, self.balance_loss_scale, len(interactions.ids)
-        )
+        factors = answer_factors(counts, self.normalisation, self.balance_loss_scale, len(interactions.ids))
         return scan_interactions(
             self._interaction_objective,
             model,
@@ -178,9 +169,7 @@ class MemoryAware:
     ) -> tuple[Array, Metrics]:
         """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
         memory = self.begin(model, batch.ids.shape[1], key)
-        loss, (memory, metrics) = self.window_objective(
-            model, memory, self.interactions(batch), key, counts
-        )
+        loss, (memory, metrics) = self.window_objective(model, memory, self.interactions(batch), key, counts)
         return loss, metrics | {"memory/row_cosine": row_cosine(memory)}
 
     def _interaction_objective(
@@ -201,7 +190,5 @@ class MemoryAware:
 
     def _forget_rows(self, model: Any, memory: Array, interaction: Interaction, key: Key) -> Array:
         initial = model.initial_memory(memory.shape[1], jax.random.fold_in(key, 0))
-        lost = jax.random.bernoulli(
-            jax.random.fold_in(key, 1), self.memory_dropout, (memory.shape[1],)
-        )
+        lost = jax.random.bernoulli(jax.random.fold_in(key, 1), self.memory_dropout, (memory.shape[1],))
         return keep_rows(lost & interaction.previous_valid, initial, memory)

@@ -77,10 +77,7 @@ class MemoryPretraining:
     def __post_init__(self) -> None:
         for name in ("weight_shift", "input_noise", "label_noise", "change_penalty"):
             if getattr(self, name) < 0.0:
-                raise ValueError(
-                    f"{name} must not be negative, got {getattr(self, name)}. "
-                    f"Use 0 to switch it off."
-                )
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}. Use 0 to switch it off.")
         if self.new_weights is not None and not all(0.0 <= w <= 1.0 for w in self.new_weights):
             raise ValueError(
                 f"new_weights are shares in [0, 1], got {self.new_weights}. "
@@ -111,9 +108,7 @@ class MemoryPretraining:
         """Count the rows that are written."""
         return {"memory": jnp.sum(batch.valid, dtype=jnp.float32)}
 
-    def draws(
-        self, key: Key | None, index: Array, encoded_shape: tuple, memory_shape: tuple
-    ) -> TargetDraws:
+    def draws(self, key: Key | None, index: Array, encoded_shape: tuple, memory_shape: tuple) -> TargetDraws:
         """Draw the noise and the weight shift of one interaction; without a key all of it is
         zero."""
         if key is None:
@@ -171,9 +166,7 @@ class MemoryPretraining:
         # The encoder is a fixed teacher here: no dropout, no gradient.
         encoded = jax.lax.stop_gradient(model.encode(written.ids, written.token_mask))
         draws = self.draws(fold_key(key, 0), written.index, encoded.shape, memory.shape)
-        updated = model.update_memory(
-            memory, encoded + draws.input_noise, written.token_mask, key=fold_key(key, 1)
-        )
+        updated = model.update_memory(memory, encoded + draws.input_noise, written.token_mask, key=fold_key(key, 1))
         target, slot_mask = self._target(memory, encoded, written, draws)
         row_mask = slot_mask if self.target_padding == "ignore" else None
         cosine = cosine_by_row(updated, target, row_mask)
@@ -192,9 +185,7 @@ class MemoryPretraining:
         }
         return loss, (updated, metrics)
 
-    def _target(
-        self, memory: Array, encoded: Array, written: _Written, draws: TargetDraws
-    ) -> tuple[Array, Array]:
+    def _target(self, memory: Array, encoded: Array, written: _Written, draws: TargetDraws) -> tuple[Array, Array]:
         if self.new_weights is None:
             new = new_weight(written.index)
         else:

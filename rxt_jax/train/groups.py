@@ -44,9 +44,7 @@ def with_parameters(params: nnx.State, values: dict[str, Array]) -> nnx.State:
     return nnx.from_flat_state(replaced)
 
 
-def assign_groups(
-    paths: Iterable[str], patterns: tuple[tuple[str, str], ...] = GROUP_PATTERNS
-) -> dict[str, str]:
+def assign_groups(paths: Iterable[str], patterns: tuple[tuple[str, str], ...] = GROUP_PATTERNS) -> dict[str, str]:
     """Map every path to its group; a path without a group is an error that lists all such paths."""
     groups: dict[str, str] = {}
     orphans = []

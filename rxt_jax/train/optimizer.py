@@ -49,13 +49,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0.0:
             raise ValueError(
-                f"learning_rate must be positive, got {self.learning_rate}. "
-                f"To train nothing, freeze the groups."
+                f"learning_rate must be positive, got {self.learning_rate}. To train nothing, freeze the groups."
             )
         if self.clip_norm is not None and self.clip_norm <= 0.0:
-            raise ValueError(
-                f"clip_norm must be positive, got {self.clip_norm}. Use None to switch it off."
-            )
+            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}. Use None to switch it off.")
         _check_groups("group_rates", self.group_rates, self.groups)
         _check_groups("frozen", self.frozen, self.groups)
 
@@ -120,13 +117,10 @@ class Optimizer:
         for group, paths in self.members.items():
             before = {path: trained[path] for path in paths}
             group_gradients = {path: gradients[path] * clip for path in paths}
-            direction, after_state = self.transforms[group].update(
-                group_gradients, state[group], before
-            )
+            direction, after_state = self.transforms[group].update(group_gradients, state[group], before)
             group_rate = rate * self.config.group_rates.get(group, 1.0)
             after = {
-                path: before[path] - group_rate * self._decay(path, direction[path], before[path])
-                for path in paths
+                path: before[path] - group_rate * self._decay(path, direction[path], before[path]) for path in paths
             }
             reached = active[group] & (squares[group] > 0.0) & finite
             moved |= _choose(reached, after, before)
@@ -179,12 +173,9 @@ def make_optimizer(
             f"{sorted(set(group_of.values()))}. Freeze less."
         )
     matrices = {path: matrix_axes(variable) for path, variable in variables.items()}
-    decayed = frozenset(
-        path for path, axes in matrices.items() if config.decay == "all" or axes is not None
-    )
+    decayed = frozenset(path for path, axes in matrices.items() if config.decay == "all" or axes is not None)
     transforms = {
-        group: _transform(config, {path: matrices[path] for path in paths})
-        for group, paths in members.items()
+        group: _transform(config, {path: matrices[path] for path in paths}) for group, paths in members.items()
     }
     return Optimizer(
         config=config,
@@ -215,12 +206,9 @@ def _choose(chosen: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(chosen, n, o), new, old)
 
 
-def _check_groups(
-    name: str, values: Sequence[str] | Mapping[str, float], groups: tuple[tuple[str, str], ...]
-) -> None:
+def _check_groups(name: str, values: Sequence[str] | Mapping[str, float], groups: tuple[tuple[str, str], ...]) -> None:
     unknown = sorted(set(values) - set(dict(groups)))
     if unknown:
         raise ValueError(
-            f"{name} names unknown parameter groups {', '.join(unknown)}; "
-            f"known are {', '.join(dict(groups))}."
+            f"{name} names unknown parameter groups {', '.join(unknown)}; known are {', '.join(dict(groups))}."
         )

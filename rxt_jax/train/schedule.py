@@ -30,8 +30,7 @@ class ScheduleConfig:
         for name in ("warmup_share", "final_ratio", "decay_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(
-                    f"{name} must lie in [0, 1], got {getattr(self, name)}. "
-                    f"It is a share, not a number of updates."
+                    f"{name} must lie in [0, 1], got {getattr(self, name)}. It is a share, not a number of updates."
                 )
         if self.kind == "wsd" and self.warmup_share + self.decay_share > 1.0:
             raise ValueError(

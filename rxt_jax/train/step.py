@@ -37,9 +37,7 @@ class Stage(Protocol):
 
     def label_counts(self, batch: Any) -> dict[str, Array]: ...
 
-    def objective(
-        self, model: Any, batch: Any, key: Key | None, counts: dict[str, Array]
-    ) -> tuple[Array, Metrics]: ...
+    def objective(self, model: Any, batch: Any, key: Key | None, counts: dict[str, Array]) -> tuple[Array, Metrics]: ...
 
 
 class TrainStep:
@@ -95,9 +93,7 @@ def make_train_step(
         rebuild = functools.partial(_rebuild, graphdef, state.params)
         trained = optimizer.trained(state.params)
         if per_update is None:
-            loss, gradients, metrics = _accumulate(
-                stage, rebuild, trained, batch, key, accumulation, normalise
-            )
+            loss, gradients, metrics = _accumulate(stage, rebuild, trained, batch, key, accumulation, normalise)
             trained, opt_state, update_metrics = optimizer.apply(
                 gradients, state.opt_state, trained, state.update, finite=jnp.isfinite(loss)
             )
@@ -128,9 +124,7 @@ def _accumulate(
 ) -> tuple[Array, dict[str, Array], Metrics]:
     """Sum the gradients of all micro-batches; the common denominators make the split invisible."""
 
-    def gradients(
-        batch: Any, key: Key, counts: dict[str, Array]
-    ) -> tuple[Array, dict[str, Array], Metrics]:
+    def gradients(batch: Any, key: Key, counts: dict[str, Array]) -> tuple[Array, dict[str, Array], Metrics]:
         def loss(trained: dict[str, Array]) -> tuple[Array, Metrics]:
             return stage.objective(rebuild(trained), batch, key, counts)
 
@@ -199,9 +193,7 @@ def _walk_windows(
             # Drawn inside, so that a learned initial memory gets the first window's gradient.
             first = stage.begin(model, rows, key)
             current = jax.tree.map(lambda f, m: jnp.where(number == 0, f, m), first, memory)
-            return stage.window_objective(
-                model, current, window, key, counts, start=number * per_update
-            )
+            return stage.window_objective(model, current, window, key, counts, start=number * per_update)
 
         (value, (memory, metrics)), slope = jax.value_and_grad(loss, has_aux=True)(trained)
         trained, opt_state, update_metrics = optimizer.apply(

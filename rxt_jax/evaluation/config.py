@@ -1,0 +1,35 @@
+"""What to measure."""
+
+from dataclasses import dataclass
+
+from rxt_jax.data.dialogues.spec import SPLITS
+
+__all__ = ["CONDITIONS", "EvaluationConfig"]
+
+CONDITIONS = ("memory", "zeroed", "shuffled", "frozen")
+"""Memory as it is; all zeros; that of another conversation; as it was after the first interaction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How many held-out episodes, in how large batches, and how many tokens an answer may have.
+
+    `splits` are those of the embedded dialogues; a file is one split of its own. `max_distance` bounds
+    the distances that are plotted one by one.
+    """
+
+    episodes: int = 256
+    batch_size: int = 64
+    max_new_tokens: int = 24
+    splits: tuple[str, ...] = ("iid", "unseen_values", "unseen_phrasings", "longer")
+    conditions: tuple[str, ...] = CONDITIONS
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, known in (("splits", SPLITS), ("conditions", CONDITIONS)):
+            unknown = sorted(set(getattr(self, name)) - set(known))
+            if unknown:
+                raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(unknown)}.")

@@ -1,0 +1,121 @@
+"""The loop around the train step: batches in, metrics out, checkpoints on the way.
+
+The device is never waited for except where something is reported.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rxt_jax.train.interruption import watch_interruptions
+from rxt_jax.train.metrics import MetricWindow
+from rxt_jax.train.state import TrainState
+from rxt_jax.types import Metrics
+
+__all__ = ["LoopConfig", "LoopResult", "run_loop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How often things happen, in updates; 0 = never (checkpoints: at the end alone)."""
+
+    log_every: int = 20
+    evaluate_every: int = 0
+    save_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1:
+            raise ValueError(f"log_every must be at least 1, got {self.log_every}.")
+        if min(self.evaluate_every, self.save_every) < 0:
+            raise ValueError("evaluate_every and save_every must not be negative; 0 switches them off.")
+
+
+class LoopResult(NamedTuple):
+    """The last state, whether all updates were done, and seconds per update after compilation."""
+
+    state: TrainState
+    finished: bool
+    seconds: float
+    compile_seconds: float
+
+
+def run_loop(
+    name: str,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterator[Any],
+    *,
+    start: int,
+    updates: int,
+    config: LoopConfig,
+    place: Callable[[Any], Any],
+    report: Callable[[str, int, dict[str, float]], None],
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    save: Callable[[int, TrainState, dict[str, float]], None] | None = None,
+    quiet: bool = False,
+) -> LoopResult:
+    """Run updates `start … updates`; a request to stop ends it after the update under way.
+
+    `report(split, update, metrics)` gets training and held-out metrics, `save(update, state, metrics)`
+    is called every `save_every` updates, at the end, and when stopped.
+    """
+    window, tokens, latest = MetricWindow(), 0, {}
+    began = window_began = time.perf_counter()
+    compile_seconds = 0.0
+    update = start
+    with watch_interruptions() as interruption, _progress(quiet) as bar:
+        task = bar.add_task(name, total=updates, completed=start, loss="-", speed="-")
+        while update < updates and not interruption.requested:
+            batch = next(batches)
+            tokens += int(np.sum(batch.token_mask))
+            state, metrics = train_step(state, place(batch))
+            window.add(metrics)
+            update += 1
+            if update == start + 1:
+                jax.block_until_ready(metrics)
+                compile_seconds = time.perf_counter() - began
+                began = window_began = time.perf_counter()
+                tokens = 0
+            due = update % config.log_every == 0 or update == updates or interruption.requested
+            if due:
+                latest = window.read()
+                seconds = max(time.perf_counter() - window_began, 1e-9)
+                latest["tokens_per_second"] = tokens / seconds
+                report("train", update, latest)
+                if not math.isfinite(latest.get("loss", 0.0)):
+                    bar.console.print(f"[yellow]{name}: the loss of update {update} is not finite")
+                tokens, window_began = 0, time.perf_counter()
+                bar.update(
+                    task, loss=f"{latest.get('loss', float('nan')):.3f}", speed=f"{latest['tokens_per_second']:,.0f}"
+                )
+            bar.update(task, completed=update)
+            held_out: dict[str, float] = {}
+            if evaluate is not None and config.evaluate_every and update % config.evaluate_every == 0:
+                held_out = evaluate(state)
+                report("held_out", update, held_out)
+            if save is not None and config.save_every and update % config.save_every == 0 and update < updates:
+                save(update, state, held_out)
+        jax.block_until_ready(state.update)
+    seconds = time.perf_counter() - began
+    if save is not None and update > start:
+        save(update, state, {})
+    return LoopResult(state, update >= updates, seconds / max(update - start - 1, 1), compile_seconds)
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description:>18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[speed]} tokens/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=quiet,
+    )
