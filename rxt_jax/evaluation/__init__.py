@@ -1,1 +1,7 @@
+"""Measuring memory: recall by distance, with memory as it is and spoilt."""
 
+from rxt_jax.evaluation.config import EvaluationConfig
+from rxt_jax.evaluation.evaluate import evaluate_split
+from rxt_jax.evaluation.report import Report, SplitResult
+
+__all__ = ["EvaluationConfig", "Report", "SplitResult", "evaluate_split"]

@@ -1,0 +1,126 @@
+"""`rxt chat RUN`: a conversation in the terminal, or one line of standard input per turn."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, get_args
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from rxt_jax.cli.options import parse
+from rxt_jax.run import load
+from rxt_jax.serving import ChatSession, SamplingConfig
+from rxt_jax.serving.chat_session import Thinking
+
+__all__ = ["ChatOptions", "run"]
+
+_HELP = """  /memory        what the last interaction changed, by layer and slot
+  /reset         forget everything
+  /save FILE     write the memory         /load FILE     take it back
+  /think MODE    fast, extended or auto   /tool TEXT     give the result of a tool
+  /help          this                     /quit          leave"""
+_LEVELS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """Talk to a trained model; it remembers through its memory alone."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    thinking: Thinking = "fast"
+    """Answer at once, think first, or let the model choose."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Chat until the input ends."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    options = parse(ChatOptions, arguments, "rxt chat")
+    loaded = load(options.run)
+    session = ChatSession(
+        loaded.model,
+        loaded.tokenizer,
+        max_length=loaded.recipe.data.max_length,
+        sampling=options.sampling,
+        thinking=options.thinking,
+        seed=options.seed,
+    )
+    console = Console(highlight=False)
+    if sys.stdin.isatty():
+        console.print(f"{_HELP}\n")
+    for line in _lines(console):
+        if line in ("/quit", "/exit"):
+            break
+        try:
+            _turn(session, line, console)
+        except (ValueError, OSError) as error:
+            console.print(f"[red]{error}")
+    return 0
+
+
+def _lines(console: Console) -> Iterator[str]:
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    while True:
+        try:
+            line = console.input("[bold]you    [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if line:
+            yield line
+
+
+def _turn(session: ChatSession, line: str, console: Console) -> None:
+    command, _, argument = line.partition(" ")
+    argument = argument.strip()
+    if not line.startswith("/"):
+        _reply(session, console, query=line)
+    elif command == "/tool" and argument:
+        _reply(session, console, tool_use=argument)
+    elif command == "/memory":
+        console.print(memory_table(session))
+    elif command == "/reset":
+        session.reset()
+        console.print("the memory is as before the first interaction")
+    elif command == "/save" and argument:
+        session.save(argument)
+        console.print(f"memory written to {argument}")
+    elif command == "/load" and argument:
+        session.load(argument)
+        console.print(f"memory taken from {argument}")
+    elif command == "/think" and argument in get_args(Thinking):
+        session.thinking = argument  # type: ignore[assignment]
+        console.print(f"thinking: {argument}")
+    else:
+        console.print(_HELP)
+
+
+def _reply(session: ChatSession, console: Console, **given: str) -> None:
+    console.print("[bold]model [/bold]", end="")
+    block, styles = "answer", {"think": "dim italic", "tool_call": "cyan", "answer": ""}
+    for chunk in session.reply(**given):
+        if chunk.block != block:
+            console.print(f" [{chunk.block}]" if chunk.block != "answer" else "", end=" ", markup=False)
+            block = chunk.block
+        console.print(chunk.text, end="", style=styles[block], markup=False)
+    console.print()
+
+
+def memory_table(session: ChatSession) -> Table:
+    """Show per layer how much every slot changed in the last interaction, relative to the largest change."""
+    level, change = session.memory_change()
+    table = Table(title="memory: change of every slot in the last interaction")
+    for name in ("layer", "level (rms)", "change (rms)", "slots"):
+        table.add_column(name)
+    largest = max(float(change.max()), 1e-9)
+    for layer, row in enumerate(change):
+        strip = "".join(_LEVELS[round(float(value) / largest * (len(_LEVELS) - 1))] for value in row)
+        table.add_row(str(layer), f"{level[layer].mean():.3f}", f"{row.mean():.3f}", strip)
+    return table

@@ -1,0 +1,76 @@
+"""`rxt inspect RUN`: what a run folder or a preset holds."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from rxt_jax.cli.options import parse
+from rxt_jax.model import ModelConfig, ReactiveTransformer
+from rxt_jax.model.presets import PRESETS
+from rxt_jax.recipe import from_json
+from rxt_jax.train.groups import flat_parameters
+
+__all__ = ["InspectOptions", "count_parameters", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Count the parameters of a run or of a preset, nothing is allocated; list a run's checkpoints."""
+
+    target: Annotated[str, tyro.conf.Positional]
+    """Folder of a run, or the name of a preset such as rxt_alpha_micro."""
+    parameters: bool = False
+    """List every parameter with its shape and axes."""
+    json: bool = False
+    """Print JSON."""
+
+
+def count_parameters(config: ModelConfig) -> tuple[dict[str, int], dict[str, tuple]]:
+    """Return parameters per component, and path → (shape, axes), of a model that is never allocated."""
+    abstract = nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0)))
+    listed, counts = {}, Counter()
+    for path, variable in flat_parameters(nnx.split(abstract)[1]).items():
+        listed[path] = (variable.shape, variable.get_metadata()["axes"])
+        counts[path.split("/")[0]] += variable.size
+    return dict(counts), listed
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Inspect."""
+    options = parse(InspectOptions, arguments, "rxt inspect")
+    folder, checkpoints = Path(options.target), {}
+    if options.target in PRESETS:
+        config = PRESETS[options.target]()
+    elif (folder / "recipe.json").is_file():
+        recipe = from_json(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["recipe"])
+        config = recipe.model
+        for name in recipe.stages:
+            steps = (folder / "stages" / name).glob("[0-9]*")
+            checkpoints[name] = sorted(int(step.name) for step in steps if step.name.isdigit())
+    else:
+        raise FileNotFoundError(f"{folder} is no run folder and no preset; presets: {', '.join(PRESETS)}")
+    counts, listed = count_parameters(config)
+    if options.json:
+        print(json.dumps({"parameters": counts, "checkpoints": checkpoints}))
+        return 0
+    console = Console()
+    table = Table("component", "parameters", title=f"{options.target}: {sum(counts.values()):,} parameters")
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    if options.parameters:
+        table = Table("parameter", "shape", "axes")
+        for path, (shape, axes) in listed.items():
+            table.add_row(path, str(shape), " ".join(axes))
+        console.print(table)
+    for name, updates in checkpoints.items():
+        console.print(f"{name}: checkpoints of updates {', '.join(map(str, updates)) or 'none'}")
+    return 0

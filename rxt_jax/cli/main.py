@@ -1,0 +1,51 @@
+"""`rxt`: one command, a few subcommands, clear errors.
+
+Exit codes: 0 done, 1 stopped before the end, 2 bad input, with one message and no traceback.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_USAGE = """usage: rxt COMMAND [options]
+
+  train CONFIG        train a recipe's stages, evaluate, and show a conversation
+  chat RUN            talk to a trained model
+  evaluate RUN        measure recall by distance and answer perplexity
+  data                generate | inspect: what the records and rows look like
+  tokenizer           train | inspect
+  inspect RUN         parameters, checkpoints and recipe of a run
+  benchmark           speed and memory of a training step
+
+rxt COMMAND --help lists the options of a command."""
+
+COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "inspect", "benchmark")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        print(f"rxt: unknown command {command!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # Absl, TensorStore and gRPC, which Orbax brings, log before anybody asked.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    import importlib
+
+    module = importlib.import_module(f"rxt_jax.cli.{command}")
+    try:
+        return module.run(rest)
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("RXT_TRACEBACK"):
+            raise
+        print(f"rxt {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 1

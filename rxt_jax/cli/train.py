@@ -1,0 +1,85 @@
+"""`rxt train CONFIG`: a recipe, any field of it from the command line, and its whole run."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+from rich.console import Console
+
+from rxt_jax.cli.options import parse
+from rxt_jax.data.config import DialogueData
+from rxt_jax.data.sources import open_source
+from rxt_jax.evaluation import Report, evaluate_split
+from rxt_jax.recipe import Recipe, load_recipe
+from rxt_jax.run import LoadedRun, load, run_recipe
+from rxt_jax.serving import ChatSession
+
+__all__ = ["evaluate_run", "run", "show_conversation"]
+
+_USAGE = "usage: rxt train CONFIG [--field value ...]; CONFIG is a Python file, for example configs/toy.py"
+
+SAMPLE_CONVERSATION = (
+    "My cat is called Tom.",
+    "I will travel to Athens.",
+    "My favourite food is rice.",
+    "How are you?",
+    "What is my cat's name?",
+    "Where will I travel?",
+    "What is my favourite food?",
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, evaluate, converse."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE + "\nrxt train CONFIG --help lists every field of the recipe.")
+        return 0 if arguments else 2
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    recipe = load_recipe(arguments[0])
+    recipe = parse(Recipe, arguments[1:], f"rxt train {arguments[0]}", default=recipe)
+    if recipe.cpu_devices is not None:
+        jax.config.update("jax_num_cpu_devices", recipe.cpu_devices)
+    console = Console()
+    if not run_recipe(recipe, console=console):
+        return 1
+    loaded = load(recipe.run_folder)
+    evaluate_run(loaded, console)
+    show_conversation(loaded, console)
+    console.print(f"\ntalk to it: rxt chat {recipe.run_folder}")
+    return 0
+
+
+def evaluate_run(loaded: LoadedRun, console: Console) -> Report:
+    """Measure a run on its held-out data and write the result into its folder."""
+    recipe = loaded.recipe
+    held_out, splits = recipe.data.evaluation_source, {}
+    if isinstance(held_out, DialogueData):
+        sources = {
+            split: replace(held_out, split=split, seed=recipe.evaluation.seed) for split in recipe.evaluation.splits
+        }
+        longest = max(held_out.spec.interactions[1], held_out.spec.longer_interactions[1])
+        data = replace(recipe.data, max_interactions=longest)
+    else:
+        sources, data = {"held_out": held_out}, recipe.data
+    for name, source in sources.items():
+        splits[name] = evaluate_split(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation)
+    report = Report(splits)
+    console.print(report.table())
+    report.save(recipe.run_folder / "evaluation")
+    console.print(f"written: {recipe.run_folder / 'evaluation'}")
+    return report
+
+
+def show_conversation(loaded: LoadedRun, console: Console) -> None:
+    """Print a short conversation and keep it in the run's samples."""
+    if not isinstance(loaded.recipe.data.source, DialogueData):
+        return
+    session = ChatSession(loaded.model, loaded.tokenizer, max_length=loaded.recipe.data.max_length)
+    lines = []
+    for query in SAMPLE_CONVERSATION:
+        lines += [f"you    {query}", f"model  {session.answer(query).strip()}"]
+    console.print("\n" + "\n".join(lines), highlight=False)
+    folder = loaded.recipe.run_folder / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "conversation.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

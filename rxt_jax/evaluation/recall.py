@@ -1,0 +1,68 @@
+"""Which values a turn has to recall, whether an answer holds them, and what guessing would give."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["BUCKETS", "Recall", "bucket_of", "chance_level", "contains_value", "find_value_tokens", "recalls_of"]
+
+BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
+"""Distances that are reported together, both ends included."""
+
+
+class Recall(NamedTuple):
+    """One annotated value: where it is asked for, what it is, how many interactions ago it was said."""
+
+    episode: int
+    turn: int
+    slot: str
+    value: str
+    distance: int
+
+
+def recalls_of(episodes: Sequence[Mapping[str, Any]], max_interactions: int) -> list[Recall]:
+    """List the annotated values of episodes, in order."""
+    return [
+        Recall(number, turn, str(each.get("slot", "")), str(each["value"]), int(each["distance"]))
+        for number, episode in enumerate(episodes)
+        for turn, interaction in enumerate(episode["interactions"][:max_interactions])
+        for each in interaction.get("recall") or ()
+    ]
+
+
+def bucket_of(distance: int) -> str:
+    """Name the bucket of a distance."""
+    for low, high in BUCKETS:
+        if distance >= low and (high is None or distance <= high):
+            return f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"
+    raise ValueError(f"distance must be at least 1, got {distance}.")
+
+
+def contains_value(text: str, value: str) -> bool:
+    """Whether a text holds a value as a run of whole words, case and punctuation aside."""
+    return f" {_words(value)} " in f" {_words(text)} "
+
+
+def chance_level(recalls: Iterable[Recall]) -> float:
+    """Give the share that a model without memory gets right by naming each slot's most frequent value."""
+    by_slot: dict[str, Counter[str]] = {}
+    for recall in recalls:
+        by_slot.setdefault(recall.slot, Counter())[_words(recall.value)] += 1
+    total = sum(sum(counter.values()) for counter in by_slot.values())
+    return sum(max(counter.values()) for counter in by_slot.values()) / total if total else 0.0
+
+
+def find_value_tokens(ids: Sequence[int], start: int, value_ids: Sequence[int]) -> range | None:
+    """Find the tokens of a value in a row from `start` on, the last occurrence."""
+    size = len(value_ids)
+    for begin in range(len(ids) - size, start - 1, -1):
+        if list(ids[begin : begin + size]) == list(value_ids):
+            return range(begin, begin + size)
+    return None
+
+
+def _words(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded))
