@@ -13,5 +13,8 @@ class Compatibility:
     """Rotation results as two halves: checkpoints from before December 2025 (Q1)."""
     rotary_angles_in_compute_dtype: bool = False
     """Round the angles to the activations' dtype before cosine and sine (Q2)."""
+    causal_ignores_padding: bool = False
+    """Let causal attention see padding, and zero what padded positions ask of memory (Q3, §7): it matters
+    where padding is a target."""
     zero_padding: bool = False
     """Zero padded inputs and then attend without a mask, as the published flash path does (Q4)."""

@@ -178,4 +178,5 @@ class ModelConfig:
             norm=config.norm,
             rotary=self.rotary(config.rotary_base),
             zero_padding=self.compatibility.zero_padding,
+            zero_padded_queries=self.compatibility.causal_ignores_padding,
         )

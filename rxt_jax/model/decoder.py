@@ -58,6 +58,7 @@ class Decoder(nnx.Module):
         norm = config.decoder.head_norm
         self.head_norm = None if norm is None else make_norm(norm, config.embed_dim, rngs=rngs)
         self.head = Linear({"embed": config.embed_dim}, {"vocab": config.vocab_size}, rngs=rngs)
+        self.ignores_padding = config.compatibility.causal_ignores_padding
         self.num_balanced = _count_balanced(config)
 
     def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
@@ -96,7 +97,7 @@ class Decoder(nnx.Module):
         context = TokenContext(
             positions=jnp.arange(embedded.shape[1])[None],
             token_mask=token_mask,
-            attention_mask=causal_mask(token_mask),
+            attention_mask=causal_mask(jnp.ones_like(token_mask) if self.ignores_padding else token_mask),
             memory_mask=None if memory_mask is None else memory_mask[:, None, :],
         )
         hidden, balance, _ = self._run(embedded, context, self.layers.split(memory), None, key)

@@ -33,6 +33,7 @@ class LayerConfig:
     norm: NormKind = "rms"
     rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
     zero_padding: bool = False
+    zero_padded_queries: bool = False
 
 
 class TokenContext(NamedTuple):
@@ -102,8 +103,11 @@ class TransformerLayer(nnx.Module):
             cache = own = cache.written(*own, context.positions)
         x = x + self.attention(normed, *own, context.attention_mask, context.positions, key=keys[0])
         if memory is not None:
+            normed = self.cross_attention_norm(x)
+            if self.config.zero_padded_queries:
+                normed = jnp.where(context.token_mask[..., None], normed, 0.0)
             x = x + self.cross_attention(
-                self.cross_attention_norm(x),
+                normed,
                 *memory,
                 context.memory_mask,
                 context.positions,

@@ -25,6 +25,7 @@ class GoldenCase:
             {key[len(kind) :]: value for key, value in tensors.items() if key.startswith(kind)}
             for kind in ("in.", "w.", "out.")
         )
+        self.tensors = tensors
         self.i = {name: jnp.asarray(value) for name, value in self.i.items()}
 
     def check(self, actual, name: str, rows=None, **tolerance) -> None:

@@ -27,9 +27,7 @@ def build(
 ) -> ReactiveTransformer:
     given = decoder or encoder or memory
     size = {
-        name: given[name]
-        for name in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size")
-        if name in given
+        name: given[name] for name in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size") if name in given
     }
     rest = ANY | {"vocab_size": 8} | size
     config = model_from_reference(

@@ -144,9 +144,7 @@ def test_cached_attention(name):
         case.check(y, f"step{step}")
     np.testing.assert_array_equal(mask, case.o["mask_cache"][:, 0, 0])
     rows = np.asarray(mask)
-    np.testing.assert_allclose(
-        np.asarray(cache.keys)[rows], np.moveaxis(case.o["k_cache"], 1, 2)[rows], atol=1e-5
-    )
+    np.testing.assert_allclose(np.asarray(cache.keys)[rows], np.moveaxis(case.o["k_cache"], 1, 2)[rows], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", case_names("arch", "ff_"))
