@@ -1,0 +1,84 @@
+"""What attention must do for every head layout, not only in the golden cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rxt_jax.ops.attention import attend, causal_mask, key_mask
+from rxt_jax.ops.routing import balance_loss, grouped_product, route, sort_by_expert
+
+
+def plain_attention(query, key, value, mask):
+    """One head at a time, as the papers write it."""
+    heads = max(query.shape[2], key.shape[2])
+    out = []
+    for head in range(heads):
+        if query.shape[2] >= key.shape[2]:
+            q, k = head, head // (query.shape[2] // key.shape[2])
+        else:
+            q, k = head % query.shape[2], head
+        scores = np.einsum("bth,bsh->bts", query[:, :, q], key[:, :, k]) / np.sqrt(query.shape[-1])
+        scores = np.where(mask, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        out.append(np.einsum("bts,bsh->bth", weights / weights.sum(-1, keepdims=True), value[:, :, k]))
+    return np.stack(out, axis=2)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(4, 4), (4, 2), (4, 1), (2, 4), (1, 4)])
+def test_every_head_layout_equals_the_plain_formula(queries, keys):
+    rng = np.random.default_rng(queries * 10 + keys)
+    query = rng.normal(size=(2, 5, queries, 6)).astype(np.float32)
+    key, value = (rng.normal(size=(2, 7, keys, 6)).astype(np.float32) for _ in range(2))
+    mask = rng.random((2, 5, 7)) < 0.7
+    mask[:, :, 0] = True
+    actual = attend(*map(jnp.asarray, (query, key, value, mask)))
+    np.testing.assert_allclose(actual, plain_attention(query, key, value, mask), atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_gets_zeros_and_a_finite_gradient():
+    x = jnp.ones((1, 3, 2, 4))
+    mask = jnp.zeros((1, 1, 3), bool)
+    value, slope = jax.value_and_grad(lambda x: jnp.sum(attend(x, x, x, mask) ** 2))(x)
+    assert value == 0.0
+    assert bool(jnp.all(jnp.isfinite(slope)))
+
+
+def test_causal_and_key_masks():
+    real = jnp.array([[True, True, False]])
+    np.testing.assert_array_equal(
+        causal_mask(real)[0], [[True, False, False], [True, True, False], [True, True, False]]
+    )
+    np.testing.assert_array_equal(key_mask(real)[0], [[True, True, False]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 10_000))
+def test_no_token_is_lost_or_mixed_up_on_its_way_to_the_experts(tokens, num_experts, seed):
+    rng = np.random.default_rng(seed)
+    chosen = min(2, num_experts)
+    experts = np.stack([rng.permutation(num_experts)[:chosen] for _ in range(tokens)])
+    places = sort_by_expert(jnp.asarray(experts), num_experts)
+    x = rng.normal(size=(tokens, 3)).astype(np.float32)
+    kernels = rng.normal(size=(num_experts, 3, 2)).astype(np.float32)
+    rows = np.concatenate([x, np.zeros((1, 3), np.float32)])[np.asarray(places.token)]
+    product = np.asarray(grouped_product(jnp.asarray(rows), jnp.asarray(kernels), places))
+    expected = np.einsum("nd,nkdf->nkf", x, kernels[experts])
+    np.testing.assert_allclose(product[np.asarray(places.place)], expected, atol=1e-5)
+
+
+def test_switch_loss_is_one_for_even_use_and_grows_with_unevenness():
+    even = route(jnp.log(jnp.eye(4) * 0.96 + 0.01), 1)
+    uneven = route(jnp.log(jnp.tile(jnp.array([[0.97, 0.01, 0.01, 0.01]]), (4, 1))), 1)
+    np.testing.assert_allclose(balance_loss(even, None), 1.0, atol=1e-5)
+    assert balance_loss(uneven, None) > 3.0
+    # The published loss cannot tell the two apart.
+    np.testing.assert_allclose(balance_loss(even, None, "published"), balance_loss(uneven, None, "published"), rtol=0.02)
+
+
+def test_padding_does_not_enter_the_switch_loss():
+    logits = jnp.array([[5.0, 0.0], [0.0, 5.0], [5.0, 0.0], [5.0, 0.0]])
+    real = jnp.array([True, True, False, False])
+    np.testing.assert_allclose(balance_loss(route(logits, 1), real), balance_loss(route(logits[:2], 1), None))
