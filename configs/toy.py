@@ -26,15 +26,16 @@ loop = LoopConfig(log_every=20)
 
 recipe = Recipe(
     name="toy",
+    cpu_devices=2,
     model=presets.toy(),
     data=DataConfig(
         source=DialogueData(spec=spec),
         evaluation_source=DialogueData(spec=spec, split="iid", seed=1),
-        max_length=24,
+        max_length=26,
         max_interactions=9,
         text_length=40,
     ),
-    tokenizer=TokenizerConfig(vocab_size=1536),
+    tokenizer=TokenizerConfig(vocab_size=1536, split_digits=False),
     stages={
         "joint_pretraining": StageRun(
             stage=JointPretraining(), updates=200, batch_size=64, optimizer=optimizer, loop=loop
@@ -48,6 +49,6 @@ recipe = Recipe(
             optimizer=replace(optimizer, learning_rate=2e-3),
             loop=loop,
         ),
-        "memory_aware": StageRun(stage=MemoryAware(), updates=900, batch_size=32, optimizer=optimizer, loop=loop),
+        "memory_aware": StageRun(stage=MemoryAware(), updates=1200, batch_size=32, optimizer=optimizer, loop=loop),
     },
 )

@@ -3,15 +3,11 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_default_matmul_precision", "highest")
 # Every annotated shape in these packages is checked whenever a test traces the function.
-install_import_hook(
-    ["rxt_jax.ops", "rxt_jax.nn", "rxt_jax.model", "rxt_jax.losses"], "beartype.beartype"
-)
+install_import_hook(["rxt_jax.ops", "rxt_jax.nn", "rxt_jax.model", "rxt_jax.losses"], "beartype.beartype")

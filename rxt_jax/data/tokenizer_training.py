@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,15 @@ class TokenizerConfig:
 
     `path` names a folder with a tokenizer to use instead of training one; `texts` is how many texts of
     the run's data are read for training. `bpe` gives frequent words whole even where names crowd a
-    small vocabulary; `unigram` is the usual choice for large ones.
+    small vocabulary; `unigram` is the usual choice for large ones. `split_digits=False` lets a number
+    be one token.
     """
 
     vocab_size: int = 1024
     kind: Literal["unigram", "bpe"] = "bpe"
     texts: int = 8000
     character_coverage: float = 0.9999
+    split_digits: bool = True
     path: str | None = None
 
     def __post_init__(self) -> None:
@@ -51,19 +54,35 @@ def train_tokenizer(
 
     Characters beyond the coverage are spelled in bytes.
     """
+    lines = list(_lines(texts))
+    try:
+        model = _train(lines, config, config.vocab_size)
+    except RuntimeError as error:
+        # Text with few words has no use for more pieces; the trainer says how many it has.
+        most = re.search(r"Please set it to a value <= (\d+)", str(error))
+        if most is None:
+            raise ValueError(f"SentencePiece cannot train on this text: {error}") from error
+        model = _train(lines, config, int(most.group(1)))
+    tokenizer = SentencePieceTokenizer(model)
+    if folder is not None:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def _train(lines: list[str], config: TokenizerConfig, vocab_size: int) -> bytes:
     model = io.BytesIO()
     pieces = list(CONTROL_PIECES.values())
     with _quiet_stderr():
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=model,
             model_type=config.kind,
-            vocab_size=config.vocab_size,
+            vocab_size=vocab_size,
             hard_vocab_limit=config.kind == "bpe",
             character_coverage=config.character_coverage,
             required_chars=_ASCII,
             byte_fallback=True,
-            split_digits=True,
+            split_digits=config.split_digits,
             # Exact text in, exact text out: the leading space is added by the tokenizer itself.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -82,10 +101,7 @@ def train_tokenizer(
             num_threads=1,
             minloglevel=2,
         )
-    tokenizer = SentencePieceTokenizer(model.getvalue())
-    if folder is not None:
-        tokenizer.save(folder)
-    return tokenizer
+    return model.getvalue()
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

@@ -100,13 +100,6 @@ def test_hidden_slots_are_not_read():
     np.testing.assert_allclose(without, logits, atol=1e-5)
 
 
-def test_memory_of_another_batch_is_refused():
-    model = small_model()
-    ids, mask = random_batch()
-    with pytest.raises(ValueError, match="same batch"):
-        model.update_memory(random_memory(model.config, 1), model.encode(ids, mask), mask)
-
-
 def test_depth_adds_no_code():
     def size(layers: int) -> int:
         config = small_config(num_layers=layers)

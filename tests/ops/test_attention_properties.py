@@ -75,7 +75,9 @@ def test_switch_loss_is_one_for_even_use_and_grows_with_unevenness():
     np.testing.assert_allclose(balance_loss(even, None), 1.0, atol=1e-5)
     assert balance_loss(uneven, None) > 3.0
     # The published loss cannot tell the two apart.
-    np.testing.assert_allclose(balance_loss(even, None, "published"), balance_loss(uneven, None, "published"), rtol=0.02)
+    np.testing.assert_allclose(
+        balance_loss(even, None, "published"), balance_loss(uneven, None, "published"), rtol=0.02
+    )
 
 
 def test_padding_does_not_enter_the_switch_loss():

@@ -33,9 +33,7 @@ class MiniatureModel(nnx.Module):
 
         square = ("embed", "mlp")
         self.embedding = _Parts(
-            table=nnx.Param(
-                jax.random.normal(next(keys), (VOCABULARY, WIDTH)), axes=("vocab", "embed")
-            )
+            table=nnx.Param(jax.random.normal(next(keys), (VOCABULARY, WIDTH)), axes=("vocab", "embed"))
         )
         self.encoder = _Parts(kernel=weight(LAYERS, WIDTH, WIDTH, axes=square))
         self.decoder = _Parts(
@@ -43,9 +41,7 @@ class MiniatureModel(nnx.Module):
             cross_attention=_Parts(kernel=weight(LAYERS, WIDTH, WIDTH, axes=square)),
         )
         self.memory_attention = _Parts(kernel=weight(LAYERS, WIDTH, WIDTH, axes=square))
-        self.masked_language_head = _Parts(
-            kernel=weight(WIDTH, VOCABULARY, axes=("embed", "vocab"))
-        )
+        self.masked_language_head = _Parts(kernel=weight(WIDTH, VOCABULARY, axes=("embed", "vocab")))
         self.is_learned = learned
         if learned:
             self.learned_memory = _Parts(
@@ -89,9 +85,7 @@ class MiniatureModel(nnx.Module):
         return hidden @ self.embedding.table[...].T, balance
 
     def decode(self, ids, token_mask, memory, *, memory_mask=None, key=None):
-        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[
-            0
-        ]
+        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0]
 
     def masked_language_logits(self, hidden):
         return hidden @ self.masked_language_head.kernel[...]

@@ -1,0 +1,71 @@
+"""`rxt tokenizer train | inspect`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rxt_jax.cli.options import parse
+from rxt_jax.data.config import DialogueData, FileData
+from rxt_jax.data.sources import open_source
+from rxt_jax.data.tokenizer import load_tokenizer
+from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
+
+__all__ = ["InspectTokenizerOptions", "TrainTokenizerOptions", "run"]
+
+_USAGE = "usage: rxt tokenizer train FOLDER | rxt tokenizer inspect FOLDER TEXT (each with --help)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizerOptions:
+    """Train a SentencePiece tokenizer on a file or on the embedded dialogues."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Where `tokenizer.model` is written."""
+    data: str | None = None
+    """A jsonl file of episodes, or a text file with one text per line."""
+    config: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectTokenizerOptions:
+    """Show the pieces of a text."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder of a tokenizer or of a run."""
+    text: Annotated[str, tyro.conf.Positional]
+    """What to tokenise."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Dispatch."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "train":
+        options = parse(TrainTokenizerOptions, arguments[1:], "rxt tokenizer train")
+        tokenizer = train_tokenizer(_texts(options), options.config, options.folder)
+        print(f"written: {options.folder}, {tokenizer.vocab_size} pieces")
+        return 0
+    if arguments[0] == "inspect":
+        options = parse(InspectTokenizerOptions, arguments[1:], "rxt tokenizer inspect")
+        tokenizer = load_tokenizer(options.folder)
+        for identity in tokenizer.encode(options.text):
+            print(f"{identity:6} {tokenizer.token_bytes[identity]!r}")
+        return 0
+    print(f"rxt tokenizer: unknown action {arguments[0]!r}. {_USAGE}", file=sys.stderr)
+    return 2
+
+
+def _texts(options: TrainTokenizerOptions) -> Iterator[str]:
+    if options.data is not None and not options.data.endswith(".jsonl"):
+        if not Path(options.data).is_file():
+            raise FileNotFoundError(f"{options.data} does not exist; expected a text file or a jsonl file")
+        with open(options.data, encoding="utf-8") as file:
+            yield from (line.strip() for line in file if line.strip())
+        return
+    source = open_source(DialogueData() if options.data is None else FileData(path=options.data))
+    yield from (source.text(number) for number in range(options.config.texts))

@@ -1,0 +1,127 @@
+"""The command line: help, exit codes, one clear message for bad input."""
+
+import json
+
+import pytest
+from small import small_recipe
+
+from rxt_jax.cli.main import COMMANDS, main
+from rxt_jax.recipe import to_json
+from rxt_jax.run import run_recipe
+from rxt_jax.stages import InteractionSft
+
+CONFIG = "configs/toy.py"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    try:
+        code = main([command, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    assert command in capsys.readouterr().out
+
+
+def exit_code(arguments):
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage"),
+        (["fly"], "unknown command 'fly'"),
+        (["train", "nowhere.py"], "nowhere.py does not exist"),
+        (["train", CONFIG, "--stages.memory-aware.updats", "3"], "updats"),
+        (["train", CONFIG, "--stages.memory-aware.updates", "-3"], "updates must be at least 1, got -3"),
+        (["train", CONFIG, "--model.num-slots", "many"], "many"),
+        (["train", CONFIG, "--data.max-length", "99"], "data.max_length = 99 exceeds model.max_length"),
+        (["chat", "nowhere"], "nowhere is no run folder"),
+        (["evaluate", "nowhere"], "nowhere is no run folder"),
+        (["inspect", "nowhere"], "presets: toy"),
+        (["data", "inspect", "--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_message(arguments, message, capsys):
+    assert exit_code(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in " ".join((printed.out + printed.err).split())
+    assert "Traceback" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("recipe = 3", "expected `recipe = Recipe(...)`, got int"),
+        ("from rxt_jax.recipe import Recipe\nrecipe = Recipe(colour='red')", "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_bad_config_files_are_named(tmp_path, content, message, capsys):
+    file = tmp_path / "config.py"
+    file.write_text(content)
+    assert main(["train", str(file)]) == 2
+    printed = capsys.readouterr().err
+    assert str(file) in printed
+    assert message in printed
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert run_recipe(small_recipe(folder, {"sft": InteractionSft()}), quiet=True)
+    return folder
+
+
+def test_inspect_counts_parameters_and_lists_checkpoints(run_folder, capsys):
+    assert main(["inspect", str(run_folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["checkpoints"] == {"sft": [4]}
+    assert found["parameters"]["learned_memory"] == 2 * 4 * 16
+    assert main(["inspect", "rxt_beta_3b_a190m"]) == 0
+    assert "2,808,383,488" in capsys.readouterr().out
+
+
+def test_evaluate_prints_json_for_programs_and_reads_files(run_folder, tmp_path, capsys):
+    recall = [{"slot": "cat", "value": "Tom", "distance": 1}]
+    turns = [{"query": "My cat is Tom.", "answer": "Noted."}, {"query": "My cat?", "answer": "Tom.", "recall": recall}]
+    file = tmp_path / "episodes.jsonl"
+    file.write_text("".join(json.dumps({"id": n, "interactions": turns}) + "\n" for n in range(4)))
+    options = ["--evaluation.episodes", "4", "--evaluation.batch-size", "4", "--evaluation.max-new-tokens", "4"]
+    assert main(["evaluate", str(run_folder), "--data", str(file), "--json", *options]) == 0
+    summary = json.loads(capsys.readouterr().out)["held_out"]
+    assert summary["conditions"]["memory"]["asked_by_distance"] == {"1": 4}
+    assert (run_folder / "evaluation" / "recall.png").is_file()
+
+
+def test_chat_reads_lines(run_folder, tmp_path, monkeypatch, capsys):
+    import io
+
+    lines = ["My cat is Tom.", "/memory", f"/save {tmp_path}/m.npz", "/reset", f"/load {tmp_path}/m.npz"]
+    lines += ["/think extended", "/load nowhere.npz", "/what", "/quit", "never read"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert main(["chat", str(run_folder)]) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "m.npz").is_file()
+    for part in ("model", "memory: change", "thinking: extended", "nowhere.npz does not exist", "/help"):
+        assert part in printed
+
+
+def test_data_generate_writes_what_every_stage_reads(tmp_path, capsys):
+    assert main(["data", "generate", str(tmp_path), "--episodes", "3"]) == 0
+    capsys.readouterr()
+    episodes = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    assert len(episodes) == 3
+    assert json.loads(episodes[0])["interactions"]
+    assert (tmp_path / "text.txt").read_text().strip()
+    assert main(["data", "inspect", "--data", str(tmp_path / "episodes.jsonl"), "--rows", "2"]) == 0
+    assert "[Q]" in capsys.readouterr().out
+
+
+def test_recipe_json_holds_the_resolved_config(run_folder):
+    stored = json.loads((run_folder / "recipe.json").read_text())
+    assert {"recipe", "versions", "git"} <= stored.keys()
+    assert to_json(small_recipe(run_folder, {"sft": InteractionSft()}))["stages"] == stored["recipe"]["stages"]

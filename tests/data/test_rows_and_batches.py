@@ -1,0 +1,222 @@
+"""Records, template, rows, batches: nothing is lost silently, nothing depends on what came before."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import dialogue_tokenizer
+
+from rxt_jax.data.config import DataConfig, DialogueData, FileData
+from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches, read_ahead
+from rxt_jax.data.records import RecordError, check_interaction, read_episodes
+from rxt_jax.data.rows import RowEncoder
+from rxt_jax.data.sources import open_source
+from rxt_jax.data.special_tokens import CONTROL_PIECES
+from rxt_jax.data.template import interaction_parts
+from rxt_jax.data.tokenizer import StreamDecoder, load_tokenizer
+
+CONTROL_IDS = set(range(len(CONTROL_PIECES)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_survives_the_tokenizer_and_never_becomes_control(text):
+    tokenizer = dialogue_tokenizer()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not CONTROL_IDS & set(ids)
+
+
+@pytest.mark.parametrize("piece", CONTROL_PIECES.values())
+def test_written_control_tokens_are_plain_characters(piece):
+    tokenizer = dialogue_tokenizer()
+    ids = tokenizer.encode(f"say {piece} twice {piece}")
+    assert not CONTROL_IDS & set(ids)
+    assert tokenizer.decode(ids) == f"say {piece} twice {piece}"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=30))
+def test_streamed_pieces_join_to_the_whole(text):
+    tokenizer = dialogue_tokenizer()
+    decoder = StreamDecoder(tokenizer)
+    pieces = [decoder.push(identity) for identity in tokenizer.encode(text)]
+    assert "".join([*pieces, decoder.close()]) == text
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path):
+    tokenizer = dialogue_tokenizer()
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.encode("My cat is Tom.") == tokenizer.encode("My cat is Tom.")
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.model"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def parts_as_names(**interaction):
+    tokenizer = dialogue_tokenizer()
+    names = tokenizer.special.names
+    parts = interaction_parts(interaction, tokenizer.encode, tokenizer.special)
+    return tuple([names[i] for i in part if i in names] for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("interaction", "prompt", "answer"),
+    [
+        ({"query": "a", "answer": "b"}, ["bos", "query"], ["answer", "eos"]),
+        ({"query": "a", "think": "c", "answer": "b"}, ["bos", "query"], ["think", "answer", "eos"]),
+        ({"internal": "i", "query": "a", "answer": "b"}, ["bos", "internal", "query"], ["answer", "eos"]),
+        ({"tool_use": "r", "answer": "b"}, ["bos", "tool_use"], ["answer", "eos"]),
+        ({"query": "a", "answer": None, "tool_call": "{}"}, ["bos", "query"], ["tool_call", "eos"]),
+        ({"query": "a", "answer": "b", "tool_call": "{}"}, ["bos", "query"], ["answer", "tool_call", "eos"]),
+    ],
+)
+def test_the_template(interaction, prompt, answer):
+    assert parts_as_names(**interaction) == (prompt, answer)
+
+
+GOOD = {"query": "hello", "answer": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 2, column 2: not valid JSON"),
+        ("[1]", "line 2: expected a JSON object, got list"),
+        ('{"id": 1}', "line 2: field 'interactions' must be a list"),
+        ('{"interactions": []}', "line 2: the episode is empty"),
+        ('{"interactions": [{"answer": "x"}]}', "line 2, interaction 0: has neither 'query' nor 'tool_use'"),
+        ('{"interactions": [{"query": "a", "tool_use": "b", "answer": "x"}]}', "has both 'query' and 'tool_use'"),
+        ('{"interactions": [{"query": "a"}]}', "has neither 'answer' nor 'tool_call'"),
+        ('{"interactions": [{"query": 3, "answer": "x"}]}', "field 'query' must be text or null, got int"),
+        ('{"interactions": ["x"]}', "interaction 0: expected an object, got str"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, line, message):
+    file = tmp_path / "episodes.jsonl"
+    file.write_text(json.dumps({"interactions": [GOOD]}) + "\n" + line + "\n")
+    with pytest.raises(RecordError, match=r"episodes\.jsonl") as caught:
+        read_episodes(file)
+    assert message in str(caught.value)
+
+
+def test_missing_and_empty_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.jsonl"):
+        read_episodes(tmp_path / "nothing.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(RecordError, match="holds no record"):
+        read_episodes(tmp_path / "empty.jsonl")
+
+
+def test_annotations_are_kept_and_never_shown():
+    tokenizer = dialogue_tokenizer()
+    recall = [{"slot": "cat", "value": "Tom", "distance": 1}]
+    check_interaction(GOOD | {"recall": recall}, "here")
+    encoder = RowEncoder(tokenizer, DataConfig())
+    assert encoder.interaction(GOOD | {"recall": recall}) == encoder.interaction(GOOD)
+
+
+LONG = {"query": "word " * 30, "answer": "a short answer"}
+
+
+@pytest.mark.parametrize("policy", ["cut_input", "cut_output", "skip", "error"])
+def test_over_long_interactions_follow_the_policy_and_are_counted(policy):
+    tokenizer = dialogue_tokenizer()
+    encoder = RowEncoder(tokenizer, DataConfig(max_length=16, overlong=policy))
+    if policy == "error":
+        with pytest.raises(ValueError, match="more than max_length = 16"):
+            encoder.interaction(LONG)
+        return
+    row = encoder.interaction(LONG)
+    assert len(row.ids) <= 16
+    assert row.ids[0] == tokenizer.special.bos
+    assert (encoder.report.cut, encoder.report.skipped) == ((0, 1) if policy == "skip" else (1, 0))
+    if policy == "cut_input":
+        answer = interaction_parts(LONG, tokenizer.encode, tokenizer.special)[1]
+        assert row.ids[row.prompt_length :] == answer
+        assert row.ids[1] == tokenizer.special.query
+
+
+@pytest.fixture
+def encoder():
+    return RowEncoder(dialogue_tokenizer(), DataConfig(max_length=40, max_interactions=6))
+
+
+@pytest.mark.parametrize("kind", [EpisodeBatches, InteractionBatches, TextBatches])
+def test_a_batch_is_a_function_of_its_number(encoder, kind):
+    source = open_source(DialogueData())
+    batches = kind(source, encoder, batch_size=4, seed=3)
+    resumed = read_ahead(kind(source, encoder, batch_size=4, seed=3), 5)
+    for number in range(5, 9):
+        for mine, theirs in zip(batches[number], next(resumed), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert not np.array_equal(batches[0].ids, batches[1].ids)
+
+
+def test_ragged_episodes_are_masked_and_never_repeated(encoder):
+    source = open_source(DialogueData())
+    batch = EpisodeBatches(source, encoder, batch_size=8, seed=0)[0]
+    for row in range(8):
+        rows = encoder.episode(source.episode(row))
+        np.testing.assert_array_equal(batch.valid[:, row], np.arange(6) < len(rows))
+        for turn, each in enumerate(rows):
+            assert batch.ids[turn, row, : len(each.ids)].tolist() == each.ids
+            np.testing.assert_array_equal(batch.token_mask[turn, row], np.arange(40) < len(each.ids))
+            labels = (np.arange(40) >= each.prompt_length) & (np.arange(40) < len(each.ids))
+            np.testing.assert_array_equal(batch.loss_mask[turn, row], labels)
+    filler = ~batch.valid
+    assert not batch.token_mask[filler].any()
+    assert not batch.loss_mask[filler].any()
+
+
+def write_episodes(path, lengths):
+    with path.open("w") as file:
+        for number, length in enumerate(lengths):
+            interactions = [{"query": f"say {number} {turn}", "answer": str(number)} for turn in range(length)]
+            file.write(json.dumps({"id": number, "interactions": interactions}) + "\n")
+
+
+def test_an_epoch_of_a_file_shows_every_episode_once_and_the_next_in_another_order(tmp_path, encoder):
+    write_episodes(tmp_path / "e.jsonl", [1] * 12)
+    source = open_source(FileData(path=str(tmp_path / "e.jsonl")))
+    batches = EpisodeBatches(source, encoder, batch_size=4, seed=0)
+    rows = [tuple(batches[u].ids[0, b].tolist()) for u in range(6) for b in range(4)]
+    assert len(set(rows[:12])) == len(set(rows[12:])) == 12
+    assert rows[:12] != rows[12:]
+
+
+def test_sorted_pools_hold_the_same_episodes_with_less_filler(tmp_path, encoder):
+    write_episodes(tmp_path / "e.jsonl", list(np.random.default_rng(0).integers(1, 7, 64)))
+    source = open_source(FileData(path=str(tmp_path / "e.jsonl")))
+
+    def first_epoch(pool):
+        config = replace(encoder.config, sort_pool=pool)
+        batches = EpisodeBatches(source, RowEncoder(encoder.tokenizer, config), batch_size=8, seed=0)
+        return [batches[u] for u in range(8)]
+
+    plain, pooled = first_epoch(1), first_epoch(8)
+    used = [sum(int(batch.valid.any(axis=1).sum()) for batch in batches) for batches in (plain, pooled)]
+    assert used[1] < used[0]
+    content = [sorted(tuple(batch.ids[0, b]) for batch in batches for b in range(8)) for batches in (plain, pooled)]
+    assert content[0] == content[1]
+
+
+def test_a_source_smaller_than_a_batch_is_refused(tmp_path, encoder):
+    write_episodes(tmp_path / "e.jsonl", [1, 1])
+    source = open_source(FileData(path=str(tmp_path / "e.jsonl")))
+    with pytest.raises(ValueError, match="fewer than batch_size = 4"):
+        EpisodeBatches(source, encoder, batch_size=4, seed=0)
+
+
+def test_masked_tokens_are_real_ones_at_the_given_rate(encoder):
+    batches = TextBatches(open_source(DialogueData()), encoder, batch_size=64, seed=0)
+    real, masked = 0, 0
+    for number in range(8):
+        batch = batches[number]
+        assert not (batch.mlm_mask & ~batch.token_mask).any()
+        real, masked = real + batch.token_mask.sum(), masked + batch.mlm_mask.sum()
+    assert abs(masked / real - 0.15) < 0.02

@@ -1,0 +1,180 @@
+"""The measurement measures what it says."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small import dialogue_tokenizer, random_conversations, small_config, small_model
+
+from rxt_jax.data.config import DataConfig, DialogueData
+from rxt_jax.data.sources import open_source
+from rxt_jax.evaluation import EvaluationConfig, Report, evaluate_split
+from rxt_jax.evaluation.memories import collect_memories, under_condition
+from rxt_jax.evaluation.recall import Recall, bucket_of, chance_level, contains_value, find_value_tokens
+from rxt_jax.model.episode import with_previous
+from rxt_jax.stages.memory_aware import write_previous
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "found"),
+    [
+        ("Your cat is called Tom.", "Tom", True),
+        ("Your cat is called tom!", "Tom", True),
+        ("Your cat is called Tommy.", "Tom", False),
+        ("You live at 71 Saint Peter, I think", "71 Saint Peter", True),
+        ("You live at 71 Saint Paul", "71 Saint Peter", False),
+        ("", "Tom", False),
+    ],
+)
+def test_a_value_is_found_as_whole_words(text, value, found):
+    assert contains_value(text, value) is found
+
+
+def test_buckets_cover_every_distance():
+    assert [bucket_of(d) for d in (1, 2, 3, 4, 5, 8, 9, 16, 17, 99)] == [
+        "1", "2", "3-4", "3-4", "5-8", "5-8", "9-16", "9-16", "17+", "17+",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="at least 1"):
+        bucket_of(0)
+
+
+def test_chance_is_the_most_frequent_value_of_each_slot():
+    asked = [("cat", "Tom"), ("cat", "Tom"), ("cat", "Ida"), ("home", "Rome")]
+    recalls = [Recall(0, 0, slot, value, 1) for slot, value in asked]
+    assert chance_level(recalls) == 0.75
+    assert chance_level([]) == 0.0
+
+
+def test_the_last_place_of_a_value_counts():
+    assert find_value_tokens([7, 8, 1, 7, 8, 2], 0, [7, 8]) == range(3, 5)
+    assert find_value_tokens([7, 8, 1, 2], 2, [7, 8]) is None
+
+
+def walked(seed=0):
+    model = small_model()
+    batch = jax.tree.map(jnp.asarray, random_conversations(seed))
+    return model, batch, collect_memories(*nnx.split(model), batch)
+
+
+def test_collected_memories_are_those_of_stage_4_and_hold_nothing_of_their_own_interaction():
+    model, batch, memories = walked()
+    memory = model.initial_memory(batch.ids.shape[1])
+    interactions = with_previous(batch)
+    for turn in range(len(batch.ids)):
+        memory, _ = write_previous(model, memory, jax.tree.map(lambda leaf: leaf[turn], interactions), None)
+        np.testing.assert_allclose(memories[turn], memory, atol=1e-5)
+    changed = batch._replace(ids=batch.ids.at[2].set(9))
+    again = collect_memories(*nnx.split(model), changed)
+    np.testing.assert_array_equal(again[:3], memories[:3])
+    assert float(jnp.abs(again[3] - memories[3]).max()) > 1e-4
+
+
+def test_spoilt_memories():
+    _, _, memories = walked()
+    shuffled = under_condition(memories, "shuffled")
+    for row in range(memories.shape[2]):
+        assert float(jnp.abs(shuffled[1:, :, row] - memories[1:, :, row]).max()) > 1e-4
+    assert float(jnp.abs(under_condition(memories, "zeroed")).max()) == 0.0
+    frozen = under_condition(memories, "frozen")
+    np.testing.assert_array_equal(frozen[0], memories[0])
+    np.testing.assert_array_equal(frozen[3], memories[1])
+    with pytest.raises(ValueError, match="at least 2"):
+        under_condition(memories[:, :, :1], "shuffled")
+
+
+def test_a_report_of_an_untrained_model_is_complete_and_near_zero(tmp_path):
+    tokenizer = dialogue_tokenizer()
+    model = small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=40))
+    config = EvaluationConfig(episodes=8, batch_size=4, max_new_tokens=6)
+    result = evaluate_split(
+        model, tokenizer, open_source(DialogueData(split="iid")), DataConfig(max_length=40, max_interactions=10), config
+    )
+    report = Report({"iid": result})
+    report.save(tmp_path)
+    saved = json.loads((tmp_path / "recall.json").read_text())["iid"]
+    assert (tmp_path / "recall.png").stat().st_size > 1000
+    assert set(saved["conditions"]) == {"memory", "zeroed", "shuffled", "frozen"}
+    for summary in saved["conditions"].values():
+        assert summary["recall"] < 0.2
+        assert summary["answer_perplexity"] > 50
+        assert sum(summary["asked_by_distance"].values()) > 0
+    assert 0.0 < saved["chance"] <= 1.0
+
+
+class Oracle(nnx.Module):
+    """Stands in for a model: memory is the last real token of the interaction before, and the answer names it."""
+
+    def __init__(self, vocab_size: int, end: int):
+        self.vocab_size, self.end = vocab_size, end
+
+    def initial_memory(self, batch, key=None):
+        return jnp.zeros((1, batch, 1, 1))
+
+    def encode(self, ids, token_mask, *, key=None):
+        del key
+        last = jnp.maximum(jnp.sum(token_mask, axis=1) - 3, 0)  # the value stands before the full stop and [EOS]
+        return jnp.take_along_axis(ids, last[:, None], axis=1)[None, :, :, None].astype(jnp.float32)
+
+    def update_memory(self, memory, encoded, token_mask, *, key=None):
+        del memory, token_mask, key
+        return encoded
+
+    def decode(self, ids, token_mask, memory, **_):
+        del token_mask
+        return jax.nn.one_hot(jnp.broadcast_to(memory[0, :, :, 0], ids.shape).astype(int), self.vocab_size) * 9.0
+
+    def project_memory(self, memory):
+        return memory
+
+    def empty_cache(self, batch, length):
+        del length
+        return jnp.zeros(batch, jnp.int32)  # tokens generated
+
+    def decode_cached(self, ids, positions, token_mask, cache, memory, *, logits_at=None):
+        del positions, token_mask, logits_at
+        token = jnp.where(cache == 0, memory[0, :, 0, 0].astype(int), self.end)
+        return jax.nn.one_hot(token, self.vocab_size) * 9.0, cache + 1
+
+
+class TwoConversations:
+    """Values that the oracle can know at distance 1 and cannot know at distance 2."""
+
+    size = 4
+
+    def episode(self, index):
+        name, other = ("Tom", "Ida", "Max", "Eva")[index], ("Ida", "Max", "Eva", "Tom")[index]
+        return {
+            "interactions": [
+                {"query": "x", "answer": f"called {name}."},
+                {"query": "y", "answer": f"called {name}.", "recall": [{"slot": "cat", "value": name, "distance": 1}]},
+                {"query": "z", "answer": f"called {other}."},
+                {"query": "y", "answer": f"called {name}.", "recall": [{"slot": "cat", "value": name, "distance": 2}]},
+            ]
+        }
+
+    def text(self, index):
+        return f"called {self.episode(index)} . x y z Tom Ida Max Eva"
+
+
+def test_an_oracle_of_the_last_interaction_recalls_distance_1_and_nothing_else():
+    from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
+
+    texts = [f"called {name}." for name in ("Tom", "Ida", "Max", "Eva")] * 50
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=400))
+    assert all(len(tokenizer.encode(name)) == 1 for name in ("Tom", "Ida", "Max", "Eva"))
+    oracle = Oracle(tokenizer.vocab_size, tokenizer.special.eos)
+    result = evaluate_split(
+        oracle,
+        tokenizer,
+        TwoConversations(),
+        DataConfig(max_length=16, max_interactions=4),
+        EvaluationConfig(episodes=4, batch_size=4, max_new_tokens=4),
+    )
+    assert result.conditions["memory"].by_distance == {1: [4, 4], 2: [0, 4]}
+    assert result.conditions["shuffled"].by_distance[1] == [0, 4]
+    assert result.conditions["zeroed"].by_distance[1] == [0, 4]
+    assert result.conditions["memory"].correct_value_tokens == 4
+    assert result.chance == 0.25

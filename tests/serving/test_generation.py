@@ -1,0 +1,179 @@
+"""Generation and conversations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import dialogue_tokenizer, random_batch, random_memory, small_config, small_model
+
+from rxt_jax.serving import ChatSession, SamplingConfig, generate
+from rxt_jax.serving.sampling import filter_logits, sample
+
+GREEDY = SamplingConfig()
+
+
+def run(model, memory, ids, mask, *, new=5, end=-1, sampling=GREEDY, seed=0):
+    graphdef, params = nnx.split(model)
+
+    @jax.jit
+    def go(params, memory, ids, mask):
+        return generate(
+            nnx.merge(graphdef, params),
+            memory,
+            ids,
+            mask,
+            jax.random.key(seed),
+            max_new_tokens=new,
+            end_id=end,
+            sampling=sampling,
+        )
+
+    return go(params, memory, ids, mask)
+
+
+def test_greedy_generation_is_the_argmax_of_the_whole_sequence_again_and_again():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    made = run(model, memory, ids, mask)
+    for row, length in enumerate(jnp.sum(mask, axis=1).tolist()):
+        sequence = ids[row : row + 1, :length]
+        for step in range(5):
+            logits = model.decode(sequence, jnp.ones(sequence.shape, bool), memory[:, row : row + 1])
+            best = jnp.argmax(logits[:, -1], axis=-1).astype(jnp.int32)
+            assert int(best[0]) == int(made.ids[row, step])
+            sequence = jnp.concatenate([sequence, best[:, None]], axis=1)
+
+
+def test_rows_end_on_their_own_and_what_follows_is_padding():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    free = run(model, memory, ids, mask, new=6)
+    end = int(free.ids[0, 2])
+    made = run(model, memory, ids, mask, new=6, end=end)
+    first = int(jnp.argmax(free.ids[0] == end))
+    np.testing.assert_array_equal(made.mask[0], jnp.arange(6) <= first)
+    np.testing.assert_array_equal(made.ids[0, first + 1 :], 0)
+    for row in range(len(ids)):
+        kept = np.asarray(made.mask[row])
+        np.testing.assert_array_equal(made.ids[row][kept], free.ids[row][kept])
+
+
+def test_a_batch_generates_what_its_rows_generate():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    together = run(model, memory, ids, mask)
+    for row in range(len(ids)):
+        one = slice(row, row + 1)
+        np.testing.assert_array_equal(run(model, memory[:, one], ids[one], mask[one]).ids, together.ids[one])
+
+
+def test_log_probabilities_are_those_of_the_sampled_distribution():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    sampling = SamplingConfig(temperature=0.7, top_k=5)
+    made = run(model, memory, ids, mask, new=1, sampling=sampling)
+    for row, length in enumerate(jnp.sum(mask, axis=1).tolist()):
+        sequence = ids[row : row + 1, :length]
+        logits = model.decode(sequence, jnp.ones(sequence.shape, bool), memory[:, row : row + 1])[:, -1]
+        expected = jax.nn.log_softmax(filter_logits(logits, sampling))[0, made.ids[row, 0]]
+        np.testing.assert_allclose(made.log_probs[row, 0], expected, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 8), st.floats(0.1, 1.0), st.floats(0.2, 3.0))
+def test_filters_keep_the_best_token_and_no_more_than_asked(seed, top_k, top_p, temperature):
+    logits = jax.random.normal(jax.random.key(seed), (3, 8)) * 2
+    kept = np.isfinite(filter_logits(logits, SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)))
+    assert kept[np.arange(3), np.argmax(logits, axis=-1)].all()
+    assert (kept.sum(-1) <= top_k).all()
+    probabilities = np.sort(np.asarray(jax.nn.softmax(logits / temperature, axis=-1)), axis=-1)[:, ::-1]
+    needed = (np.cumsum(probabilities, axis=-1) - probabilities <= top_p + 1e-5).sum(-1)
+    assert (kept.sum(-1) <= needed).all()
+
+
+def test_sampling_follows_the_distribution():
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = jax.vmap(lambda key: sample(logits, SamplingConfig(temperature=1.0), key)[0][0])(keys)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 4000, [0.5, 0.3, 0.2], atol=0.03)
+
+
+@pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_impossible_sampling_is_refused(field):
+    with pytest.raises(ValueError, match=next(iter(field))):
+        SamplingConfig(**field)
+
+
+@pytest.fixture(scope="module")
+def chat_model():
+    tokenizer = dialogue_tokenizer()
+    return small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=24)), tokenizer
+
+
+def test_a_turn_writes_query_and_answer_into_memory(chat_model):
+    model, tokenizer = chat_model
+    session = ChatSession(model, tokenizer)
+    start = session.memory
+    chunks = list(session.reply("My cat is Tom."))
+    special = tokenizer.special
+    made = tokenizer.encode("".join(chunk.text for chunk in chunks))
+    assert {chunk.block for chunk in chunks} <= {"think", "answer", "tool_call"}
+    assert float(jnp.abs(session.memory - start).max()) > 1e-4
+    if len(made) + 4 + len(tokenizer.encode("My cat is Tom.")) < 24:
+        row = [special.bos, special.query, *tokenizer.encode("My cat is Tom."), special.answer, *made, special.eos]
+        ids = jnp.array([row])
+        mask = jnp.ones(ids.shape, bool)
+        expected = model.update_memory(start, model.encode(ids, mask), mask)
+        np.testing.assert_allclose(session.memory, expected, atol=1e-4)
+    assert session.memory_change().change.shape == (2, 4)
+    session.reset()
+    np.testing.assert_array_equal(session.memory, start)
+
+
+@pytest.mark.parametrize(("thinking", "block"), [("fast", "answer"), ("extended", "think")])
+def test_thinking_modes_choose_the_first_block(chat_model, thinking, block):
+    session = ChatSession(*chat_model, thinking=thinking)
+    assert next(iter(session.reply("Hello."))).block == block
+
+
+def test_auto_thinking_takes_the_likelier_block_once(chat_model):
+    model, tokenizer = chat_model
+    session = ChatSession(model, tokenizer, thinking="auto")
+    special = tokenizer.special
+    ids = jnp.array([[special.bos, special.query, *tokenizer.encode("Hello.")]])
+    logits = model.decode(ids, jnp.ones(ids.shape, bool), session.memory)[0, -1]
+    expected = "answer" if logits[special.answer] >= logits[special.think] else "think"
+    assert next(iter(session.reply("Hello."))).block == expected
+
+
+def test_memory_files_come_back_and_those_of_others_are_refused(chat_model, tmp_path):
+    model, tokenizer = chat_model
+    session = ChatSession(model, tokenizer)
+    session.answer("My cat is Tom.")
+    session.save(tmp_path / "memory.npz")
+    other = ChatSession(model, tokenizer)
+    other.load(tmp_path / "memory.npz")
+    np.testing.assert_array_equal(other.memory, session.memory)
+    stranger = ChatSession(small_model(small_config(vocab_size=tokenizer.vocab_size, num_slots=5)), tokenizer)
+    with pytest.raises(ValueError, match="another model"):
+        stranger.load(tmp_path / "memory.npz")
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no memory file"):
+        other.load(tmp_path / "broken.npz")
+    with pytest.raises(FileNotFoundError, match="missing.npz"):
+        other.load(tmp_path / "missing.npz")
+
+
+def test_turns_that_cannot_be_are_refused(chat_model):
+    session = ChatSession(*chat_model)
+    with pytest.raises(ValueError, match="either a query or the result"):
+        session.reply()
+    with pytest.raises(ValueError, match="one interaction holds 24"):
+        session.reply("word " * 40)

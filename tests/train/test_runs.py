@@ -1,0 +1,249 @@
+"""Runs: sharded = single, resumed = uninterrupted, interruptions, broken and foreign checkpoints."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small import mixture_config, random_conversations, small_model, small_recipe
+
+from rxt_jax import run as runs
+from rxt_jax.recipe import StageRun, from_json, to_json
+from rxt_jax.run import load, run_recipe
+from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_sharding, state_shardings
+from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
+from rxt_jax.train.groups import flat_parameters
+from rxt_jax.train.loop import LoopConfig
+from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
+from rxt_jax.train.state import make_train_state
+from rxt_jax.train.step import make_train_step
+
+
+def flat(params):
+    return {path: np.asarray(variable[...]) for path, variable in flat_parameters(params).items()}
+
+
+def steps_on_mesh(mesh_config, devices, updates=3):
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    graphdef, params = nnx.split(small_model(mixture_config()))
+    stage = MemoryAware()
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-3), params, total_updates=10, trainable=stage.trainable)
+    state = make_train_state(params, optimizer)
+    shardings = state_shardings(state, flat_parameters(params), mesh)
+    state = jax.device_put(state, shardings)
+    step = make_train_step(graphdef, stage, optimizer, seed=0, state_shardings=shardings)
+    losses = []
+    for update in range(updates):
+        batch = jax.tree.map(jnp.asarray, random_conversations(update, rows=8))
+        state, metrics = step(state, jax.device_put(batch, batch_shardings(batch, mesh, 1)))
+        losses.append(float(metrics["loss"][0]))
+    return losses, state
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=8),
+        MeshConfig(data=2, fsdp=4),
+        MeshConfig(data=2, fsdp=2, tensor=2),
+        MeshConfig(data=2, expert=4),
+    ],
+    ids=str,
+)
+def test_eight_devices_equal_one(mesh):
+    single, _ = steps_on_mesh(MeshConfig(), 1)
+    sharded, state = steps_on_mesh(mesh, 8)
+    np.testing.assert_allclose(sharded, single, rtol=2e-5)
+    placed = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
+    assert placed == {8}
+
+
+def test_every_parameter_axis_has_a_rule_and_moments_live_with_their_parameters():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    _, state = steps_on_mesh(MeshConfig(data=2, fsdp=2, tensor=2), 8, updates=1)
+    split = 0
+    for path, variable in flat_parameters(state.params).items():
+        assert set(variable.get_metadata()["axes"]) <= AXIS_RULES.keys(), path
+        sharding = parameter_sharding(variable, mesh)
+        split += any(axis is not None for axis in sharding.spec)
+    assert split > 10
+    flat_state = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    moments = {jax.tree_util.keystr(path): leaf for path, leaf in flat_state}
+    head = next(leaf for path, leaf in moments.items() if "decoder/head/kernel" in path)
+    assert head.sharding.spec == parameter_sharding(flat_parameters(state.params)["decoder/head/kernel"], mesh).spec
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"needs 3 devices, but there are 8"):
+        make_mesh(MeshConfig(data=3))
+    with pytest.raises(ValueError, match="one of them may be -1"):
+        MeshConfig(data=-1, fsdp=-1)
+    batch = random_conversations(rows=3)
+    with pytest.raises(ValueError, match=r"multiple of data × fsdp = 8"):
+        batch_shardings(batch, make_mesh(MeshConfig()), 1)
+
+
+STAGES = {"joint": JointPretraining(), "memory": MemoryAware()}
+
+
+def mesh_of_one(monkeypatch):
+    monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    mesh_of_one(monkeypatch)
+
+
+def losses_of(folder, stage):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["update"]: line["loss"] for line in lines if line["stage"] == stage and line["split"] == "train"}
+
+
+def with_saves(recipe, every):
+    loop = LoopConfig(log_every=1, save_every=every)
+    return replace(recipe, stages={name: replace(run, loop=loop) for name, run in recipe.stages.items()})
+
+
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
+    recipe = small_recipe(tmp_path / "whole", STAGES)
+    assert run_recipe(recipe, quiet=True)
+    whole = flat(nnx.split(load(tmp_path / "whole").model)[1])
+
+    cut = replace(recipe, folder=str(tmp_path / "cut"))
+    for stop_at in (2, 1):  # in the first stage, then, resumed, in the second
+        _stop_after(monkeypatch, stop_at)
+        assert not run_recipe(cut, quiet=True)
+        monkeypatch.undo()
+        mesh_of_one(monkeypatch)
+        _only_first_stop(tmp_path)
+    assert run_recipe(cut, quiet=True)
+    resumed = flat(nnx.split(load(tmp_path / "cut").model)[1])
+    for path, value in whole.items():
+        np.testing.assert_array_equal(resumed[path], value, err_msg=path)
+    for stage in STAGES:
+        assert losses_of(tmp_path / "cut", stage) == losses_of(tmp_path / "whole", stage)
+
+
+def _only_first_stop(tmp_path):
+    """Nothing to prepare between two interruptions: the run goes on where it is."""
+    assert (tmp_path / "cut" / "recipe.json").is_file()
+
+
+def _stop_after(monkeypatch, updates):
+    """Send ourselves SIGTERM in the middle of a stage's n-th update."""
+    original = runs.make_train_step
+
+    def make(*arguments, **options):
+        step, count = original(*arguments, **options), [0]
+
+        def stepped(state, batch):
+            count[0] += 1
+            if count[0] == updates:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(state, batch)
+
+        return stepped
+
+    monkeypatch.setattr(runs, "make_train_step", make)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    recipe = small_recipe(tmp_path / "run", {"joint": JointPretraining()})
+    assert run_recipe(recipe, quiet=True)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+
+    def refuse(*_, **__):
+        raise AssertionError("a finished stage was trained again")
+
+    monkeypatch.setattr(runs, "run_loop", refuse)
+    assert run_recipe(recipe, quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_a_broken_checkpoint_is_passed_over_and_said_so(tmp_path, caplog):
+    recipe = with_saves(small_recipe(tmp_path / "run", {"sft": InteractionSft()}), 2)
+    assert run_recipe(recipe, quiet=True)
+    expected = flat(nnx.split(load(tmp_path / "run").model)[1])
+    newest = tmp_path / "run" / "stages" / "sft" / "4"
+    for item in ("params", "optimizer"):
+        for file in (newest / item).rglob("*"):
+            if file.is_file() and file.stat().st_size > 0 and "manifest" not in file.name:
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with caplog.at_level("WARNING"):
+        assert run_recipe(recipe, quiet=True)
+    assert "update 4" in caplog.text
+    assert "passed over" in caplog.text
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 3, 4]
+    del expected
+
+
+def test_checkpoints_and_folders_of_another_config_are_refused(tmp_path):
+    recipe = small_recipe(tmp_path / "run", {"sft": InteractionSft()})
+    assert run_recipe(recipe, quiet=True)
+    wider = replace(recipe, model=replace(recipe.model, num_slots=5))
+    with pytest.raises(ValueError, match=r"another model: model\.num_slots was 4 and is 5"):
+        run_recipe(wider, quiet=True)
+    run: StageRun = recipe.stages["sft"]
+    longer = replace(recipe, stages={"sft": replace(run, batch_size=8)})
+    with pytest.raises(ValueError, match=r"another stage: stage\.batch_size was 4 and is 8"):
+        run_recipe(longer, quiet=True)
+
+
+def test_loading_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        load(tmp_path)
+    recipe = small_recipe(tmp_path / "run", {"sft": InteractionSft()})
+    assert run_recipe(recipe, quiet=True)
+    shutil.rmtree(tmp_path / "run" / "stages")
+    with pytest.raises(FileNotFoundError, match="no readable checkpoint"):
+        load(tmp_path / "run")
+
+
+def test_recipes_survive_json_and_unknown_fields_are_named(tmp_path):
+    recipe = small_recipe(tmp_path, STAGES)
+    written = json.loads(json.dumps(to_json(recipe)))
+    assert from_json(written) == recipe
+    written["model"]["colour"] = "red"
+    with pytest.raises(ValueError, match=r"recipe\.model: ModelConfig has no field colour"):
+        from_json(written)
+
+
+def test_accumulated_micro_batches_are_one_batch():
+    graphdef, params = nnx.split(small_model())
+    stage = MemoryAware()
+    optimizer = make_optimizer(OptimizerConfig(), params, total_updates=10, trainable=stage.trainable)
+    batch = random_conversations(rows=8)
+    results = []
+    for accumulation in (1, 4):
+        step = make_train_step(graphdef, stage, optimizer, seed=0, accumulation=accumulation)
+        state, metrics = step(make_train_state(params, optimizer), batch)
+        results.append((float(metrics["loss"][0]), flat(state.params)))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
+    for path, value in results[0][1].items():
+        np.testing.assert_allclose(results[1][1][path], value, atol=1e-5, err_msg=path)
+
+
+def test_the_step_compiles_once():
+    graphdef, params = nnx.split(small_model())
+    stage, traces = MemoryAware(), []
+
+    class Counted(MemoryAware):
+        def objective(self, *arguments):
+            traces.append(1)
+            return super().objective(*arguments)
+
+    counted = Counted()
+    optimizer = make_optimizer(OptimizerConfig(), params, total_updates=10, trainable=stage.trainable)
+    step = make_train_step(graphdef, counted, optimizer, seed=0)
+    state = make_train_state(params, optimizer)
+    for seed in range(3):
+        state, _ = step(state, random_conversations(seed))
+    assert len(traces) == 1
