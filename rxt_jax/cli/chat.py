@@ -20,7 +20,7 @@ __all__ = ["ChatOptions", "run"]
 _HELP = """  /memory        what the last interaction changed, by layer and slot
   /reset         forget everything
   /save FILE     write the memory         /load FILE     take it back
-  /think MODE    fast, extended or auto   /tool TEXT     give the result of a tool
+  /think MODE    fast, extended or auto   /tool TEXT     give a tool's result
   /help          this                     /quit          leave"""
 _LEVELS = " ▁▂▃▄▅▆▇█"
 
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         try:
             _turn(session, line, console)
         except (ValueError, OSError) as error:
-            console.print(f"[red]{error}")
+            console.print(str(error), style="red", markup=False)
     return 0
 
 
@@ -91,10 +91,10 @@ def _turn(session: ChatSession, line: str, console: Console) -> None:
         console.print("the memory is as before the first interaction")
     elif command == "/save" and argument:
         session.save(argument)
-        console.print(f"memory written to {argument}")
+        console.print(f"memory written to {argument}", markup=False, soft_wrap=True)
     elif command == "/load" and argument:
         session.load(argument)
-        console.print(f"memory taken from {argument}")
+        console.print(f"memory taken from {argument}", markup=False, soft_wrap=True)
     elif command == "/think" and argument in get_args(Thinking):
         session.thinking = argument  # type: ignore[assignment]
         console.print(f"thinking: {argument}")
@@ -109,7 +109,7 @@ def _reply(session: ChatSession, console: Console, **given: str) -> None:
         if chunk.block != block:
             console.print(f" [{chunk.block}]" if chunk.block != "answer" else "", end=" ", markup=False)
             block = chunk.block
-        console.print(chunk.text, end="", style=styles[block], markup=False)
+        console.print(chunk.text, end="", style=styles[block], markup=False, soft_wrap=True)
     console.print()
 
 

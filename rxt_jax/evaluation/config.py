@@ -7,15 +7,16 @@ from rxt_jax.data.dialogues.spec import SPLITS
 __all__ = ["CONDITIONS", "EvaluationConfig"]
 
 CONDITIONS = ("memory", "zeroed", "shuffled", "frozen")
-"""Memory as it is; all zeros; that of another conversation; as it was after the first interaction."""
+"""Memory as it is; all zeros; that of another conversation at the same turn; as it was after the first
+interaction (it knows what was said there, however often that was repeated since)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How many held-out episodes, in how large batches, and how many tokens an answer may have.
 
-    `splits` are those of the embedded dialogues; a file is one split of its own. `max_distance` bounds
-    the distances that are plotted one by one.
+    `splits` are those of the embedded dialogues, made with `seed`; a file is one split of its own.
+    Whole batches are evaluated: of 100 episodes in batches of 64 the first 64 count.
     """
 
     episodes: int = 256

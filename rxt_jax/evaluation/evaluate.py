@@ -32,9 +32,10 @@ def evaluate_split(
     data: DataConfig,
     config: EvaluationConfig,
 ) -> SplitResult:
-    """Measure a model on the first `config.episodes` episodes of a source.
+    """Measure a model on the first `config.episodes` episodes of a source, in whole batches.
 
-    `data` gives the length of rows and episodes; what does not fit is counted in the result.
+    `data` gives the length of rows and episodes; what does not fit is counted in the result. A value counts
+    as recalled where the greedy reply holds it, in whatever block (thought, answer, tool call) it stands.
     """
     count = config.episodes if source.size is None else min(config.episodes, source.size)
     size = min(config.batch_size, count)
@@ -74,7 +75,11 @@ def _score(
     rows: list[list[Row]],
     encoder: RowEncoder,
 ) -> None:
-    """Add what is known without generating: likelihood of answers, and hits on the tokens of values."""
+    """Add what is known without generating: likelihood of answers, and hits on the tokens of values.
+
+    Tokens that follow the first one of a value are predicted from the true ones before them, so this is
+    above recall even for a model that guesses.
+    """
     losses, hits = jax.device_get(score_tokens(graphdef, params, jax.tree.map(jnp.asarray, batch), memories))
     scored = batch.loss_mask & batch.valid[..., None]
     result.loss += float(np.sum(losses[scored]))
@@ -82,7 +87,7 @@ def _score(
     result.tokens += int(scored.sum())
     for recall in recalls:
         row = rows[recall.episode][recall.turn]
-        found = find_value_tokens(row.ids, row.prompt_length, encoder.encode(recall.value))
+        found = find_value_tokens(row.ids, row.prompt_length, recall.value, encoder.tokenizer.token_bytes)
         if found is None:
             result.values_without_tokens += 1
             continue

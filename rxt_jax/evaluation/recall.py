@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 __all__ = ["BUCKETS", "Recall", "bucket_of", "chance_level", "contains_value", "find_value_tokens", "recalls_of"]
 
 BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
@@ -54,13 +56,21 @@ def chance_level(recalls: Iterable[Recall]) -> float:
     return sum(max(counter.values()) for counter in by_slot.values()) / total if total else 0.0
 
 
-def find_value_tokens(ids: Sequence[int], start: int, value_ids: Sequence[int]) -> range | None:
-    """Find the tokens of a value in a row from `start` on, the last occurrence."""
-    size = len(value_ids)
-    for begin in range(len(ids) - size, start - 1, -1):
-        if list(ids[begin : begin + size]) == list(value_ids):
-            return range(begin, begin + size)
-    return None
+def find_value_tokens(ids: Sequence[int], start: int, value: str, token_bytes: Sequence[bytes]) -> range | None:
+    """Find the tokens that spell a value in a row from `start` on, the last occurrence as whole words.
+
+    Looked for in the text, not among the ids: a value has other ids inside quotes than after a space.
+    """
+    # Control tokens stand for no bytes; a space keeps the words beside them apart.
+    pieces = [token_bytes[identity] or b" " for identity in ids[start:]]
+    ends = np.cumsum([len(piece) for piece in pieces])
+    letter = rb"[\w\x80-\xff]"
+    pattern = rb"(?<!" + letter + rb")" + re.escape(value.strip().encode()) + rb"(?!" + letter + rb")"
+    found = list(re.finditer(pattern, b"".join(pieces), re.IGNORECASE))
+    if not found:
+        return None
+    first, last = np.searchsorted(ends, [found[-1].start(), found[-1].end() - 1], side="right")
+    return range(start + int(first), start + int(last) + 1)
 
 
 def _words(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from rxt_jax.evaluation.recall import BUCKETS, bucket_of
@@ -34,18 +35,25 @@ class ConditionResult:
         counts[0] += int(right)
         counts[1] += 1
 
+    def asked(self, bucket: str | None = None) -> int:
+        """Count the asked values in a bucket (None = all)."""
+        return sum(asked for _, asked in self._counts(bucket))
+
     def recall(self, bucket: str | None = None) -> float | None:
         """Give the share of recalled values in a bucket (None = all), None where nothing was asked."""
-        chosen = [counts for distance, counts in self.by_distance.items() if bucket in (None, bucket_of(distance))]
-        asked = sum(counts[1] for counts in chosen)
-        return sum(counts[0] for counts in chosen) / asked if asked else None
+        asked = self.asked(bucket)
+        return sum(right for right, _ in self._counts(bucket)) / asked if asked else None
+
+    def _counts(self, bucket: str | None) -> list[list[int]]:
+        return [counts for distance, counts in self.by_distance.items() if bucket in (None, bucket_of(distance))]
 
     def summary(self) -> dict[str, Any]:
         """Divide."""
         return {
+            "answer_loss": self.loss / max(self.tokens, 1),
             "answer_perplexity": math.exp(min(self.loss / max(self.tokens, 1), 50.0)),
             "answer_accuracy": self.correct_tokens / max(self.tokens, 1),
-            "value_token_accuracy": self.correct_value_tokens / max(self.value_tokens, 1),
+            "value_token_accuracy": self.correct_value_tokens / self.value_tokens if self.value_tokens else None,
             "recall": self.recall(),
             "recall_by_bucket": {name: self.recall(name) for name in _BUCKET_NAMES},
             "recall_by_distance": {
@@ -79,27 +87,31 @@ class Report:
     splits: dict[str, SplitResult]
 
     def table(self) -> Table:
-        """Show recall by distance, one line per split and condition."""
-        table = Table(title="recall of values said earlier (greedy answers, exact match)")
-        table.add_column("split")
-        table.add_column("memory")
-        for name in _BUCKET_NAMES:
-            table.add_column(name, justify="right")
-        for name in ("all", "value tokens", "perplexity"):
-            table.add_column(name, justify="right")
+        """Show recall by distance in 80 columns: per split how often was asked, each condition, and chance."""
+        table = Table(
+            title="recall of values in % by how many interactions ago they were said",
+            caption="greedy replies, exact match of the value; in grey how many values were asked for",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 0, 0, 1),
+        )
+        table.add_column("memory", no_wrap=True)
+        for name in (*_BUCKET_NAMES, "all", "value\ntokens", "answer\nperpl."):
+            table.add_column(name, justify="right", no_wrap=True)
         for split, result in self.splits.items():
-            for number, (condition, one) in enumerate(result.conditions.items()):
+            asked = next(iter(result.conditions.values())).asked
+            counts = (f"[grey50]{asked(name) or ''}[/]" for name in (*_BUCKET_NAMES, None))
+            table.add_row(f"[bold]{split}[/bold]", *counts)
+            for condition, one in result.conditions.items():
                 summary = one.summary()
-                label = f"{split} (chance {result.chance:.2f})" if number == 0 else ""
                 table.add_row(
-                    label,
-                    condition,
+                    f"  {condition}",
                     *(_share(summary["recall_by_bucket"][name]) for name in _BUCKET_NAMES),
                     _share(summary["recall"]),
                     _share(summary["value_token_accuracy"]),
-                    f"{summary['answer_perplexity']:.2f}",
-                    end_section=number == len(result.conditions) - 1,
+                    f"{summary['answer_perplexity']:.4g}",
                 )
+            table.add_row("  chance", *[""] * len(_BUCKET_NAMES), _share(result.chance), end_section=True)
         return table
 
     def summary(self) -> dict[str, Any]:
@@ -140,4 +152,4 @@ class Report:
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:.1f}" if value < 0.9995 else "100"

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,8 +22,6 @@ __all__ = ["ChatSession", "Chunk", "MemoryChange", "Thinking"]
 
 Thinking = Literal["fast", "extended", "auto"]
 """Answer at once, think first, or let the model choose, once, at the end of the prompt."""
-
-_MEMORY_FIELD, _FINGERPRINT_FIELD = "memory", "fingerprint"
 
 
 class Chunk(NamedTuple):
@@ -106,7 +105,7 @@ class ChatSession:
     def save(self, path: str | Path) -> None:
         """Write the memory to a file."""
         with Path(path).open("wb") as file:
-            np.savez(file, **{_MEMORY_FIELD: np.asarray(self.memory), _FINGERPRINT_FIELD: np.array(self._fingerprint)})
+            np.savez(file, memory=np.asarray(self.memory), fingerprint=np.array(self._fingerprint))
 
     def load(self, path: str | Path) -> None:
         """Take the memory from a file; one of another model or tokenizer is refused."""
@@ -114,8 +113,8 @@ class ChatSession:
             raise FileNotFoundError(f"{path} does not exist; /save FILE writes one")
         try:
             with np.load(path) as stored:
-                memory, fingerprint = stored[_MEMORY_FIELD], str(stored[_FINGERPRINT_FIELD])
-        except (OSError, KeyError, ValueError) as error:
+                memory, fingerprint = stored["memory"], str(stored["fingerprint"])
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no memory file: {error}") from error
         if fingerprint != self._fingerprint:
             raise ValueError(f"{path} holds the memory of another model or tokenizer; load it with that one")

@@ -1,12 +1,15 @@
 """The measurement measures what it says."""
 
+import io
 import json
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from rich.console import Console
 from small import dialogue_tokenizer, random_conversations, small_config, small_model
 
 from rxt_jax.data.config import DataConfig, DialogueData
@@ -49,8 +52,13 @@ def test_chance_is_the_most_frequent_value_of_each_slot():
 
 
 def test_the_last_place_of_a_value_counts():
-    assert find_value_tokens([7, 8, 1, 7, 8, 2], 0, [7, 8]) == range(3, 5)
-    assert find_value_tokens([7, 8, 1, 2], 2, [7, 8]) is None
+    spelled = [b"", b" To", b"m", b" cat", b'"To', b'm"', b"my"]
+    assert find_value_tokens([1, 2, 3, 1, 2, 3], 0, "Tom", spelled) == range(3, 5)
+    assert find_value_tokens([1, 2, 0, 3], 2, "Tom", spelled) is None
+    assert find_value_tokens([1, 2, 6], 0, "Tom", spelled) is None  # Tommy
+    assert find_value_tokens([1, 2, 0, 3], 0, "tom", spelled) == range(0, 2)  # control tokens part words
+    assert find_value_tokens([3, 4, 5], 0, "Tom", spelled) == range(1, 3)  # other ids, same word
+    assert find_value_tokens([3, 1, 2, 3], 0, "cat tom CAT", spelled) == range(0, 4)
 
 
 def walked(seed=0):
@@ -63,8 +71,11 @@ def test_collected_memories_are_those_of_stage_4_and_hold_nothing_of_their_own_i
     model, batch, memories = walked()
     memory = model.initial_memory(batch.ids.shape[1])
     interactions = with_previous(batch)
+    graphdef, params = nnx.split(model)
+    write = jax.jit(lambda params, *given: write_previous(nnx.merge(graphdef, params), *given, None)[0])
     for turn in range(len(batch.ids)):
-        memory, _ = write_previous(model, memory, jax.tree.map(lambda leaf: leaf[turn], interactions), None)
+        interaction = jax.tree.map(operator.itemgetter(turn), interactions)
+        memory = write(params, memory, interaction)
         np.testing.assert_allclose(memories[turn], memory, atol=1e-5)
     changed = batch._replace(ids=batch.ids.at[2].set(9))
     again = collect_memories(*nnx.split(model), changed)
@@ -97,6 +108,11 @@ def test_a_report_of_an_untrained_model_is_complete_and_near_zero(tmp_path):
     saved = json.loads((tmp_path / "recall.json").read_text())["iid"]
     assert (tmp_path / "recall.png").stat().st_size > 1000
     assert set(saved["conditions"]) == {"memory", "zeroed", "shuffled", "frozen"}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(Report({"unseen_phrasings": result}).table())
+    table = console.export_text()
+    assert "…" not in table
+    assert {"unseen_phrasings", "memory", "zeroed", "shuffled", "frozen", "chance"} <= set(table.split())
     for summary in saved["conditions"].values():
         assert summary["recall"] < 0.2
         assert summary["answer_perplexity"] > 50

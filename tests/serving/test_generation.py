@@ -39,13 +39,16 @@ def test_greedy_generation_is_the_argmax_of_the_whole_sequence_again_and_again()
     ids, mask = random_batch(length=6)
     memory = random_memory(model.config, len(ids))
     made = run(model, memory, ids, mask)
-    for row, length in enumerate(jnp.sum(mask, axis=1).tolist()):
-        sequence = ids[row : row + 1, :length]
-        for step in range(5):
-            logits = model.decode(sequence, jnp.ones(sequence.shape, bool), memory[:, row : row + 1])
-            best = jnp.argmax(logits[:, -1], axis=-1).astype(jnp.int32)
-            assert int(best[0]) == int(made.ids[row, step])
-            sequence = jnp.concatenate([sequence, best[:, None]], axis=1)
+    graphdef, params = nnx.split(model)
+    decode = jax.jit(lambda params, *given: nnx.merge(graphdef, params).decode(*given))
+    rows, lengths = np.arange(len(ids)), np.sum(mask, axis=1)
+    sequence = np.pad(ids, ((0, 0), (0, 5)))
+    for step in range(5):
+        real = np.arange(sequence.shape[1]) < (lengths + step)[:, None]
+        logits = decode(params, jnp.asarray(sequence), jnp.asarray(real), memory)
+        best = np.argmax(logits[rows, lengths + step - 1], axis=-1)
+        np.testing.assert_array_equal(best, made.ids[:, step])
+        sequence[rows, lengths + step] = best
 
 
 def test_rows_end_on_their_own_and_what_follows_is_padding():
@@ -61,6 +64,26 @@ def test_rows_end_on_their_own_and_what_follows_is_padding():
     for row in range(len(ids)):
         kept = np.asarray(made.mask[row])
         np.testing.assert_array_equal(made.ids[row][kept], free.ids[row][kept])
+
+
+def test_what_stands_in_the_padding_and_how_much_there_is_changes_nothing():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    plain = run(model, memory, ids, mask)
+    wider = run(model, memory, jnp.pad(ids, ((0, 0), (0, 3)), constant_values=7), jnp.pad(mask, ((0, 0), (0, 3))))
+    np.testing.assert_array_equal(run(model, memory, jnp.where(mask, ids, 9), mask).ids, plain.ids)
+    np.testing.assert_array_equal(wider.ids, plain.ids)
+
+
+def test_one_key_gives_one_text_and_another_key_another():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    warm = SamplingConfig(temperature=2.0)
+    first, again, other = (run(model, memory, ids, mask, sampling=warm, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.ids, again.ids)
+    assert (np.asarray(first.ids) != np.asarray(other.ids)).any()
 
 
 def test_a_batch_generates_what_its_rows_generate():
@@ -143,6 +166,26 @@ def test_thinking_modes_choose_the_first_block(chat_model, thinking, block):
     assert next(iter(session.reply("Hello."))).block == block
 
 
+def test_a_streamed_reply_is_the_generated_one(chat_model):
+    model, tokenizer = chat_model
+    session = ChatSession(model, tokenizer)
+    start, special = session.memory, tokenizer.special
+    prompt = [special.bos, special.query, *tokenizer.encode("My cat?"), special.answer]
+    ids = jnp.array([prompt])
+    made = run(model, start, ids, jnp.ones(ids.shape, bool), new=24 - len(prompt), end=special.eos)
+    streamed = "".join(chunk.text for chunk in session.reply("My cat?"))
+    assert tokenizer.decode(made.ids[0].tolist()).split() == streamed.split()
+
+
+def test_an_abandoned_reply_writes_nothing(chat_model):
+    session = ChatSession(*chat_model)
+    start = session.memory
+    reply = session.reply("My cat?")
+    next(reply)
+    reply.close()
+    np.testing.assert_array_equal(session.memory, start)
+
+
 def test_auto_thinking_takes_the_likelier_block_once(chat_model):
     model, tokenizer = chat_model
     session = ChatSession(model, tokenizer, thinking="auto")
@@ -167,7 +210,11 @@ def test_memory_files_come_back_and_those_of_others_are_refused(chat_model, tmp_
     (tmp_path / "broken.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no memory file"):
         other.load(tmp_path / "broken.npz")
-    with pytest.raises(FileNotFoundError, match="missing.npz"):
+    whole = (tmp_path / "memory.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="no memory file"):
+        other.load(tmp_path / "half.npz")
+    with pytest.raises(FileNotFoundError, match=r"missing\.npz"):
         other.load(tmp_path / "missing.npz")
 
 
