@@ -70,8 +70,9 @@ def score_tokens(graphdef: Any, params: Any, batch: EpisodeBatch, memories: Arra
     def step(carry: None, inputs: tuple) -> tuple[None, tuple[Array, Array]]:
         ids, token_mask, memory = inputs
         logits = model.decode(ids, token_mask, memory)[:, :-1]
-        chosen = jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
-        hit = jnp.argmax(logits, axis=-1) == ids[:, 1:]
+        target = jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
+        chosen = target - jax.nn.logsumexp(logits, axis=-1)
+        hit = target == jnp.max(logits, axis=-1)  # argmax is slow on a CPU; an exact tie counts as a hit
         return carry, (jnp.pad(-chosen, ((0, 0), (1, 0))), jnp.pad(hit, ((0, 0), (1, 0))))
 
     return jax.lax.scan(step, None, (batch.ids, batch.token_mask, memories))[1]

@@ -50,6 +50,8 @@ def filter_logits(logits: Array, config: SamplingConfig) -> Array:
 
 def sample(logits: Array, config: SamplingConfig, key: Key) -> tuple[Array, Array]:
     """Draw a token per row; return ids `[B]` and their log-probabilities after filtering `[B]`."""
+    if config.temperature == 0.0:  # nothing to draw: random bits for a whole vocabulary cost more than a small model
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(len(logits), jnp.float32)
     filtered = filter_logits(logits, config)
     ids = jax.random.categorical(key, filtered, axis=-1).astype(jnp.int32)
     log_probabilities = jax.nn.log_softmax(filtered, axis=-1)

@@ -128,6 +128,14 @@ def test_sampling_follows_the_distribution():
     np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 4000, [0.5, 0.3, 0.2], atol=0.03)
 
 
+def test_greedy_takes_the_best_token_of_what_the_filter_leaves():
+    logits = jax.random.normal(jax.random.key(3), (4, 9))
+    ids, log_probs = sample(logits, GREEDY, jax.random.key(0))
+    filtered = filter_logits(logits, GREEDY)
+    np.testing.assert_array_equal(ids, np.argmax(filtered, axis=-1))
+    np.testing.assert_allclose(log_probs, jnp.max(jax.nn.log_softmax(filtered), axis=-1), atol=1e-6)
+
+
 @pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_impossible_sampling_is_refused(field):
     with pytest.raises(ValueError, match=next(iter(field))):
