@@ -15,7 +15,12 @@ from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 from rxt_jax.train.schedule import ScheduleConfig
 
-spec = replace(tiny(), interactions=(9, 9), max_distance=8)
+# Ten things to know about somebody, of nine types; the two numbers can be compared, and confused.
+ATTRIBUTES = (
+    "cat", "trip", "food", "animal", "job", "car", "key", "aunt_gift", "house_number", "locker_number",
+)  # fmt: skip
+
+spec = replace(tiny(), attributes=ATTRIBUTES, interactions=(9, 9), max_distance=8)
 optimizer = OptimizerConfig(
     name="muon",
     learning_rate=2e-2,
@@ -49,6 +54,6 @@ recipe = Recipe(
             optimizer=replace(optimizer, learning_rate=2e-3),
             loop=loop,
         ),
-        "memory_aware": StageRun(stage=MemoryAware(), updates=1200, batch_size=32, optimizer=optimizer, loop=loop),
+        "memory_aware": StageRun(stage=MemoryAware(), updates=900, batch_size=32, optimizer=optimizer, loop=loop),
     },
 )

@@ -101,7 +101,7 @@ def small_recipe(folder, stages: dict, **changes) -> Recipe:
         data=replace(data, source=DialogueData(spec=replace(tiny(), interactions=(3, 4), max_distance=3))),
         tokenizer=TokenizerConfig(vocab_size=512, texts=300),
         stages={
-            name: StageRun(stage=stage, updates=4, batch_size=4, optimizer=optimizer, loop=LoopConfig(log_every=1))
+            name: StageRun(stage=stage, updates=4, batch_size=8, optimizer=optimizer, loop=LoopConfig(log_every=1))
             for name, stage in stages.items()
         },
     )

@@ -1,0 +1,159 @@
+"""`rxt benchmark`: how fast a stage-4 step is, as a share of what this machine's matrix products reach."""
+
+import json
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from rxt_jax.cli.options import parse
+from rxt_jax.model import ModelConfig, ReactiveTransformer, presets
+from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.run import build_model
+from rxt_jax.stages import MemoryAware
+from rxt_jax.train.groups import flat_parameters
+from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
+from rxt_jax.train.state import make_train_state
+from rxt_jax.train.step import make_train_step
+from rxt_jax.types import EpisodeBatch
+
+__all__ = ["BenchmarkOptions", "forward_flops_per_token", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Time one stage-4 step on random conversations."""
+
+    preset: Literal["toy", "rxt_alpha_micro", "rxt_alpha_micro_plus", "rxt_alpha_mini"] = "rxt_alpha_micro"
+    interactions: tuple[int, ...] = (4, 8)
+    """Lengths of the conversations, one measurement each: the cost of a token should not depend on them."""
+    batch_size: int = 4
+    length: int | None = None
+    """Tokens of an interaction; without it the preset's."""
+    steps: int = 3
+    remat: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    json: bool = False
+    """Print JSON."""
+
+
+def forward_flops_per_token(config: ModelConfig, length: int) -> float:
+    """Count the floating-point operations of writing and reading one token, without the backward pass.
+
+    Two per weight that the token meets (k experts of a mixture), plus attention scores and sums. Tools
+    that count from the compiled program count the body of a scan once.
+    """
+    abstract = nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0)))
+    total = 0.0
+    slots_per_token = config.num_slots / length
+    for path, variable in flat_parameters(nnx.split(abstract)[1]).items():
+        axes = variable.get_metadata()["axes"]
+        if len(axes) < 2 or path.startswith(("embedding", "masked_language_head", "learned_memory")):
+            continue
+        share = 1.0
+        mixture = config.decoder.feed_forward
+        if "/experts/" in path and isinstance(mixture, MixtureConfig):
+            share = mixture.experts_per_token / mixture.num_experts
+        runs_on_slots = path.startswith("memory_attention") and not ("/attention/key" in path or "/attention/value" in path)
+        runs_on_slots |= "cross_attention/key" in path or "cross_attention/value" in path
+        total += 2.0 * variable.size * share * (slots_per_token if runs_on_slots else 1.0)
+    encoder, decoder = config.encoder.attention, config.decoder.attention
+    cross, memory = config.decoder.cross_attention, config.memory_attention.layer.attention
+    scores = length * (encoder.output_heads * encoder.head_dim + decoder.output_heads * decoder.head_dim)
+    scores += config.num_slots * (cross.output_heads * cross.head_dim + memory.output_heads * memory.head_dim)
+    return total + 4.0 * config.num_layers * scores
+
+
+def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
+    """Measure this machine's float32 matrix products, operations per second."""
+    x = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    return 2.0 * size**3 / _best_time(lambda: multiply(x, x), repeats)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measure and print."""
+    options = parse(BenchmarkOptions, arguments, "rxt benchmark")
+    config = replace(presets.PRESETS[options.preset](), dtype=options.dtype)
+    length = options.length or config.max_length
+    peak = matrix_product_peak()
+    device = jax.devices()[0]
+    results = [_measure(config, length, count, options, peak) for count in options.interactions]
+    facts = {"preset": options.preset, "device": device.device_kind, "peak_gflops": peak / 1e9, "results": results}
+    if options.json:
+        print(json.dumps(facts))
+        return 0
+    console = Console()
+    table = Table(title=f"stage 4, {options.preset}, {options.dtype}, {device.device_kind}: peak {peak / 1e9:.0f} GFLOP/s")
+    for name in ("interactions", "compile s", "step ms", "tokens/s", "GFLOP/s", "share of peak", "peak memory MiB"):
+        table.add_column(name, justify="right")
+    for one in results:
+        table.add_row(
+            str(one["interactions"]),
+            f"{one['compile_seconds']:.1f}",
+            f"{1000 * one['step_seconds']:.0f}",
+            f"{one['tokens_per_second']:,.0f}",
+            f"{one['gflops']:.0f}",
+            f"{100 * one['share_of_peak']:.0f} %",
+            f"{one['peak_memory_mib']:,.0f}",
+        )
+    console.print(table)
+    return 0
+
+
+def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOptions, peak: float) -> dict[str, float]:
+    graphdef, params = nnx.split(build_model(config, 0))
+    stage = MemoryAware(remat=options.remat)
+    optimizer = make_optimizer(OptimizerConfig(), params, total_updates=1000, trainable=stage.trainable)
+    state = make_train_state(params, optimizer)
+    step = make_train_step(graphdef, stage, optimizer, seed=0)
+    batch = _conversations(config.vocab_size, count, options.batch_size, length)
+    began = time.perf_counter()
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    compile_seconds = time.perf_counter() - began
+
+    def once() -> object:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    seconds = _best_time(once, options.steps)
+    tokens = count * options.batch_size * length
+    # Backward costs twice the forward pass; what remat computes again is not counted as useful.
+    flops = 3.0 * tokens * forward_flops_per_token(config, length)
+    return {
+        "interactions": count,
+        "compile_seconds": compile_seconds - seconds,
+        "step_seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "gflops": flops / seconds / 1e9,
+        "share_of_peak": flops / seconds / peak,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _best_time(function: Callable[[], object], repeats: int) -> float:
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _conversations(vocab_size: int, count: int, rows: int, length: int) -> EpisodeBatch:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(11, vocab_size, (count, rows, length)).astype(np.int32)
+    whole = np.ones(ids.shape, bool)
+    loss_mask = np.broadcast_to(np.arange(length) >= length // 2, ids.shape).copy()
+    return EpisodeBatch(ids, whole, loss_mask, np.ones(ids.shape[:2], bool))
