@@ -33,7 +33,8 @@ def _table(family: str, value_type: str, *slots: str) -> list[Attribute]:
 ATTRIBUTES: dict[str, Attribute] = {
     attribute.slot: attribute
     for attribute in (
-        *_table("name", "name", "cat", "dog", "sister", "brother", "boss", "teacher", "neighbour", "daughter", "parrot"),
+        *_table("name", "name", "cat", "dog", "sister", "brother", "boss", "teacher"),
+        *_table("name", "name", "neighbour", "daughter", "parrot"),
         Attribute("home", "home", "", "city"),
         Attribute("birthplace", "born", "", "city"),
         Attribute("trip", "trip", "", "city"),

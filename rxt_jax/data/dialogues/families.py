@@ -1,7 +1,8 @@
 """How facts of one family are stated, changed, asked for and answered: plain data.
 
-`{k}` is the key ("cat"), `{v}` the value, `{a}` its article, `{my}` turns with the speaker. Clauses begin in lower case and
-carry no full stop, so that they can be joined. `tell` is the model's own sentence: it restates the key before the value.
+`{k}` is the key ("cat"), `{v}` the value, `{a}` its article, `{my}` turns with the speaker. Clauses begin in lower case
+and carry no full stop, so that they can be joined. `tell` is the model's own sentence: it restates the key before the
+value.
 """
 
 from typing import NamedTuple

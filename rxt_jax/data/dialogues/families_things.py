@@ -186,7 +186,7 @@ THING_FAMILIES = {
             "as to {k}, I {v} it",
             "all my life I {v} {k}",
             "I tried {k} and I {v} it",
-            "you should know that I {v} {k}",
+            "truth be told, I {v} {k}",
         ),
         change=(
             "I {v} {k} now",

@@ -1,10 +1,11 @@
 """The timeline of an episode: which turn states, asks or chats, before anybody knows about what.
 
-A chain is one value's life: the turn that states it and the turns that mention it again. Recall gaps are drawn first and
-placed from long to short, so that far questions are as frequent as near ones; what stays free is filled afterwards.
+A chain is one value's life: the turn that states it and the turns that mention it again. Recall gaps are drawn first
+and placed from long to short, so that far questions find a place; what stays free is filled afterwards.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.spec import DialogueSpec
@@ -23,7 +24,7 @@ class Chain:
         self.last = last
         self.replaces: Chain | None = None
         self.replaced_by: Chain | None = None
-        self.fact = None
+        self.fact: Any = None  # a script.Fact, given when the world is populated
 
 
 class Turn:
@@ -121,7 +122,7 @@ class _Timeline:
             if place >= 0 and turns[place] is None and self.may_state(chain, place):
                 options.append((place, chain))
         if self.room():
-            shared = [
+            shared: list[tuple[int, Chain | None]] = [
                 (chain.first, None)
                 for chain in self.chains
                 if two_facts

@@ -1,7 +1,7 @@
 """From script to words: one function per kind of turn, and the recall annotations that follow from what was said."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rxt_jax.data.dialogues import talk
@@ -36,17 +36,44 @@ class Narrator:
         kind = turn.kind
         if kind in ("absence", "summary", "first"):
             known = stated_before(turns[:position])
-            if kind != "absence" and not known:
+            silent = kind == "absence" and not self.world.silent({fact.slot for fact in known})
+            if silent or (kind != "absence" and not known):
+                kind = "distractor"
+            # "First" asks for the first words of all, so it is not asked once they are out of date.
+            outdated = kind == "first" and known and known[0] is not _first_told(turns)
+            if outdated:
                 kind = "distractor"
             facts = [] if kind == "distractor" else known
         if kind == "state" and facts[0].former:
             kind = "update"
         interaction = _TURNS[kind](self, facts, told)
         interaction["intent"] = interaction.pop("intent", kind)
+        if kind in _WRAPPED:
+            self._wrap(interaction, {word for fact in facts for word in f"{fact.value} {fact.key}".split()})
         self._annotate(position, interaction, told, facts)
         return interaction
 
-    def _say(self, items: list[str], fact: Fact) -> str:
+    def _wrap(self, interaction: Interaction, protected: set[str]) -> None:
+        """Open the query with a discourse marker, or let a key slip; a share of zero draws nothing."""
+        query = interaction["query"]
+        if self.spec.filler_share and self.draws.chance(self.spec.filler_share):
+            filler = self.draws.choice(self.book.fillers)
+            first = query.split()[0]
+            capital = filler.endswith(". ") or first.rstrip(".,?") in protected | {"I"}
+            query = sentence(filler + (query if capital else query[0].lower() + query[1:]))
+        if self.spec.noise and self.draws.chance(self.spec.noise):
+            words = query.split(" ")
+            places = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3 and word not in protected]
+            if places:
+                place = self.draws.choice(places)
+                letters = list(words[place])
+                at = self.draws.between(1, len(letters) - 3)
+                letters[at], letters[at + 1] = letters[at + 1], letters[at]
+                words[place] = "".join(letters)
+            query = " ".join(words)
+        interaction["query"] = query
+
+    def _say(self, items: Sequence[str], fact: Fact) -> str:
         return fill(self.draws.choice(items), fact.value, fact.key)
 
     def _answer(self, interaction: Interaction, clause: str, think: str = "") -> Interaction:
@@ -61,7 +88,7 @@ class Narrator:
         interaction["answer"] = answer
         return interaction
 
-    def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: list[str]):
+    def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: Sequence[str]):
         if not self.draws.chance(self.spec.echo_probability):
             return self._answer(interaction, self.draws.choice(silent))
         told.extend(facts)
@@ -87,6 +114,15 @@ class Narrator:
         query = sentence(self._say(fact.phrases.ask, fact))
         think = fill(fact.phrases.model_noun, "", fact.key) + ": " + fact.value
         return self._answer({"query": query}, self._say(fact.phrases.tell, fact), think)
+
+    def _history(self, facts: list[Fact], told: list[Fact]) -> Interaction:
+        """Ask for a value that was replaced: the one question whose answer is out of date on purpose."""
+        fact = facts[0]
+        told.append(fact)
+        query = sentence(self._say(fact.phrases.history, fact))
+        noun = fill(fact.phrases.model_noun, "", fact.key)
+        clause = talk.HISTORY_TELL.format(noun=noun, v=fact.value)
+        return self._answer({"query": query}, clause, f"{noun} before: {fact.value}")
 
     def _absence(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         fact = self.world.unstated({fact.slot for fact in facts})
@@ -180,33 +216,46 @@ class Narrator:
         spoken = f"{own} {interaction.get('think', '')} {interaction['answer']} {interaction.get('tool_call', '')}"
         recall = []
         for fact in told:
-            if fact.value in own or fact.value not in self.last_said:
+            if fact.value in own or _spoken_name(fact) not in self.last_said:
                 continue
             recall.append(
                 {
                     "slot": fact.slot,
                     "value": fact.value,
-                    "distance": position - self.last_said[fact.value],
+                    "distance": position - self.last_said[_spoken_name(fact)],
                     "type": fact.value_type,
                     "candidates": len(self.bags[fact.value_type]),
                 }
             )
         for fact in facts:
-            for word, value_type in (
-                (fact.value, fact.value_type),
-                (fact.key, fact.phrases.attribute.open_key),
+            for word, name, value_type in (
+                (fact.value, _spoken_name(fact), fact.value_type),
+                (fact.key, fact.key, fact.phrases.attribute.open_key),
             ):
                 if word and word in spoken:
-                    self.last_said[word] = position
+                    self.last_said[name] = position
                     self.bags.setdefault(value_type, set()).add(word)
         if recall:
             interaction["recall"] = recall
 
 
+def _spoken_name(fact: Fact) -> str:
+    """Tell values apart: only opinions can be the same of two things."""
+    return f"{fact.key} {fact.value}" if fact.value_type == "opinion" else fact.value
+
+
+def _first_told(turns: list[Turn]) -> Fact:
+    return next(turn for turn in turns if turn.kind == "state").chains[0].fact
+
+
+_WRAPPED = ("state", "update", "recall", "history", "compare", "summary", "first", "count", "hop")
+"""Kinds of turn whose query fillers and noise may touch: no answer is copied from its words, values apart."""
+
 _TURNS: dict[str, Callable[[Narrator, list[Fact], list[Fact]], Interaction]] = {
     "state": Narrator._state,
     "update": Narrator._update,
     "recall": Narrator._recall,
+    "history": Narrator._history,
     "absence": Narrator._absence,
     "compare": Narrator._compare,
     "summary": Narrator._summary,

@@ -42,6 +42,11 @@ class World:
         pool = values.held_out if self.held_out_values else values.train
         if value_type == "opinion":
             return self.draws.choice(pool)
+        if len(pool) <= len(self.taken) and self.taken.issuperset(pool):
+            raise ValueError(
+                f"an episode needs more than {len(pool)} values of type {value_type}; "
+                f"raise values_per_type, or lower facts, tool_share or similar_share"
+            )
         while True:
             value = self.draws.choice(pool)
             if value not in self.taken:
@@ -101,10 +106,13 @@ class World:
         values = inventory("opinion").train
         return self.draws.choice([v for v in values if v != fact.value])
 
+    def silent(self, said: set[str]) -> list[str]:
+        """List the attributes the user has not spoken about; an open one can always be asked for a new key."""
+        return [slot for slot in self.book.spec.attributes if slot not in said or ATTRIBUTES[slot].open_key]
+
     def unstated(self, said: set[str]) -> Fact:
         """Draw an attribute the user has not spoken about, with a value that is never told."""
-        silent = [slot for slot in self.book.spec.attributes if slot not in said or slot == "opinion"]
-        phrases = self.book.attributes[self.draws.choice(silent)]
+        phrases = self.book.attributes[self.draws.choice(self.silent(said))]
         key = self.value(phrases.attribute.open_key) if phrases.attribute.open_key else ""
         return Fact(phrases.attribute.slot, phrases.attribute.value_type, phrases, "", key)
 

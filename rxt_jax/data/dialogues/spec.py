@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rxt_jax.data.dialogues.attributes import ATTRIBUTES, TOOLS
+
 __all__ = ["SPLITS", "DialogueSpec", "medium", "small", "tiny"]
 
 SPLITS = ("train", "iid", "unseen_values", "unseen_phrasings", "longer")
@@ -22,7 +24,7 @@ class DialogueSpec:
     facts: tuple[int, int]
     """Facts of one episode, changes of a fact included."""
     max_distance: int
-    """Recall distances are spread evenly over 1 … max_distance."""
+    """Recall is asked 1 … max_distance interactions after the last mention, a few fill-ins aside; near is likelier."""
     longer_interactions: tuple[int, int]
     """Of the split `longer`."""
     longer_distance: int
@@ -87,17 +89,42 @@ class DialogueSpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or None for all, got {value}")
+        self._check_attributes()
+
+    def _check_attributes(self) -> None:
         if not self.attributes:
             raise ValueError("attributes is empty: name at least one, see attributes.ATTRIBUTES")
+        for name, table in (("attributes", ATTRIBUTES), ("tools", TOOLS)):
+            unknown = [word for word in getattr(self, name) if word not in table]
+            if unknown:
+                raise ValueError(f"{name} names unknown {', '.join(unknown)}; known are {', '.join(table)}")
+        types = [ATTRIBUTES[slot].value_type for slot in self.attributes]
+        # One may be taken by a tool, or both are needed.
+        for share, value_type in (("compare_share", "number"), ("hop_share", "name")):
+            if getattr(self, share) > 0 and types.count(value_type) < 2:
+                raise ValueError(
+                    f"{share} needs two attributes of type {value_type}, got {types.count(value_type)} among "
+                    f"{', '.join(self.attributes)}; add one, or set {share}=0"
+                )
+        for tool in self.tools:
+            if not set(TOOLS[tool].sources) & set(self.attributes):
+                raise ValueError(
+                    f"tool {tool} takes its argument from {', '.join(TOOLS[tool].sources)}, got attributes "
+                    f"{', '.join(self.attributes)}; add one of them, or leave the tool out"
+                )
 
 
 _TINY_ATTRIBUTES = (
     "cat", "dog", "sister", "home", "trip", "job", "food", "animal", "house_number", "locker_number",
 )  # fmt: skip
+_SMALL_ATTRIBUTES = (
+    *_TINY_ATTRIBUTES, "brother", "birthplace", "mother_job", "book", "allergy", "seat_number", "door_code", "key",
+    "wallet", "meeting", "car", "coat", "aunt_gift", "opinion",
+)  # fmt: skip
 
 
 def tiny() -> DialogueSpec:
-    """Ten attributes, a few dozen values each, short rows: a model of half a million parameters learns it in minutes."""
+    """Ten attributes, a few dozen values each, short rows: half a million parameters learn it in minutes."""
     return DialogueSpec(
         interactions=(4, 10),
         facts=(2, 5),
@@ -120,4 +147,50 @@ def tiny() -> DialogueSpec:
         two_facts_share=0.05,
         think_share=0.04,
         internal_share=0.04,
+    )
+
+
+def small() -> DialogueSpec:
+    """Twenty-four attributes of all types and every kind of turn but noise, recall up to twelve interactions back."""
+    return DialogueSpec(
+        interactions=(6, 16),
+        facts=(3, 8),
+        max_distance=12,
+        longer_interactions=(24, 40),
+        longer_distance=32,
+        attributes=_SMALL_ATTRIBUTES,
+        tools=("hotel", "order", "post"),
+        values_per_type=96,
+        phrasings=6,
+        answer_phrasings=2,
+        distractor_share=0.12,
+        hop_share=0.02,
+        count_share=0.02,
+        first_share=0.01,
+        history_share=0.3,
+        similar_share=0.1,
+        filler_share=0.1,
+    )
+
+
+def medium() -> DialogueSpec:
+    """All attributes, values and phrasings, with noise and near distractors, recall up to twenty interactions back."""
+    return DialogueSpec(
+        interactions=(8, 24),
+        facts=(4, 14),
+        max_distance=20,
+        longer_interactions=(32, 64),
+        longer_distance=48,
+        attributes=tuple(ATTRIBUTES),
+        tools=tuple(TOOLS),
+        distractor_share=0.15,
+        hop_share=0.03,
+        count_share=0.02,
+        first_share=0.01,
+        history_share=0.3,
+        similar_share=0.25,
+        summary_facts=6,
+        filler_share=0.25,
+        noise=0.1,
+        text_interactions=3,
     )

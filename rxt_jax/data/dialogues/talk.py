@@ -1,12 +1,13 @@
-"""What is said around the facts: frames that all families share, acknowledgements, distractors and instructions. Plain data.
+"""What is said around the facts: shared frames, acknowledgements, distractors and instructions. Plain data.
 
-In a user list every fourth entry is held out of training (inventories.HELD_OUT_EVERY); answers are the model's own words and
-are the same in every split.
+In a user list every fourth entry is held out of training (inventories.HELD_OUT_EVERY); answers are the model's own
+words and are the same in every split.
 """
 
 __all__ = ["ABSENCE", "ACKNOWLEDGE", "ASK_FRAMES", "CHANGE_MARKERS", "CHAT", "COMPARE", "COPY", "COPY_WORDS",
            "COUNT", "COUNT_WORDS", "DEFINE", "DEFINITIONS", "ECHO_FRAMES", "FILLERS", "FIRST", "HISTORY", "HOP",
-           "INSTRUCTIONS", "SIMILAR", "STATE_FRAMES", "SUM", "SUMMARY", "TELL_FRAMES", "TOOL_DONE", "TOOL_FRAMES"]  # fmt: skip
+           "INSTRUCTIONS", "SIMILAR", "STATE_FRAMES", "SUM", "SUMMARY", "TELL_FRAMES", "TOOL_DONE",
+           "TOOL_FRAMES"]  # fmt: skip
 
 STATE_FRAMES = (
     "please remember that {clause}",
@@ -224,10 +225,10 @@ DEFINE = (
     "give me the meaning of {x}.",
 )
 DEFINITIONS = (
-    ("rose", "flower"), ("tulip", "flower"), ("daisy", "flower"), ("birch", "tree"), ("fir", "tree"), ("willow", "tree"),
-    ("shirt", "garment"), ("jacket", "garment"), ("sock", "garment"), ("lorry", "vehicle"), ("tram", "vehicle"),
-    ("canoe", "vehicle"), ("hut", "building"), ("palace", "building"), ("chapel", "building"), ("knife", "utensil"),
-    ("fork", "utensil"), ("spoon", "utensil"),
+    ("rose", "flower"), ("tulip", "flower"), ("daisy", "flower"), ("birch", "tree"), ("fir", "tree"),
+    ("willow", "tree"), ("shirt", "garment"), ("jacket", "garment"), ("sock", "garment"), ("lorry", "vehicle"),
+    ("tram", "vehicle"), ("canoe", "vehicle"), ("hut", "building"), ("palace", "building"), ("chapel", "building"),
+    ("knife", "utensil"), ("fork", "utensil"), ("spoon", "utensil"),
 )  # fmt: skip
 SIMILAR = (
     "somebody else said: {clause}",
@@ -247,7 +248,7 @@ FILLERS = (
     "it is late, but ",
     "I was out all day. ",
     "one more thing: ",
-    "here is a question between us. ",
+    "let us go on. ",
 )
 INSTRUCTIONS = (
     ("end with over", "{answer} Over."),
