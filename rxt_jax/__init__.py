@@ -1,1 +1,24 @@
-"""rxt_jax: the Reactive Transformer on JAX and Flax NNX."""
+"""The Reactive Transformer on JAX: models with a fixed-size memory, trained stage by stage.
+
+Public names are imported when they are used, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+__all__ = ["ModelConfig", "ReactiveTransformer", "load", "presets"]
+
+_PUBLIC = {
+    "ModelConfig": ("rxt_jax.model", "ModelConfig"),
+    "ReactiveTransformer": ("rxt_jax.model", "ReactiveTransformer"),
+    "load": ("rxt_jax.run", "load"),
+    "presets": ("rxt_jax.model.presets", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'rxt_jax' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    found = importlib.import_module(module)
+    return found if attribute is None else getattr(found, attribute)

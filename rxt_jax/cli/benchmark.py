@@ -62,7 +62,8 @@ def forward_flops_per_token(config: ModelConfig, length: int) -> float:
         mixture = config.decoder.feed_forward
         if "/experts/" in path and isinstance(mixture, MixtureConfig):
             share = mixture.experts_per_token / mixture.num_experts
-        runs_on_slots = path.startswith("memory_attention") and not ("/attention/key" in path or "/attention/value" in path)
+        reads_tokens = "/attention/key" in path or "/attention/value" in path
+        runs_on_slots = path.startswith("memory_attention") and not reads_tokens
         runs_on_slots |= "cross_attention/key" in path or "cross_attention/value" in path
         total += 2.0 * variable.size * share * (slots_per_token if runs_on_slots else 1.0)
     encoder, decoder = config.encoder.attention, config.decoder.attention
@@ -92,7 +93,8 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(facts))
         return 0
     console = Console()
-    table = Table(title=f"stage 4, {options.preset}, {options.dtype}, {device.device_kind}: peak {peak / 1e9:.0f} GFLOP/s")
+    title = f"stage 4, {options.preset}, {options.dtype}, {device.device_kind}: peak {peak / 1e9:.0f} GFLOP/s"
+    table = Table(title=title)
     for name in ("interactions", "compile s", "step ms", "tokens/s", "GFLOP/s", "share of peak", "peak memory MiB"):
         table.add_column(name, justify="right")
     for one in results:

@@ -9,7 +9,7 @@ Everything happens in one compiled program and nothing waits for the host. Sourc
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Stage(Protocol):
     rows, key)` and `window_objective(model, memory, interactions, key, counts, start=)`.
     """
 
-    batch_axis: int
+    batch_axis: ClassVar[int]
 
     def label_counts(self, batch: Any) -> dict[str, Array]: ...
 

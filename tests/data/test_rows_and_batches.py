@@ -105,7 +105,7 @@ def test_bad_lines_are_named(tmp_path, line, message):
 
 
 def test_missing_and_empty_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl"):
         read_episodes(tmp_path / "nothing.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(RecordError, match="holds no record"):
