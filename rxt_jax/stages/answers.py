@@ -75,8 +75,10 @@ def read_memory(
     """
 
     def read(memory: Array) -> tuple[TokenLoss, Array]:
+        # Filler tokens are no tokens: a router's balance counts all it is shown.
+        token_mask = interaction.token_mask & interaction.valid[..., None]
         logits, balance = model.decode_with_balance(
-            interaction.ids, interaction.token_mask, memory, memory_mask=memory_mask, key=key
+            interaction.ids, token_mask, memory, memory_mask=memory_mask, key=key
         )
         return answer_cross_entropy(logits, interaction.ids, labels), jnp.float32(balance)
 

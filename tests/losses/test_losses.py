@@ -1,0 +1,111 @@
+"""Losses against numbers worked out by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rxt_jax.losses import (
+    answer_cross_entropy,
+    cosine_by_row,
+    fit_to_slots,
+    memory_targets,
+    new_weight,
+    shifted_weights,
+    token_cross_entropy,
+)
+
+# Softmax of log(1, 2, 5) is 1/8, 2/8, 5/8.
+LOGITS = jnp.log(jnp.array([[[1.0, 2.0, 5.0]] * 3]))
+
+
+def test_cross_entropy_by_hand():
+    targets, mask = jnp.array([[0, 2, 1]]), jnp.array([[True, True, False]])
+    found = token_cross_entropy(LOGITS, targets, mask)
+    assert float(found.loss) == pytest.approx(math.log(8) + math.log(8 / 5), rel=1e-6)
+    assert float(found.count) == 2
+    assert float(found.correct) == 1
+
+
+def test_answers_are_predicted_by_the_token_before():
+    ids, labels = jnp.array([[2, 0, 2]]), jnp.array([[True, True, True]])
+    found = answer_cross_entropy(LOGITS, ids, labels)
+    assert float(found.count) == 2  # the first token is nobody's target
+    assert float(found.loss) == pytest.approx(math.log(8) + math.log(8 / 5), rel=1e-6)
+
+
+def test_nothing_scored_is_zero_whatever_the_logits_are():
+    broken = LOGITS.at[0, 0, 0].set(jnp.inf).at[0, 1, 1].set(jnp.nan)
+    found = token_cross_entropy(broken, jnp.array([[0, 0, 0]]), jnp.zeros((1, 3), bool))
+    assert [float(value) for value in found] == [0.0, 0.0, 0.0]
+
+
+def test_targets_outside_the_vocabulary_are_harmless_where_nothing_is_scored():
+    mask = jnp.array([[True, False, False]])
+    assert float(token_cross_entropy(LOGITS, jnp.array([[2, 99, -1]]), mask).loss) == pytest.approx(math.log(8 / 5))
+
+
+def test_cross_entropy_is_float32_whatever_comes_in():
+    found = token_cross_entropy(LOGITS.astype(jnp.bfloat16), jnp.array([[0, 2, 1]]), jnp.ones((1, 3), bool))
+    assert found.loss.dtype == jnp.float32
+
+
+def test_the_share_of_the_new_falls_from_interaction_to_interaction():
+    found = new_weight(jnp.arange(13))
+    expected = [0.9, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.05, 0.05]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("new", "shift", "towards_memory", "expected"),
+    [(0.5, 0.15, True, 0.35), (0.5, 0.15, False, 0.65), (0.9, 0.15, False, 1.0), (0.05, 0.15, True, 0.0)],
+)
+def test_shifted_weights_are_shares(new, shift, towards_memory, expected):
+    accumulated, fresh = shifted_weights(jnp.float32(new), jnp.float32(shift), jnp.bool_(towards_memory))
+    assert float(fresh) == pytest.approx(expected, abs=1e-6)
+    assert float(accumulated + fresh) == pytest.approx(1.0)
+
+
+def test_targets_mix_memory_and_states():
+    memory, encoded = jnp.full((1, 1, 2, 2), 4.0), jnp.full((1, 1, 2, 2), 8.0)
+    np.testing.assert_allclose(memory_targets(memory, encoded, jnp.float32(0.25), jnp.float32(0.75)), 7.0)
+
+
+def states(length: int) -> jax.Array:
+    return jnp.arange(length, dtype=jnp.float32).reshape(1, 1, length, 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "slots", "expected"),
+    [
+        (3, 3, [0, 1, 2]),
+        (2, 5, [0, 1, 0, 1, 0]),
+        (4, 2, [0.5, 2.5]),
+        (5, 2, [1, 3]),  # windows [0, 3) and [2, 5) share the middle, as adaptive pooling does
+    ],
+)
+def test_tokens_are_fitted_to_slots(length, slots, expected):
+    fitted, mask = fit_to_slots(states(length), jnp.ones((1, length), bool), slots)
+    np.testing.assert_allclose(np.asarray(fitted).ravel(), expected)
+    assert np.asarray(mask).all()
+
+
+def test_slots_over_padding_alone_are_marked():
+    mask = jnp.array([[True, True, False, False]])
+    np.testing.assert_array_equal(fit_to_slots(states(4), mask, 2)[1], [[True, False]])
+    np.testing.assert_array_equal(fit_to_slots(states(4), mask, 4)[1], mask)
+
+
+def test_cosines_by_row():
+    updated = jnp.array([[[[3.0, 4.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]])  # [L=1 B=2 S=2 D=2]
+    target = jnp.array([[[[6.0, 8.0], [0.0, 2.0]], [[-1.0, 0.0], [0.0, 1.0]]]])
+    np.testing.assert_allclose(cosine_by_row(updated, target), [0.5, 0.0], atol=1e-6)
+    masked = cosine_by_row(updated, target, jnp.array([[True, False], [False, False]]))
+    np.testing.assert_allclose(masked, [1.0, 0.0], atol=1e-6)
+
+
+def test_a_zero_vector_has_a_finite_slope():
+    slope = jax.grad(lambda u: cosine_by_row(u, jnp.ones((1, 1, 1, 2))).sum())(jnp.zeros((1, 1, 1, 2)))
+    assert np.isfinite(slope).all()
