@@ -28,9 +28,8 @@ class OptimizerConfig:
 
     `group_rates` multiplies the learning rate of a group, `frozen` takes groups out of training
     in addition to those that the stage does not train. `decay="matrices"` spares norms, biases,
-    gates, embeddings and memory slots; `"all"` is published. `muon` is for matrices, with its
-    updates scaled to the size of Adam's so that one learning rate serves both; the rest gets
-    Adam.
+    gates, embeddings and memory slots; `"all"` is published. `muon` is for matrices and wants rates
+    of 0.01 to 0.03; the rest gets Adam at the same rate.
     """
 
     name: Literal["adamw", "muon", "lion", "adafactor"] = "adamw"

@@ -107,10 +107,10 @@ def test_depth_adds_no_code():
         ids, mask = random_batch()
         memory = random_memory(config, len(ids))
 
-        def run(params):
+        def run(params, memory):
             return interact(nnx.merge(graphdef, params), ids, mask, memory)
 
-        return len(jax.jit(run).lower(params).as_text())
+        return len(jax.jit(run).lower(params, memory).as_text())
 
     assert size(12) < 1.05 * size(3)
 
