@@ -1,6 +1,9 @@
 """A Reactive Transformer that remembers a conversation, from nothing, on two CPU cores.
 
-rxt train configs/toy.py
+    rxt train configs/toy.py
+
+Two CPU cores, minutes; recall of held-out conversations 0.95 or more up to 8 interactions back, 0.9 in conversations
+three times as long as those it learnt from (figures: README, benchmarks/toy.md).
 """
 
 from dataclasses import replace
