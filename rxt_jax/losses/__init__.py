@@ -1,6 +1,12 @@
 """Losses as free functions that return sums and counts."""
 
-from rxt_jax.losses.cross_entropy import TokenLoss, answer_cross_entropy, token_cross_entropy
+from rxt_jax.losses.cross_entropy import (
+    TokenLoss,
+    answer_cross_entropy,
+    projected_answer_cross_entropy,
+    projected_cross_entropy,
+    token_cross_entropy,
+)
 from rxt_jax.losses.memory_targets import (
     cosine_by_row,
     fit_to_slots,
@@ -16,6 +22,8 @@ __all__ = [
     "fit_to_slots",
     "memory_targets",
     "new_weight",
+    "projected_answer_cross_entropy",
+    "projected_cross_entropy",
     "shifted_weights",
     "token_cross_entropy",
 ]

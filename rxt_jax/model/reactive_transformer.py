@@ -77,7 +77,7 @@ class ReactiveTransformer(nnx.Module):
         written = self.memory_attention(memory.astype(encoded.dtype), encoded, token_mask, key=key)
         return written.astype(memory.dtype)
 
-    def decode_with_balance(
+    def decode_hidden(
         self,
         ids: Int[Array, "B T"],
         token_mask: Bool[Array, "B T"],
@@ -85,14 +85,17 @@ class ReactiveTransformer(nnx.Module):
         *,
         memory_mask: Bool[Array, "B S"] | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T V"], Float[Array, ""]]:
-        """Return float32 logits and the routers' balance loss (0 for a dense model).
+    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+        """Return the last hidden states and the routers' balance loss (0 for a dense model).
 
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
         hides slots.
         """
-        hidden, balance = self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, key=key)
-        return self.decoder.logits(hidden), balance
+        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, key=key)
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Apply the decoder's head to hidden states, in float32."""
+        return self.decoder.logits(hidden)
 
     def decode(
         self,
@@ -104,7 +107,7 @@ class ReactiveTransformer(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
-        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0]
+        return self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
 
     def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Restore masked tokens from the last encoder state."""

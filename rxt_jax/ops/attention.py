@@ -1,5 +1,7 @@
 """The one attention function. Every head layout of the library is a case of it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -45,13 +47,20 @@ def attend(
         query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
         query_heads = kv_heads
     grouped = query.reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32) * (head_dim**-0.5)
     visible = None if mask is None else mask[:, None, None]
-    if visible is not None:
-        scores = jnp.where(visible, scores, _EXCLUDED)
-    weights = jax.nn.softmax(scores, axis=-1)
-    if visible is not None:
-        weights = jnp.where(visible, weights, 0.0)
-    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
-    attended = jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
+
+    # Scores and weights are computed again in the backward pass: keeping `[B heads T S]` float32
+    # arrays of every layer costs more time than their two products, and the most memory.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def weigh(grouped: Array, key: Array, value: Array) -> Array:
+        scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32) * (head_dim**-0.5)
+        if visible is not None:
+            scores = jnp.where(visible, scores, _EXCLUDED)
+        weights = jax.nn.softmax(scores, axis=-1)
+        if visible is not None:
+            weights = jnp.where(visible, weights, 0.0)
+        weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
+        return jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
+
+    attended = weigh(grouped, key, value)
     return attended.reshape(batch, length, query_heads, head_dim)

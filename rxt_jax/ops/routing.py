@@ -1,5 +1,6 @@
 """Mixture of experts as functions: who goes where, what balance costs, and the grouped products."""
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -85,6 +86,12 @@ def grouped_product(
     x: Float[Array, "P D"], kernels: Float[Array, "E D F"], sorted_tokens: SortedTokens
 ) -> Float[Array, "P F"]:
     """Multiply every block with the kernel of its expert."""
-    blocks = x.reshape(-1, sorted_tokens.block, x.shape[-1])
-    product = jnp.einsum("PbD,PDF->PbF", blocks, kernels[sorted_tokens.block_expert])
+
+    # The kernels of the blocks are as large as everything else of a layer together: gathered again
+    # in the backward pass instead of kept.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def multiply(blocks: Array, kernels: Array) -> Array:
+        return jnp.einsum("PbD,PDF->PbF", blocks, kernels[sorted_tokens.block_expert])
+
+    product = multiply(x.reshape(-1, sorted_tokens.block, x.shape[-1]), kernels)
     return product.reshape(x.shape[0], -1)

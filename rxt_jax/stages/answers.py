@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from rxt_jax.losses.cross_entropy import TokenLoss, answer_cross_entropy
+from rxt_jax.losses.cross_entropy import TokenLoss, projected_answer_cross_entropy
 from rxt_jax.types import Array, Interaction, Key, Metrics
 
 __all__ = [
@@ -77,10 +77,9 @@ def read_memory(
     def read(memory: Array) -> tuple[TokenLoss, Array]:
         # Filler tokens are no tokens: a router's balance counts all it is shown.
         token_mask = interaction.token_mask & interaction.valid[..., None]
-        logits, balance = model.decode_with_balance(
-            interaction.ids, token_mask, memory, memory_mask=memory_mask, key=key
-        )
-        return answer_cross_entropy(logits, interaction.ids, labels), jnp.float32(balance)
+        hidden, balance = model.decode_hidden(interaction.ids, token_mask, memory, memory_mask=memory_mask, key=key)
+        answer = projected_answer_cross_entropy(model.logits, hidden, interaction.ids, labels)
+        return answer, jnp.float32(balance)
 
     def skip(memory: Array) -> tuple[TokenLoss, Array]:
         zero = jnp.float32(0.0)

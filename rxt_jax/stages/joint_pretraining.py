@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from rxt_jax.losses.cross_entropy import answer_cross_entropy, token_cross_entropy
+from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy, projected_cross_entropy
 from rxt_jax.model.episode import fold_key
 from rxt_jax.types import Array, Key, Metrics, RowBatch
 
@@ -45,17 +45,18 @@ def joint_loss(
     them."""
     encoder_ids = jnp.where(batch.mlm_mask, stage.mask_id, batch.ids)
     encoded = model.encode(encoder_ids, batch.token_mask, key=fold_key(key, 0))
-    masked = token_cross_entropy(model.masked_language_logits(encoded[-1]), batch.ids, _mlm_labels(batch))
+    masked = projected_cross_entropy(model.masked_language_logits, encoded[-1], batch.ids, _mlm_labels(batch))
     memory = jax.lax.stop_gradient(encoded) if stage.detach_encoder_states else encoded
     memory = stage.perturb(memory, fold_key(key, 1))
-    logits, balance = model.decode_with_balance(
+    hidden, balance = model.decode_hidden(
         batch.ids,
         batch.token_mask,
         memory,
         memory_mask=None if stage.read_padding else batch.token_mask,
         key=fold_key(key, 2),
     )
-    answer = answer_cross_entropy(logits, batch.ids, _targets(batch, stage.loss_on_padding))
+    targets = _targets(batch, stage.loss_on_padding)
+    answer = projected_answer_cross_entropy(model.logits, hidden, batch.ids, targets)
 
     loss = (
         stage.encoder_loss_scale * masked.loss / jnp.maximum(counts["masked_language"], 1.0)

@@ -2,10 +2,13 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rxt_jax.losses import (
     answer_cross_entropy,
@@ -13,6 +16,7 @@ from rxt_jax.losses import (
     fit_to_slots,
     memory_targets,
     new_weight,
+    projected_answer_cross_entropy,
     shifted_weights,
     token_cross_entropy,
 )
@@ -109,3 +113,40 @@ def test_cosines_by_row():
 def test_a_zero_vector_has_a_finite_slope():
     slope = jax.grad(lambda u: cosine_by_row(u, jnp.ones((1, 1, 1, 2))).sum())(jnp.zeros((1, 1, 1, 2)))
     assert np.isfinite(slope).all()
+
+
+@jax.jit
+def _whole(hidden, kernel, ids, labels):
+    def loss(hidden, kernel):
+        found = answer_cross_entropy(hidden @ kernel, ids, labels)
+        return found.loss, found
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, kernel)
+
+
+@jax.jit
+def _projected(hidden, kernel, ids, labels):
+    def loss(hidden, kernel):
+        found = projected_answer_cross_entropy(lambda some: some @ kernel, hidden, ids, labels)
+        return found.loss, found
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, kernel)
+
+
+@settings(deadline=None, max_examples=20)
+@given(shape=st.sampled_from([(1, 2), (8, 11), (6, 5)]), share=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_projected_cross_entropy_is_that_of_all_logits(shape, share, seed):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    hidden = jax.random.normal(keys[0], (*shape, 5))
+    kernel = jax.random.normal(keys[1], (5, 7))
+    ids = jax.random.randint(keys[2], shape, 0, 7)
+    labels = jax.random.bernoulli(keys[3], share, shape)
+    chex.assert_trees_all_close(
+        _projected(hidden, kernel, ids, labels), _whole(hidden, kernel, ids, labels), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_what_is_not_scored_has_no_gradient_even_if_it_is_broken():
+    mask = jnp.array([[True, False, False]])
+    slope = jax.grad(lambda logits: token_cross_entropy(logits, jnp.array([[2, 0, 0]]), mask).loss)
+    assert bool(jnp.all(jnp.isfinite(slope(LOGITS.at[0, 1].set(jnp.inf)))))

@@ -67,7 +67,7 @@ class MiniatureModel(nnx.Module):
         read = jnp.einsum("LBST,LBTD->LBSD", weights * token_mask[None, :, None], encoded)
         return 0.5 * memory + 0.5 * jnp.tanh(read)
 
-    def decode_with_balance(self, ids, token_mask, memory, *, memory_mask=None, key=None):
+    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, key=None):
         del key
         hidden = self.embedding.table[...][ids]
         for layer in range(LAYERS):
@@ -82,10 +82,13 @@ class MiniatureModel(nnx.Module):
         # Something that depends on the weights and on real tokens only, as a router loss does.
         real = token_mask[..., None]
         balance = jnp.sum((hidden * real) ** 2) / jnp.maximum(jnp.sum(real), 1) / 100
-        return hidden @ self.embedding.table[...].T, balance
+        return hidden, balance
+
+    def logits(self, hidden):
+        return hidden @ self.embedding.table[...].T
 
     def decode(self, ids, token_mask, memory, *, memory_mask=None, key=None):
-        return self.decode_with_balance(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0]
+        return self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
 
     def masked_language_logits(self, hidden):
         return hidden @ self.masked_language_head.kernel[...]
