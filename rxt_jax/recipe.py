@@ -65,7 +65,9 @@ class Recipe:
     """A whole run. Stages run in order, each from the parameters of the one before.
 
     `name` names the run folder `runs/<name>` unless `folder` is given. `cpu_devices` splits the CPU
-    into that many devices (None = one): two use two cores better for small models.
+    into that many devices (None = one): two use two cores better for small models. `start_from` is
+    another run's folder, or one of its `stages/<name>`: its tokenizer and parameters are where this
+    run begins; parameters that it lacks or has in another shape start fresh and are listed.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Recipe:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     cpu_devices: int | None = None
     seed: int = 0
+    start_from: str | None = None
     folder: str | None = None
     keep_checkpoints: int = 2
 

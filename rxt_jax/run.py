@@ -82,6 +82,8 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     _write_recipe(recipe, folder)
     encoder = RowEncoder(tokenizer, recipe.data)
     graphdef, params = nnx.split(build_model(recipe.model, recipe.seed))
+    if recipe.start_from is not None:
+        params = _parameters_of(recipe.start_from, params, console)
     with Tracker(folder) as tracker:
         for stream, (name, run) in enumerate(recipe.stages.items()):
             stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tracker, quiet)
@@ -224,8 +226,11 @@ class _StageInFolder:
 
 
 def load(folder: str | Path) -> LoadedRun:
-    """Load the model of a run's last stage that has a checkpoint, with its tokenizer and recipe."""
-    folder = Path(folder)
+    """Load a run's model with its tokenizer and recipe.
+
+    `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`.
+    """
+    folder, only = _run_and_stage(folder)
     if not (folder / _RECIPE_FILE).is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no {_RECIPE_FILE}")
     recipe = from_json(json.loads((folder / _RECIPE_FILE).read_text(encoding="utf-8"))["recipe"])
@@ -236,7 +241,7 @@ def load(folder: str | Path) -> LoadedRun:
         path: jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device)
         for path, variable in flat_parameters(abstract).items()
     }
-    for name in reversed(recipe.stages):
+    for name in reversed(recipe.stages) if only is None else (only,):
         path = folder / "stages" / name
         if not path.is_dir():
             continue
@@ -246,7 +251,30 @@ def load(folder: str | Path) -> LoadedRun:
         if checkpoint is not None:
             params = with_parameters(abstract, checkpoint.params)
             return LoadedRun(nnx.merge(graphdef, params), tokenizer, recipe)
-    raise FileNotFoundError(f"{folder} has no readable checkpoint; train it first: rxt train CONFIG")
+    place = folder if only is None else folder / "stages" / only
+    raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
+
+
+def _run_and_stage(path: str | Path) -> tuple[Path, str | None]:
+    """Tell a run's folder from that of one of its stages."""
+    path = Path(path)
+    return (path.parent.parent, path.name) if path.parent.name == "stages" else (path, None)
+
+
+def _parameters_of(start_from: str, params: nnx.State, console: Console) -> nnx.State:
+    """Take over the parameters of another run that fit, and say which ones did not."""
+    found = flat_parameters(nnx.split(load(start_from).model)[1])
+    mine = flat_parameters(params)
+    fitting = {
+        path: found[path][...]
+        for path, variable in mine.items()
+        if path in found and found[path].shape == variable.shape
+    }
+    console.print(f"begins with {len(fitting)} of {len(mine)} parameter arrays of {start_from}")
+    fresh = sorted(set(mine) - set(fitting))
+    if fresh:
+        console.print(f"these start fresh: {', '.join(fresh)}")
+    return with_parameters(params, fitting)
 
 
 def _claim_folder(recipe: Recipe, folder: Path) -> None:
@@ -256,8 +284,8 @@ def _claim_folder(recipe: Recipe, folder: Path) -> None:
         return
     old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
     new = json.loads(json.dumps(to_json(recipe)))
-    for part in ("model", "tokenizer", "seed"):
-        before, now = old[part], new[part]
+    for part in ("model", "tokenizer", "seed", "start_from"):
+        before, now = old.get(part), new[part]
         if part == "model":
             before, now = ({**each, "vocab_size": None} for each in (before, now))
         if before != now:
@@ -270,8 +298,9 @@ def _claim_folder(recipe: Recipe, folder: Path) -> None:
 def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource) -> Tokenizer:
     if (folder / "tokenizer.model").is_file():
         return load_tokenizer(folder)
-    if recipe.tokenizer.path is not None:
-        tokenizer = load_tokenizer(recipe.tokenizer.path)
+    ready = recipe.tokenizer.path if recipe.start_from is None else _run_and_stage(recipe.start_from)[0]
+    if ready is not None:
+        tokenizer = load_tokenizer(ready)
         tokenizer.save(folder)
         return tokenizer
     texts = (source.text(number) for number in range(recipe.tokenizer.texts))

@@ -254,3 +254,29 @@ def test_the_step_compiles_once():
     for seed in range(3):
         state, _ = step(state, random_conversations(seed))
     assert len(traces) == 1
+
+
+def test_a_run_that_starts_from_another_takes_what_fits(tmp_path, capsys):
+    one = "interaction_sft"
+    first = small_recipe(tmp_path / "first", {one: InteractionSft()})
+    assert run_recipe(first, quiet=True)
+    model = replace(first.model, num_slots=first.model.num_slots + 1)
+    start = str(tmp_path / "first" / "stages" / one)
+    second = replace(first, model=model, start_from=start, folder=str(tmp_path / "second"))
+    begun = {}
+
+    def keep_and_stop(stage, params, *_):
+        begun.update(flat(params))
+        return params, False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs._StageInFolder, "train", keep_and_stop)
+        run_recipe(second)
+    expected = flat(nnx.split(load(start).model)[1])
+    differing = {path for path, value in begun.items() if not np.array_equal(value, expected[path])}
+    assert differing and all("slot" in path or "memory" in path for path in differing)
+    printed = capsys.readouterr().out
+    assert all(path in printed.replace("\n", "") for path in differing)
+    assert (tmp_path / "second" / "tokenizer.model").read_bytes() == (
+        tmp_path / "first" / "tokenizer.model"
+    ).read_bytes()
