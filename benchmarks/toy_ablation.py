@@ -103,7 +103,7 @@ def _recipe(name: str, updates: int) -> Recipe:
         return _early(recipe, name)
     stages = {each: recipe.stages[each] for each in STAGES[3:]}
     stages["memory_aware"] = replace(stages["memory_aware"], updates=updates)
-    evaluation = replace(recipe.evaluation, splits=("iid", "longer"), conditions=("memory",))
+    evaluation = replace(recipe.evaluation, episodes=128, splits=("iid", "longer"), conditions=("memory",))
     recipe = replace(recipe, stages=stages, evaluation=evaluation)
     return VARIANTS[name](_from(recipe, EARLY[0], "history_reading"))
 

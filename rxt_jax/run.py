@@ -32,7 +32,7 @@ from rxt_jax.train.state import TrainState, make_train_state
 from rxt_jax.train.step import make_train_step
 from rxt_jax.train.tracker import Tracker
 
-__all__ = ["LoadedRun", "build_model", "load", "make_batches", "run_recipe"]
+__all__ = ["LoadedRun", "build_model", "load", "make_batches", "run_and_stage", "run_recipe"]
 
 _HELD_OUT_BATCHES = 4
 _RECIPE_FILE = "recipe.json"
@@ -230,7 +230,7 @@ def load(folder: str | Path) -> LoadedRun:
 
     `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`.
     """
-    folder, only = _run_and_stage(folder)
+    folder, only = run_and_stage(folder)
     if not (folder / _RECIPE_FILE).is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no {_RECIPE_FILE}")
     recipe = from_json(json.loads((folder / _RECIPE_FILE).read_text(encoding="utf-8"))["recipe"])
@@ -255,7 +255,7 @@ def load(folder: str | Path) -> LoadedRun:
     raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
 
 
-def _run_and_stage(path: str | Path) -> tuple[Path, str | None]:
+def run_and_stage(path: str | Path) -> tuple[Path, str | None]:
     """Tell a run's folder from that of one of its stages."""
     path = Path(path)
     return (path.parent.parent, path.name) if path.parent.name == "stages" else (path, None)
@@ -298,7 +298,7 @@ def _claim_folder(recipe: Recipe, folder: Path) -> None:
 def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource) -> Tokenizer:
     if (folder / "tokenizer.model").is_file():
         return load_tokenizer(folder)
-    ready = recipe.tokenizer.path if recipe.start_from is None else _run_and_stage(recipe.start_from)[0]
+    ready = recipe.tokenizer.path if recipe.start_from is None else run_and_stage(recipe.start_from)[0]
     if ready is not None:
         tokenizer = load_tokenizer(ready)
         tokenizer.save(folder)

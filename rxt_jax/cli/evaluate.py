@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,7 +14,7 @@ from rxt_jax.cli.options import parse
 from rxt_jax.cli.train import evaluate_run
 from rxt_jax.data.config import FileData
 from rxt_jax.evaluation import EvaluationConfig
-from rxt_jax.run import load
+from rxt_jax.run import load, run_and_stage
 
 __all__ = ["EvaluateOptions", "run"]
 
@@ -23,9 +24,9 @@ class EvaluateOptions:
     """Measure recall by distance, with memory as it is, zeroed, shuffled and frozen."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of the run."""
+    """Folder of the run, or of one of its stages: `runs/toy/stages/interaction_sft`."""
     data: str | None = None
-    """A jsonl file of episodes instead of the run's own held-out data."""
+    """A jsonl file of episodes instead of the run's own held-out data; its result has a folder of its own."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     json: bool = False
     """Print the result as JSON and nothing else."""
@@ -36,10 +37,12 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(EvaluateOptions, arguments, "rxt evaluate")
     loaded = load(options.run)
-    recipe = replace(loaded.recipe, evaluation=options.evaluation, folder=options.run)
+    folder, stage = run_and_stage(options.run)
+    recipe = replace(loaded.recipe, evaluation=options.evaluation, folder=str(folder))
     if options.data is not None:
         recipe = replace(recipe, data=replace(recipe.data, evaluation_source=FileData(path=options.data)))
-    report = evaluate_run(loaded._replace(recipe=recipe), Console(quiet=options.json))
+    part = "/".join(name for name in (stage, options.data and Path(options.data).stem) if name)
+    report = evaluate_run(loaded._replace(recipe=recipe), Console(quiet=options.json), part)
     if options.json:
         print(json.dumps(report.summary()))
     return 0

@@ -50,8 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate_run(loaded: LoadedRun, console: Console) -> Report:
-    """Measure a run on its held-out data and write the result into its folder."""
+def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
+    """Measure a run on its held-out data and write the result into its `evaluation/<part>`."""
     recipe = loaded.recipe
     held_out, splits = recipe.data.evaluation_source, {}
     if isinstance(held_out, DialogueData):
@@ -66,8 +66,8 @@ def evaluate_run(loaded: LoadedRun, console: Console) -> Report:
         splits[name] = evaluate_split(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation)
     report = Report(splits)
     console.print(report.table())
-    report.save(recipe.run_folder / "evaluation")
-    console.print(f"written: {recipe.run_folder / 'evaluation'}")
+    report.save(recipe.run_folder / "evaluation" / part)
+    console.print(f"written: {recipe.run_folder / 'evaluation' / part}")
     return report
 
 

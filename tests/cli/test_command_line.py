@@ -94,7 +94,7 @@ def test_evaluate_prints_json_for_programs_and_reads_files(run_folder, tmp_path,
     assert main(["evaluate", str(run_folder), "--data", str(file), "--json", *options]) == 0
     summary = json.loads(capsys.readouterr().out)["held_out"]
     assert summary["conditions"]["memory"]["asked_by_distance"] == {"1": 4}
-    assert (run_folder / "evaluation" / "recall.png").is_file()
+    assert (run_folder / "evaluation" / "episodes" / "recall.png").is_file()
 
 
 def test_chat_reads_lines(run_folder, tmp_path, monkeypatch, capsys):
