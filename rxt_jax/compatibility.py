@@ -1,6 +1,6 @@
 """Published behaviour that differs from what the papers mean: all of it is off unless asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Compatibility"]
 
@@ -18,3 +18,30 @@ class Compatibility:
     where padding is a target."""
     zero_padding: bool = False
     """Zero padded inputs and then attend without a mask, as the published flash path does (Q4)."""
+    interlayer_is_self_interlayer: bool = False
+    """A checkpoint that asks for the interlayer variant gets self-interlayer, where its tensors do not tell (Q9)."""
+    small_initial_memory: bool = False
+    """Initial memory with standard deviation 0.02 instead of 1 (Q51)."""
+
+    @classmethod
+    def rxlm_0_3_93(cls) -> "Compatibility":
+        """Behave like rxlm 0.3.93, the implementation that the golden numbers come from."""
+        return cls(
+            rotary_angles_in_compute_dtype=True,
+            causal_ignores_padding=True,
+            interlayer_is_self_interlayer=True,
+        )
+
+    @classmethod
+    def rxnn_0_2(cls) -> "Compatibility":
+        """Behave like rxnn 0.2, which trained the RxT-Alpha models of 2025."""
+        return cls(
+            legacy_rotary_layout=True,
+            rotary_angles_in_compute_dtype=True,
+            causal_ignores_padding=True,
+            small_initial_memory=True,
+        )
+
+    def without_legacy_layout(self) -> "Compatibility":
+        """Copy for a model whose projections were permuted to the current rotary layout."""
+        return replace(self, legacy_rotary_layout=False)

@@ -6,15 +6,23 @@ stacked. Source: architecture spec §18.
 """
 
 import itertools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-__all__ = ["COMPONENT_PREFIXES", "load_weights", "reference_names", "stack_listed_experts"]
+__all__ = [
+    "COMPONENT_PREFIXES",
+    "export_weights",
+    "load_weights",
+    "reference_names",
+    "reference_shape",
+    "stack_listed_experts",
+]
 
 COMPONENT_PREFIXES = {
     "embedding": "encoder.model.embedding",
@@ -123,34 +131,84 @@ def load_weights(
     config: Any,
     weights: Mapping[str, np.ndarray],
     prefixes: Mapping[str, str] = COMPONENT_PREFIXES,
+    ignored: Callable[[str], Any] | None = None,
 ) -> tuple[nnx.State, list[str]]:
     """Fill the components named in `prefixes`; return the parameters and the names left unused.
 
-    `config` is the `ModelConfig` of the parameters. A missing or misshapen tensor is an error that
-    names it.
+    `config` is the `ModelConfig` of the parameters. Missing and misshapen tensors end in one error
+    that lists all of them; with `ignored`, so does any unused one whose name it does not accept.
     """
     weights = stack_listed_experts(weights)
     unused = set(weights)
-    filled = []
+    filled, faults = [], []
     for path, variable in nnx.to_flat_state(params):
         parts = [str(part) for part in path]
         if parts[0] not in prefixes:
             filled.append((path, variable))
             continue
         names = _names_of(parts, variable, config, prefixes[parts[0]])
-        missing = [name for name in names if name not in weights]
-        if missing:
-            raise ValueError(f"the checkpoint has no {missing[0]} for {'/'.join(parts)}; is it of another config?")
-        unused -= set(names)
-        shape = variable.shape if len(names) == 1 and "segments" not in parts else variable.shape[1:]
-        values = [_from_reference(weights[name], parts, shape, name) for name in names]
-        value = np.stack(values) if "segments" in parts else values[0]
+        shape = variable.shape[1:] if "segments" in parts else variable.shape
+        present = [name for name in names if name in weights]
+        faults += [f"missing: {name} {reference_shape(parts, shape)}" for name in names if name not in weights]
+        unused -= set(present)
+        value = np.empty(variable.shape, np.float32)
+        for number, name in enumerate(names):
+            if name not in weights:
+                continue
+            tensor = np.asarray(weights[name])
+            if tensor.size != np.prod(shape, dtype=int):
+                faults.append(f"shape: {name} {tensor.shape}, expected {reference_shape(parts, shape)}")
+                continue
+            tensor = (tensor.T if parts[-1] == "kernel" else tensor).reshape(shape)
+            if "segments" in parts:
+                value[number] = tensor
+            else:
+                value[...] = tensor
         filled.append((path, variable.replace(jnp.asarray(value))))
+    if ignored is not None:
+        faults += [f"unexpected: {name}" for name in sorted(unused) if not ignored(name)]
+    if faults:
+        raise ValueError("the tensors do not fit the configuration:\n  " + "\n  ".join(faults))
     return nnx.from_flat_state(filled), sorted(unused)
 
 
-def stack_listed_experts(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def export_weights(
+    params: nnx.State, config: Any, prefixes: Mapping[str, str] = COMPONENT_PREFIXES
+) -> dict[str, np.ndarray]:
+    """Write the components named in `prefixes` under their reference names."""
+    result = {}
+    for path, variable in nnx.to_flat_state(params):
+        parts = [str(part) for part in path]
+        if parts[0] not in prefixes:
+            continue
+        value = np.asarray(variable[...])
+        values = value if "segments" in parts else value[None]
+        for name, one in zip(_names_of(parts, variable, config, prefixes[parts[0]]), values, strict=True):
+            shape = reference_shape(parts, one.shape)
+            one = one.reshape(shape[::-1]).T if parts[-1] == "kernel" else one.reshape(shape)
+            result[name] = np.ascontiguousarray(one)
+    return result
+
+
+def reference_shape(parts: list[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Say how a parameter of this shape looks in the reference: `[out, in]` for a kernel, finer axes joined."""
+    if parts[-1] == "kernel":
+        # Only the output of attention has two input axes: heads and their width.
+        inputs = 2 if parts[-2] == "output" else 1
+        return (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+    if parts[-1] == "bias" and len(shape) > 1:
+        return (math.prod(shape),)
+    if parts[-2:] in (["experts", "up"], ["shared", "up"]):
+        return (*shape[:2], math.prod(shape[2:]))
+    if parts[-2:] in (["experts", "up_bias"], ["shared", "up_bias"]):
+        return (*shape[:1], math.prod(shape[1:]))
+    return tuple(shape)
+
+
+def stack_listed_experts(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """Turn experts that are modules of a list into stacked tensors. Source: spec §10.4."""
+    if not any(re.search(r"experts\.\d+\.fc1", name) for name in weights):
+        return weights
     result, listed = {}, {}
     for name, value in weights.items():
         match = re.match(r"(.*?)(shared_)?experts\.(\d+)\.(fc1|fc2)(?:\.linear)?\.(weight|bias)$", name)
@@ -206,12 +264,3 @@ def _segment_start(config: Any, component: str, stack: str, number: int) -> int:
         layers = config.stateless_layers(final=stack == "final")
     counts = [len(list(run)) for _, run in itertools.groupby(layers)]
     return sum(counts[:number])
-
-
-def _from_reference(value: np.ndarray, parts: list[str], shape: tuple[int, ...], name: str) -> np.ndarray:
-    value = np.asarray(value, np.float32)
-    if parts[-1] == "kernel":
-        value = value.T
-    if value.size != np.prod(shape, dtype=int):
-        raise ValueError(f"{name} must have {shape} elements as {'/'.join(parts)}, got {value.shape}.")
-    return value.reshape(shape)

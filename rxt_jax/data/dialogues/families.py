@@ -115,7 +115,7 @@ FAMILIES = {
         tell=("you were born in {v}", "you come from {v}", "your place of birth is {v}"),
     ),
     "trip": Family(
-        noun="the goal of {my} trip",
+        noun="the destination of {my} trip",
         state=(
             "I will travel to {v}",
             "my trip goes to {v}",
@@ -143,7 +143,7 @@ FAMILIES = {
             "what city is on my ticket?",
             "what is my trip heading for?",
         ),
-        tell=("you will travel to {v}", "your trip goes to {v}", "the goal of your trip is {v}"),
+        tell=("you will travel to {v}", "your trip goes to {v}", "the destination of your trip is {v}"),
     ),
     "kin_city": Family(
         noun="the city of {my} {k}",

@@ -43,7 +43,7 @@ def test_the_bytes_of_a_seed_stay_what_they_were():
     """A change here makes every measured figure of the embedded data a figure of other data."""
     dialogues = Dialogues(tiny(), seed=3, split="train")
     text = json.dumps([dialogues.episode(index) for index in range(300)])
-    assert hashlib.md5(text.encode()).hexdigest() == "12f48a453aadc14463f747958d170c6c"
+    assert hashlib.md5(text.encode()).hexdigest() == "8b71ff1df63ed37f8f1ec31af4ccadbb"
 
 
 @pytest.mark.parametrize("value_type", VALUE_TYPES)

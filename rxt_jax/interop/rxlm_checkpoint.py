@@ -1,0 +1,231 @@
+"""Checkpoints of the published PyTorch implementation, read as models of ours.
+
+A folder is a whole model (`config.json`, `model.safetensors`), or holds one folder per component.
+Source: architecture spec §18.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+from safetensors import safe_open
+
+from rxt_jax.compatibility import Compatibility
+from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.interop.rxlm_infer import infer_component, infer_memory, infer_variant
+from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
+from rxt_jax.model.config import ModelConfig
+from rxt_jax.model.masked_language_head import MaskedLanguageHead
+from rxt_jax.model.reactive_transformer import ReactiveTransformer
+
+__all__ = ["RxlmFolder", "load_rxlm", "open_rxlm", "stored_memory"]
+
+_COMPONENTS = ("decoder", "encoder", "memory_attention", "mlm_head")
+_IGNORED = re.compile(
+    r"(^|\.)rope\."  # derived tables
+    r"|^encoder\.model\.(layers\.\d+\.(memory_cross_attention|norm2|stm_norm)\.|stm\.)"
+    r"|^(decoder|memory_attention)\.model\.stm\.memory$"
+    r"|^decoder\.model\.embedding\.weight$"
+    r"|\.slot_status\."  # created even where gating is off
+)
+_SMALL_INITIAL_MEMORY = 0.02  # standard deviation before rxlm (spec Q51)
+
+
+class RxlmFolder(NamedTuple):
+    """What a folder holds: our config, tensors under merged names, and its own `config.json`."""
+
+    config: ModelConfig
+    weights: "TensorFiles"
+    reference: Mapping[str, Any]
+
+
+class TensorFiles(Mapping[str, np.ndarray]):
+    """Tensors of safetensors files by name, read when asked for; aliases in a file's metadata count."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[Any, str]] = {}
+        self._permuted: dict[str, int] = {}
+
+    def add(self, file: Path, prefix: str) -> None:
+        """Add a file, its names behind `prefix`."""
+        if not file.is_file():
+            raise FileNotFoundError(f"{file.parent} has no {file.name}")
+        opened = safe_open(file, framework="flax")
+        stored = list(opened.keys())
+        self._places |= {prefix + name: (opened, name) for name in stored}
+        for alias, name in (opened.metadata() or {}).items():
+            if name in stored and alias not in stored:
+                self._places[prefix + alias] = (opened, name)
+
+    def rename(self, name: str, as_name: str) -> None:
+        """Let a tensor count under another name as well."""
+        self._places[as_name] = self._places[name]
+
+    def permute_rows(self, name: str, head_dim: int) -> None:
+        """Read a projection that was trained with the legacy rotary layout (spec §4.3)."""
+        self._permuted[name] = head_dim
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        opened, stored = self._places[name]
+        return tuple(opened.get_slice(stored).get_shape())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        opened, stored = self._places[name]
+        value = np.asarray(opened.get_tensor(stored))
+        if name in self._permuted:
+            half = self._permuted[name] // 2
+            value = value.reshape(-1, 2, half, value.shape[-1]).swapaxes(1, 2).reshape(value.shape)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def load_rxlm(
+    path: str | Path | Sequence[str | Path],
+    *,
+    compatibility: Compatibility | None = None,
+    variant: str | None = None,
+) -> ReactiveTransformer:
+    """Load a model saved by the published implementation, with its parameters in float32.
+
+    `path` is the folder of a whole model, a folder of component folders, or these folders one by one.
+    `variant` names the memory attention where an ungated checkpoint leaves it open (spec §18.3, rule 9).
+    With `legacy_rotary_layout` the projections are permuted, so that the model runs in the current
+    layout. A masked-language head that was not saved starts fresh. Missing, unexpected and misshapen
+    tensors end in one error that lists them; `stored_memory` reads the memory in the checkpoint.
+    """
+    folder = open_rxlm(path, compatibility=compatibility, variant=variant)
+    config, weights = folder.config, folder.weights
+    prefixes = dict(COMPONENT_PREFIXES)
+    has_head = any(name.startswith("mlm_head.") for name in weights)
+    if not has_head:
+        del prefixes["masked_language_head"]
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0))))
+    params, _ = load_weights(params, config, weights, prefixes, ignored=_IGNORED.search)
+    model = nnx.merge(graphdef, params)
+    if not has_head:
+        model.masked_language_head = MaskedLanguageHead(config.embed_dim, config.vocab_size, rngs=nnx.Rngs(0))
+    return model
+
+
+def stored_memory(path: str | Path | Sequence[str | Path]) -> np.ndarray | None:
+    """Read the memory `[L B S D]` that a checkpoint carries: an arbitrary random state (spec §18.3, rule 3)."""
+    weights = open_rxlm(path).weights
+    names = [f"{part}.model.stm.memory" for part in ("memory_attention", "decoder", "encoder")]
+    return next((np.asarray(weights[name], np.float32) for name in names if name in weights), None)
+
+
+def open_rxlm(
+    path: str | Path | Sequence[str | Path],
+    *,
+    compatibility: Compatibility | None = None,
+    variant: str | None = None,
+) -> RxlmFolder:
+    """Read a checkpoint's configuration and the names of its tensors, no tensor yet."""
+    compatibility = compatibility or Compatibility()
+    weights, reference = _open_files(path)
+    names = set(weights)
+    fields: dict[str, Any] = {}
+    for part in ("decoder", "encoder"):
+        own = {name.removeprefix(f"{part}.model."): name for name in names if name.startswith(f"{part}.model.")}
+        fields[part] = infer_component(reference[f"{part}_config"], own, weights.shape)
+    memory_names = {name.removeprefix("memory_attention.model.") for name in names if name.startswith("memory_att")}
+    fields["memory"] = infer_memory(reference["memory_attention_config"], memory_names)
+    chosen = variant or infer_variant(
+        reference.get("memory_attention_variant"),
+        fields["memory"],
+        memory_names,
+        interlayer_is_self_interlayer=compatibility.interlayer_is_self_interlayer,
+    )
+    if compatibility.legacy_rotary_layout:
+        _permute_legacy_rows(weights, fields)
+    if "encoder.model.embedding.weight" not in names and "decoder.model.embedding.weight" in names:
+        weights.rename("decoder.model.embedding.weight", "encoder.model.embedding.weight")
+    small = compatibility.small_initial_memory
+    config = model_from_reference(
+        fields["decoder"],
+        fields["encoder"],
+        fields["memory"],
+        chosen,
+        initial_memory="normal" if small else "standard",
+        initial_memory_std=_SMALL_INITIAL_MEMORY if small else 1.0,
+        compatibility=compatibility.without_legacy_layout(),
+    )
+    return RxlmFolder(config, weights, reference)
+
+
+def _open_files(path: str | Path | Sequence[str | Path]) -> tuple[TensorFiles, dict[str, Any]]:
+    """Find the components; a split checkpoint gets the configuration that a merged one would have."""
+    weights = TensorFiles()
+    if isinstance(path, str | Path):
+        whole = Path(path)
+        if not whole.is_dir():
+            raise FileNotFoundError(f"{whole} is no folder; expected config.json and model.safetensors in it")
+        if "decoder_config" in (reference := _read_config(whole)):
+            weights.add(whole / "model.safetensors", "")
+            if (whole / "mlm-head" / "model.safetensors").is_file():
+                weights.add(whole / "mlm-head" / "model.safetensors", "mlm_head.")
+            return weights, reference
+        folders = sorted(file.parent for file in whole.glob("*/config.json")) or [whole]
+    else:
+        folders = [Path(each) for each in path]
+    reference = {}
+    for folder in folders:
+        part = TensorFiles()
+        part.add(folder / "model.safetensors", "")
+        component = _component_of(set(part), folder)
+        if f"{component}_config" in reference:
+            raise ValueError(f"{folder} is a second {component}; give one folder per component")
+        reference[f"{component}_config"] = _read_config(folder)
+        weights.add(folder / "model.safetensors", "mlm_head." if component == "mlm_head" else f"{component}.")
+    missing = [name for name in _COMPONENTS[:3] if f"{name}_config" not in reference]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {' and '.join(missing)}; expected a whole model, or a folder each for decoder, encoder and "
+            f"memory attention"
+        )
+    return weights, reference
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _component_of(names: set[str], folder: Path) -> str:
+    """Tell components apart by what only they have."""
+    if any(name.startswith("model.attention_layers.") for name in names):
+        return "memory_attention"
+    if "dense.weight" in names and "decoder.weight" in names:
+        return "mlm_head"
+    if "model.head.weight" in names:
+        return "decoder"
+    if "model.embedding.weight" in names:
+        return "encoder"
+    raise ValueError(f"{folder} holds none of {', '.join(_COMPONENTS)}: its tensors are {sorted(names)[:5]} …")
+
+
+def _permute_legacy_rows(weights: TensorFiles, fields: Mapping[str, Mapping[str, Any]]) -> None:
+    """Permute what is not rotated: keys of memory cross-attention, queries of memory attention."""
+    sides = (
+        ("decoder", re.compile(r"^decoder\.model\.layers\.\d+\.memory_cross_attention\.k_proj\.weight$")),
+        ("memory", re.compile(r"^memory_attention\.model\.attention_layers\.\d+\.q_proj\.weight$")),
+    )
+    for part, pattern in sides:
+        head_dim = fields[part].get("embed_dim", 512) // fields[part].get("att_heads", 16)
+        for name in filter(pattern.match, weights):
+            weights.permute_rows(name, head_dim)
