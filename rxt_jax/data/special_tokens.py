@@ -5,7 +5,10 @@ Source: supervised spec §2.2.
 
 from dataclasses import dataclass, fields
 
-__all__ = ["CONTROL_PIECES", "SpecialTokens"]
+__all__ = ["ABSENT", "CONTROL_PIECES", "SpecialTokens"]
+
+ABSENT = -1
+"""Id of a control token that a tokenizer does not have; older ones lack thoughts, tools and instructions."""
 
 CONTROL_PIECES = {
     "pad": "[PAD]",
@@ -40,11 +43,24 @@ class SpecialTokens:
     internal: int = 10
 
     def __post_init__(self):
-        ids = [getattr(self, field.name) for field in fields(self)]
+        ids = [identity for field in fields(self) if (identity := getattr(self, field.name)) != ABSENT]
         if len(set(ids)) != len(ids) or min(ids) < 0:
             raise ValueError(f"control tokens need different ids of at least 0, got {self}")
+        for name in ("pad", "bos", "eos", "query", "answer"):
+            if getattr(self, name) == ABSENT:
+                raise ValueError(f"a tokenizer needs the control token {CONTROL_PIECES[name]}")
+
+    def require(self, name: str) -> int:
+        """Return the id of a control token, or say that this tokenizer cannot write it."""
+        identity = getattr(self, name)
+        if identity == ABSENT:
+            raise ValueError(
+                f"this tokenizer has no {CONTROL_PIECES[name]}, so a record with {name!r} cannot be written"
+            )
+        return identity
 
     @property
     def names(self) -> dict[int, str]:
         """Id → name, for looking at rows of ids."""
-        return {getattr(self, field.name): field.name for field in fields(self)}
+        ids = {getattr(self, field.name): field.name for field in fields(self)}
+        return {identity: name for identity, name in ids.items() if identity != ABSENT}

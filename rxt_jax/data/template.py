@@ -20,9 +20,9 @@ def prompt_ids(interaction: Mapping[str, Any], encode: Encode, special: SpecialT
     """Write the prompt part."""
     ids = [special.bos]
     if interaction.get("internal"):
-        ids += [special.internal, *encode(interaction["internal"])]
+        ids += [special.require("internal"), *encode(interaction["internal"])]
     if interaction.get("tool_use"):
-        return [*ids, special.tool_use, *encode(interaction["tool_use"])]
+        return [*ids, special.require("tool_use"), *encode(interaction["tool_use"])]
     return [*ids, special.query, *encode(interaction["query"])]
 
 
@@ -31,7 +31,7 @@ def interaction_parts(
 ) -> tuple[list[int], list[int]]:
     """Write the prompt part and the answer part of a checked interaction."""
     answer: list[int] = []
-    for name, control in (("think", special.think), ("answer", special.answer), ("tool_call", special.tool_call)):
+    for name in ("think", "answer", "tool_call"):
         if interaction.get(name):
-            answer += [control, *encode(interaction[name])]
+            answer += [special.require(name), *encode(interaction[name])]
     return prompt_ids(interaction, encode, special), [*answer, special.eos]

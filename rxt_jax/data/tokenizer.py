@@ -14,9 +14,19 @@ from typing import Protocol
 
 import sentencepiece
 
+from rxt_jax.data.json_tokenizer import JSON_FILE, JsonTokenizer
 from rxt_jax.data.special_tokens import CONTROL_PIECES, SpecialTokens
+from rxt_jax.data.text import check_text, decode_bytes
 
-__all__ = ["MODEL_FILE", "SentencePieceTokenizer", "StreamDecoder", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "JSON_FILE",
+    "MODEL_FILE",
+    "JsonTokenizer",
+    "SentencePieceTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "load_tokenizer",
+]
 
 MODEL_FILE = "tokenizer.model"
 _SPACE_MARK = "\u2581"  # how SentencePiece writes a space
@@ -127,29 +137,14 @@ class StreamDecoder:
         return text
 
 
-def check_text(text: str) -> str:
-    """Refuse what UTF-8 cannot hold: JSON escapes can spell half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text must be valid Unicode, got a lone surrogate {text[error.start]!r} at character "
-            f"{error.start}; remove it or write the whole character"
-        ) from None
-    return text
-
-
-def decode_bytes(token_bytes: list[bytes], ids: Iterable[int]) -> str:
-    """Join the bytes of ids to text, without the leading space of the first word."""
-    joined = b"".join([token_bytes[identity] for identity in ids])
-    return joined.decode(errors="replace").removeprefix(" ")
-
-
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Load the tokenizer of a run folder."""
+    """Load the tokenizer of a run folder, or of a folder with a published checkpoint."""
     folder = Path(folder)
     if (folder / MODEL_FILE).is_file():
         return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
+    if (folder / JSON_FILE).is_file():
+        return JsonTokenizer((folder / JSON_FILE).read_text(encoding="utf-8"))
     raise FileNotFoundError(
-        f"{folder} holds no {MODEL_FILE}; train one with `rxt tokenizer train` or name another folder"
+        f"{folder} holds neither {MODEL_FILE} nor {JSON_FILE}; train one with `rxt tokenizer train` or name another "
+        f"folder"
     )

@@ -13,7 +13,8 @@ from typing import Literal
 import sentencepiece
 
 from rxt_jax.data.special_tokens import CONTROL_PIECES
-from rxt_jax.data.tokenizer import SentencePieceTokenizer, check_text
+from rxt_jax.data.text import check_text
+from rxt_jax.data.tokenizer import SentencePieceTokenizer
 
 __all__ = ["TokenizerConfig", "train_tokenizer"]
 

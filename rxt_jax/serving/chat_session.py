@@ -149,10 +149,10 @@ class ChatSession:
     def _next(self, generation: Generation, number: int, key: Key) -> int:
         special = self.tokenizer.special
         if number == 0 and self.thinking != "auto":
-            return special.answer if self.thinking == "fast" else special.think
+            return special.answer if self.thinking == "fast" else special.require("think")
         logits = generation.logits
         if number == 0:
-            choices = jnp.array([special.answer, special.think])
+            choices = jnp.array([special.answer, special.require("think")])
             return int(choices[jnp.argmax(logits[0, choices])])
         return int(_sample(logits, self.sampling, jax.random.fold_in(key, number))[0][0])
 
