@@ -16,6 +16,7 @@ from flax import nnx
 from rich.console import Console
 
 from rxt_jax.checkpoint import CheckpointStore
+from rxt_jax.data.config import DataConfig
 from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches, read_ahead
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import EpisodeSource, open_source
@@ -24,6 +25,7 @@ from rxt_jax.data.tokenizer_training import train_tokenizer
 from rxt_jax.model import ModelConfig, ReactiveTransformer
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.sharding import batch_shardings, make_mesh, state_shardings
+from rxt_jax.stages import MemoryAware
 from rxt_jax.train.groups import flat_parameters, with_parameters
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricWindow
@@ -32,7 +34,7 @@ from rxt_jax.train.state import TrainState, make_train_state
 from rxt_jax.train.step import make_train_step
 from rxt_jax.train.tracker import Tracker
 
-__all__ = ["LoadedRun", "build_model", "load", "make_batches", "run_and_stage", "run_recipe"]
+__all__ = ["LoadedRun", "build_model", "load", "make_batches", "run_and_stage", "run_recipe", "write_run"]
 
 _HELD_OUT_BATCHES = 4
 _RECIPE_FILE = "recipe.json"
@@ -253,6 +255,26 @@ def load(folder: str | Path) -> LoadedRun:
             return LoadedRun(nnx.merge(graphdef, params), tokenizer, recipe)
     place = folder if only is None else folder / "stages" / only
     raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
+
+
+def write_run(folder: str | Path, model: ReactiveTransformer, tokenizer: Tokenizer, *, stage: str = "imported") -> None:
+    """Write a model that was not trained here as a run of one finished stage; `start_from` trains it on."""
+    folder = Path(folder)
+    if (folder / _RECIPE_FILE).is_file():
+        raise FileExistsError(f"{folder} holds a run already; name another folder")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, more than the model's {model.config.vocab_size}"
+        )
+    done = StageRun(stage=MemoryAware(), updates=1, batch_size=1)
+    data = DataConfig(max_length=model.config.max_length, text_length=model.config.max_length)
+    recipe = Recipe(name=folder.name, folder=str(folder), model=model.config, data=data, stages={stage: done})
+    tokenizer.save(folder)
+    _write_recipe(recipe, folder)
+    store = CheckpointStore(folder / "stages" / stage)
+    flat = {path: variable[...] for path, variable in flat_parameters(nnx.split(model)[1]).items()}
+    store.save(done.updates, flat, (), {"update": done.updates})
+    store.close()
 
 
 def run_and_stage(path: str | Path) -> tuple[Path, str | None]:

@@ -16,12 +16,13 @@ _USAGE = """usage: rxt COMMAND [options]
   evaluate RUN        measure recall by distance and answer perplexity
   data                generate | inspect: what the records and rows look like
   tokenizer           train | inspect
+  convert SRC DST     a published checkpoint to a run, or a run to one
   inspect RUN         parameters, checkpoints and recipe of a run
   benchmark           speed and memory of a training step
 
 rxt COMMAND --help lists the options of a command."""
 
-COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "inspect", "benchmark")
+COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "convert", "inspect", "benchmark")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"rxt_jax.cli.{command}")
     try:
         return module.run(rest)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         if os.environ.get("RXT_TRACEBACK"):
             raise
         print(f"rxt {command}: {error}", file=sys.stderr)

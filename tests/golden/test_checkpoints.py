@@ -12,11 +12,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from rxt_jax.cli.main import main
 from rxt_jax.compatibility import Compatibility
+from rxt_jax.data.tokenizer import load_tokenizer
 from rxt_jax.interop import load_rxlm, save_rxlm, stored_memory
 from rxt_jax.interop.rxlm_checkpoint import open_rxlm
 from rxt_jax.interop.rxlm_export import fields_from_model
 from rxt_jax.model import presets
+from rxt_jax.run import load
 
 FOLDER = Path(__file__).parent / "checkpoints"
 SPLIT = FOLDER / "alpha-tiny-split"
@@ -253,3 +256,15 @@ def load_config():
 def test_published_presets_can_be_written(preset):
     fields = fields_from_model(preset())
     assert fields["decoder_config"]["embed_dim"] == preset().embed_dim
+
+
+@pytest.mark.parametrize("name", ["alpha-tiny", "beta-tiny"])
+def test_a_checkpoint_becomes_a_run_and_a_checkpoint_again(name, tmp_path, capsys):
+    run, back = tmp_path / "run", tmp_path / "back"
+    assert main(["convert", str(FOLDER / name), str(run)]) == 0
+    assert_equal_models(load_rxlm(FOLDER / name), load(run).model)
+    assert main(["convert", str(run), str(back)]) == 0
+    assert_equal_models(load(run).model, load_rxlm(back))
+    assert load(run).tokenizer.fingerprint == load_tokenizer(back).fingerprint
+    assert main(["convert", str(FOLDER / name), str(run)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
