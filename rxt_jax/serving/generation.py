@@ -67,12 +67,17 @@ def generate(
     end_id: int,
     sampling: SamplingConfig,
     pad_id: int = 0,
+    first: tuple[int, ...] = (),
+    width: int | None = None,
 ) -> Generated:
     """Continue right-padded prompts `[B T]` until every row has ended or `max_new_tokens` are made.
 
-    To be called inside `jax.jit`: no token is seen by the host.
+    `first` names the ids among which the likeliest is the first token: one id forces it. A row of
+    prompt and new tokens never grows beyond `width`. To be called inside `jax.jit`: no token is seen
+    by the host.
     """
-    batch = ids.shape[0]
+    batch, length = ids.shape
+    width = length + max_new_tokens if width is None else width
     empty = Generated(
         jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
         jnp.zeros((batch, max_new_tokens), bool),
@@ -86,15 +91,19 @@ def generate(
     def step(carry: tuple) -> tuple:
         number, generation, active, made = carry
         new, log_probs = sample(generation.logits, sampling, jax.random.fold_in(key, number))
+        if first:
+            chosen = jnp.array(first)[jnp.argmax(generation.logits[:, jnp.array(first)], axis=-1)]
+            new = jnp.where(number == 0, chosen, new)
+            log_probs = jnp.where(number == 0, 0.0, log_probs)
         new = jnp.where(active, new, pad_id)
         made = Generated(
             made.ids.at[:, number].set(new),
             made.mask.at[:, number].set(active),
             made.log_probs.at[:, number].set(jnp.where(active, log_probs, 0.0)),
         )
-        still = active & (new != end_id)
+        still = active & (new != end_id) & (generation.position + 1 < width)
         return number + 1, advance(model, generation, new, still), still, made
 
-    first = prefill(model, memory, ids, token_mask, max_new_tokens)
-    start = (jnp.int32(0), first, jnp.ones(batch, bool), empty)
+    begun = prefill(model, memory, ids, token_mask, width - length)
+    start = (jnp.int32(0), begun, begun.position < width, empty)
     return jax.lax.while_loop(going, step, start)[3]

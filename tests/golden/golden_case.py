@@ -12,15 +12,17 @@ from safetensors.numpy import load_file
 from rxt_jax.interop.rxlm_weights import reference_names, stack_listed_experts
 
 FOLDER = Path(__file__).parent
+ELSEWHERE = FOLDER.parents[2] / "shared" / "golden"  # cases too large for this repository, where they are at hand
 
 
 class GoldenCase:
     """One case: `config`, inputs `i`, weights `w`, expected outputs `o`, and its own tolerance."""
 
     def __init__(self, group: str, name: str):
-        self.facts = json.loads((FOLDER / group / f"{name}.json").read_text(encoding="utf-8"))
+        folder = next(root / group for root in (FOLDER, ELSEWHERE) if (root / group / f"{name}.json").is_file())
+        self.facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         self.config = self.facts["config"]
-        tensors = load_file(FOLDER / group / f"{name}.safetensors")
+        tensors = load_file(folder / f"{name}.safetensors")
         self.i, self.w, self.o = (
             {key[len(kind) :]: value for key, value in tensors.items() if key.startswith(kind)}
             for kind in ("in.", "w.", "out.")
@@ -37,7 +39,7 @@ class GoldenCase:
 
 
 def case_names(group: str, *prefixes: str) -> list[str]:
-    names = sorted(path.stem for path in (FOLDER / group).glob("*.json"))
+    names = sorted({path.stem for root in (FOLDER, ELSEWHERE) for path in (root / group).glob("*.json")})
     return [name for name in names if name.startswith(prefixes)]
 
 
