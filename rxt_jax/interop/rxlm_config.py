@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from rxt_jax.compatibility import Compatibility
+from rxt_jax.model.baseline import BaselineConfig
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
@@ -20,6 +21,7 @@ from rxt_jax.nn.rotary import RotaryConfig
 
 __all__ = [
     "attention_from_reference",
+    "baseline_from_reference",
     "decoder_from_reference",
     "encoder_from_reference",
     "memory_from_reference",
@@ -176,6 +178,34 @@ def model_from_reference(
         initial_memory=initial_memory,
         initial_memory_std=initial_memory_std,
         compatibility=compatibility or Compatibility(),
+    )
+
+
+def baseline_from_reference(fields: Fields) -> BaselineConfig:
+    """Read the configuration of the decoder-only baseline, whose fields have names of their own (spec §19.4)."""
+    renamed = {
+        "self_att_type": fields.get("att_type", "sqa"),
+        "att_query_groups": fields.get("att_num_query_groups"),
+        "use_moe": fields.get("use_moe_ff", False),
+        "num_experts": fields.get("ff_num_experts", 1),
+        "moe_top_k": fields.get("ff_moe_top_k", 1),
+        "num_shared_experts": fields.get("ff_num_shared_experts", 0),
+        "dense_layer_dim": fields.get("dense_ff_dim", 384),
+    }
+    own = {"embed_dim": 128, "ff_dim": 384, "num_layers": 6, "vocab_size": 5000, "seq_len": 256}
+    own |= dict(fields) | renamed
+    head_norm = _HEAD_NORMS[own.get("head_norm_type", "layer_norm")]
+    return BaselineConfig(
+        vocab_size=own["vocab_size"],
+        embed_dim=own["embed_dim"],
+        num_layers=own["num_layers"],
+        max_length=own["seq_len"],
+        attention=_self_attentions(own, None)[0],
+        feed_forward=_feed_forward(own),
+        first_layers=_stateless(own, ["dense"] * own.get("num_initial_dense_layers", 0)),
+        head_norm=head_norm if own.get("use_head_norm", False) else None,
+        norm=_norm(own),
+        tie_embeddings=own.get("tie_embeddings", False),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 __all__ = [
+    "BASELINE_PREFIXES",
     "COMPONENT_PREFIXES",
     "export_weights",
     "load_weights",
@@ -32,6 +33,9 @@ COMPONENT_PREFIXES = {
     "masked_language_head": "mlm_head",
 }
 """Our component → prefix of its names in a merged checkpoint."""
+
+BASELINE_PREFIXES = {"embedding": "model.embedding", "decoder": "model"}
+"""The same for the decoder-only baseline."""
 
 _RULES: tuple[tuple[str, str], ...] = (
     # stacks of layers
@@ -234,22 +238,26 @@ def stack_listed_experts(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.n
 
 def _names_of(parts: list[str], variable: Any, config: Any, prefix: str) -> list[str]:
     """List the reference names of a parameter: one, or one per layer of its segment."""
-    memory = config.memory_attention.layer
+    memory = getattr(config, "memory_attention", None)
     part = getattr(config, parts[0], None)
     facts = {
-        "norm_kind": memory.norm.kind,
-        "inner": "self" if memory.variant == "self" else "mean",
+        "norm_kind": "classic_rms" if memory is None else memory.layer.norm.kind,
+        "inner": "self" if memory is not None and memory.layer.variant == "self" else "mean",
         "gated": getattr(getattr(part, "feed_forward", None), "gated", True),
     }
+
+    def name_of(path: list[str]) -> str:
+        name = f"{prefix}.{reference_names('/'.join(path), **facts)}".lstrip(".")
+        if memory is None:  # the baseline has one stack, and no norm for memory between its two
+            name = name.replace(".stateless_layers.", ".layers.").replace(".norm3.", ".norm2.")
+        return name
+
     if "segments" not in parts:
-        return [f"{prefix}.{reference_names('/'.join(parts), **facts)}".lstrip(".")]
+        return [name_of(parts)]
     at = parts.index("segments")
     stack, number = parts[1:at], int(parts[at + 1])
     start = _segment_start(config, parts[0], stack[0], number)
-    return [
-        f"{prefix}." + reference_names("/".join([parts[0], *stack, str(start + i), *parts[at + 2 :]]), **facts)
-        for i in range(variable.shape[0])
-    ]
+    return [name_of([parts[0], *stack, str(start + i), *parts[at + 2 :]]) for i in range(variable.shape[0])]
 
 
 def _segment_start(config: Any, component: str, stack: str, number: int) -> int:

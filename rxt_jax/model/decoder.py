@@ -1,14 +1,14 @@
 """The decoder: answers the current query, reading memory by cross-attention."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rxt_jax.model.config import ModelConfig
-from rxt_jax.nn.layers import CachedKeys, TokenContext, TransformerLayer
+from rxt_jax.compatibility import Compatibility
+from rxt_jax.nn.layers import CachedKeys, LayerConfig, TokenContext, TransformerLayer
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
@@ -17,6 +17,26 @@ from rxt_jax.ops.attention import causal_mask
 from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection"]
+
+
+@runtime_checkable
+class DecoderLayout(Protocol):
+    """What a decoder needs to know of its model: a `ModelConfig`, or a `BaselineConfig`."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def scan_unroll(self) -> int: ...
+    @property
+    def compatibility(self) -> Compatibility: ...
+    @property
+    def decoder(self) -> Any: ...
+
+    def decoder_layers(self) -> tuple[LayerConfig, ...]: ...
+
+    def stateless_layers(self, *, final: bool) -> tuple[LayerConfig, ...]: ...
 
 
 class MemoryProjection(NamedTuple):
@@ -43,7 +63,7 @@ class KeyValueCache(NamedTuple):
 class Decoder(nnx.Module):
     """Stateless layers, layers with memory, final stateless layers, head. Source: spec §11.3."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: "DecoderLayout", *, has_head: bool = True, rngs: nnx.Rngs):
         def stack(layers: tuple) -> LayerStack:
             return LayerStack(
                 layers,
@@ -57,7 +77,8 @@ class Decoder(nnx.Module):
         self.final = stack(config.stateless_layers(final=True))
         norm = config.decoder.head_norm
         self.head_norm = None if norm is None else make_norm(norm, config.embed_dim, rngs=rngs)
-        self.head = Linear({"embed": config.embed_dim}, {"vocab": config.vocab_size}, rngs=rngs)
+        vocab = {"vocab": config.vocab_size}
+        self.head = Linear({"embed": config.embed_dim}, vocab, rngs=rngs) if has_head else None
         self.ignores_padding = config.compatibility.causal_ignores_padding
         self.num_balanced = _count_balanced(config)
 
@@ -125,9 +146,13 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the head, in float32."""
-        if self.head_norm is not None:
-            hidden = self.head_norm(hidden)
-        return self.head(hidden).astype(jnp.float32)
+        if self.head is None:
+            raise ValueError("this decoder was made without a head; its model has the logits")
+        return self.head(self.normed(hidden)).astype(jnp.float32)
+
+    def normed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Apply the norm before the head, if there is one."""
+        return hidden if self.head_norm is None else self.head_norm(hidden)
 
     def _run(
         self,
@@ -165,7 +190,7 @@ class _Balanced(NamedTuple):
     final: bool
 
 
-def _count_balanced(config: ModelConfig) -> _Balanced:
+def _count_balanced(config: "DecoderLayout") -> _Balanced:
     mixtures = [
         layer.feed_forward
         for layer in (*config.stateless_layers(final=False), *config.decoder_layers())

@@ -1,0 +1,133 @@
+"""The stateless baseline: a decoder-only transformer that re-reads the whole conversation every turn.
+
+It is the decoder of the Reactive Transformer without memory layers: same layers, same attention kinds,
+same cache. Source: architecture spec §16.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.compatibility import Compatibility
+from rxt_jax.model.config import FeedForwardChoice
+from rxt_jax.model.decoder import Decoder, KeyValueCache, MemoryProjection
+from rxt_jax.nn.attention import AttentionConfig
+from rxt_jax.nn.layers import LayerConfig
+from rxt_jax.nn.linear import Embedding
+from rxt_jax.nn.norms import NormKind
+from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.types import Key
+
+__all__ = ["BaselineConfig", "BaselineTransformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """A decoder-only transformer. `first_layers` are the feed-forwards of the first layers, where they differ.
+
+    `max_length` is the number of tokens of a whole conversation.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_layers: int
+    max_length: int
+    attention: AttentionConfig
+    feed_forward: FeedForwardChoice
+    first_layers: tuple[FeedForwardChoice, ...] = ()
+    head_norm: NormKind | None = None
+    norm: NormKind = "rms"
+    rotary_base: float | None = 10000.0
+    tie_embeddings: bool = False
+    embedding_std: float = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    scan_unroll: int = 1
+    compatibility: Compatibility = field(default_factory=Compatibility)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "embed_dim", "num_layers", "max_length", "scan_unroll"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if len(self.first_layers) > self.num_layers:
+            raise ValueError(f"first_layers has {len(self.first_layers)} entries, more than num_layers.")
+
+    @property
+    def decoder(self) -> "BaselineConfig":
+        """What a `ModelConfig` says about its decoder, this one says itself."""
+        return self
+
+    def decoder_layers(self) -> tuple[LayerConfig, ...]:
+        """List the layers that read memory: none."""
+        return ()
+
+    def stateless_layers(self, *, final: bool) -> tuple[LayerConfig, ...]:
+        """List the layers; all of them come before the memory that is not there."""
+        if final:
+            return ()
+        rest = (self.feed_forward,) * (self.num_layers - len(self.first_layers))
+        base = self.rotary_base
+        rotary = None if base is None else RotaryConfig(base=base)
+        return tuple(
+            LayerConfig(attention=self.attention, feed_forward=feed_forward, norm=self.norm, rotary=rotary)
+            for feed_forward in self.first_layers + rest
+        )
+
+
+class BaselineTransformer(nnx.Module):
+    """Embedding, layers, head. It answers to the calls of generation, with a memory that it does not read."""
+
+    def __init__(self, config: BaselineConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.embed_dim, std=config.embedding_std, rngs=rngs)
+        self.decoder = Decoder(config, has_head=not config.tie_embeddings, rngs=rngs)
+
+    def decode_hidden(
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], *, key: Key | None = None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+        """Return the last hidden states and the routers' balance loss."""
+        empty = jnp.zeros((0, len(ids), 1, self.config.embed_dim), self.config.dtype)
+        return self.decoder(self._embed(ids), token_mask, empty, key=key)
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Apply the head, or the embedding table where they are tied, in float32."""
+        if not self.config.tie_embeddings:
+            return self.decoder.logits(hidden)
+        normed = self.decoder.normed(hidden)
+        return (normed @ self.embedding.table[...].astype(normed.dtype).T).astype(jnp.float32)
+
+    def decode(
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], *, key: Key | None = None
+    ) -> Float[Array, "B T V"]:
+        """Return float32 logits of the next token at every position."""
+        return self.logits(self.decode_hidden(ids, token_mask, key=key)[0])
+
+    def project_memory(self, memory: object = None) -> MemoryProjection:
+        """Return nothing to read."""
+        del memory
+        return MemoryProjection(())
+
+    def empty_cache(self, batch: int, length: int) -> KeyValueCache:
+        """Make a cache for `length` tokens per row."""
+        return self.decoder.empty_cache(batch, length, jnp.dtype(self.config.dtype))
+
+    def decode_cached(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        cache: KeyValueCache,
+        memory_projection: MemoryProjection,
+        *,
+        logits_at: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B ..."], KeyValueCache]:
+        """Decode new tokens against a cache, see `ReactiveTransformer.decode_cached`."""
+        hidden, cache = self.decoder.step(self._embed(ids), positions, token_mask, cache, memory_projection)
+        if logits_at is not None:
+            hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
+        return self.logits(hidden), cache
+
+    def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return self.embedding(ids).astype(self.config.dtype)
