@@ -192,7 +192,7 @@ def baseline_from_reference(fields: Fields) -> BaselineConfig:
         "num_shared_experts": fields.get("ff_num_shared_experts", 0),
         "dense_layer_dim": fields.get("dense_ff_dim", 384),
     }
-    own = {"embed_dim": 128, "ff_dim": 384, "num_layers": 6, "vocab_size": 5000, "seq_len": 256}
+    own: dict[str, Any] = {"embed_dim": 128, "ff_dim": 384, "num_layers": 6, "vocab_size": 5000, "seq_len": 256}
     own |= dict(fields) | renamed
     head_norm = _HEAD_NORMS[own.get("head_norm_type", "layer_norm")]
     return BaselineConfig(
