@@ -13,7 +13,7 @@ from rich.table import Table
 from rxt_jax.cli.options import parse
 from rxt_jax.run import load
 from rxt_jax.serving import ChatSession, SamplingConfig
-from rxt_jax.serving.chat_session import Thinking
+from rxt_jax.serving.interaction import ThinkingMode
 
 __all__ = ["ChatOptions", "run"]
 
@@ -31,7 +31,7 @@ class ChatOptions:
 
     run: Annotated[str, tyro.conf.Positional]
     """Folder of the run."""
-    thinking: Thinking = "fast"
+    mode: ThinkingMode = "fast"
     """Answer at once, think first, or let the model choose."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seed: int = 0
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         loaded.tokenizer,
         max_length=loaded.recipe.data.max_length,
         sampling=options.sampling,
-        thinking=options.thinking,
+        mode=options.mode,
         seed=options.seed,
     )
     console = Console(highlight=False)
@@ -83,33 +83,33 @@ def _turn(session: ChatSession, line: str, console: Console) -> None:
     if not line.startswith("/"):
         _reply(session, console, query=line)
     elif command == "/tool" and argument:
-        _reply(session, console, tool_use=argument)
+        _reply(session, console, tool_result=argument)
     elif command == "/memory":
         console.print(memory_table(session))
     elif command == "/reset":
         session.reset()
         console.print("the memory is as before the first interaction")
     elif command == "/save" and argument:
-        session.save(argument)
+        session.export_memory(argument)
         console.print(f"memory written to {argument}", markup=False, soft_wrap=True)
     elif command == "/load" and argument:
-        session.load(argument)
+        session.import_memory(argument)
         console.print(f"memory taken from {argument}", markup=False, soft_wrap=True)
-    elif command == "/think" and argument in get_args(Thinking):
-        session.thinking = argument  # type: ignore[assignment]
+    elif command == "/think" and argument in get_args(ThinkingMode):
+        session.mode = argument  # type: ignore[assignment]
         console.print(f"thinking: {argument}")
     else:
         console.print(_HELP)
 
 
-def _reply(session: ChatSession, console: Console, **given: str) -> None:
+def _reply(session: ChatSession, console: Console, query: str | None = None, *, tool_result: str | None = None) -> None:
     console.print("[bold]model [/bold]", end="")
     block, styles = "answer", {"think": "dim italic", "tool_call": "cyan", "answer": ""}
-    for chunk in session.reply(**given):
+    for chunk in session.send(query, tool_result=tool_result):
         if chunk.block != block:
             console.print(f" [{chunk.block}]" if chunk.block != "answer" else "", end=" ", markup=False)
             block = chunk.block
-        console.print(chunk.text, end="", style=styles[block], markup=False, soft_wrap=True)
+        console.print(str(chunk), end="", style=styles[block], markup=False, soft_wrap=True)
     console.print()
 
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,21 +14,30 @@ from flax import nnx
 
 from rxt_jax.data.template import prompt_ids
 from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
-from rxt_jax.serving.generation import Generation, advance, prefill
-from rxt_jax.serving.sampling import SamplingConfig, sample
+from rxt_jax.serving.generation import Generated, Generation, extend, prefill
+from rxt_jax.serving.interaction import Answered, ThinkingMode, first_tokens, interact
+from rxt_jax.serving.sampling import SamplingConfig
 from rxt_jax.types import Array, Key
 
-__all__ = ["ChatSession", "Chunk", "MemoryChange", "Thinking"]
+__all__ = ["ChatSession", "Chunk", "MemoryChange", "answer_together"]
 
-Thinking = Literal["fast", "extended", "auto"]
-"""Answer at once, think first, or let the model choose, once, at the end of the prompt."""
+Block = Literal["think", "answer", "tool_call"]
+
+_SYSTEM_TITLE = "SYSTEM INSTRUCTIONS"
 
 
-class Chunk(NamedTuple):
-    """A piece of streamed text and the block it belongs to."""
+class Chunk(str):
+    """A piece of streamed text that knows the block it belongs to."""
 
-    block: Literal["think", "answer", "tool_call"]
-    text: str
+    __slots__ = ("block",)
+
+    block: Block
+
+    def __new__(cls, text: str, block: Block) -> "Chunk":
+        """Make a string with a block."""
+        chunk = super().__new__(cls, text)
+        chunk.block = block
+        return chunk
 
 
 class MemoryChange(NamedTuple):
@@ -42,6 +51,8 @@ class ChatSession:
     """One conversation with a model. The memory is a value: read `memory`, keep it, put it back.
 
     Everything runs at fixed shapes (`max_length` tokens per interaction), so each function compiles once.
+    `mode` is how replies begin unless a turn says otherwise; `stream_tokens` are made between two looks
+    at the device.
     """
 
     def __init__(
@@ -51,13 +62,15 @@ class ChatSession:
         *,
         max_length: int | None = None,
         sampling: SamplingConfig | None = None,
-        thinking: Thinking = "fast",
+        mode: ThinkingMode = "fast",
+        stream_tokens: int = 4,
         seed: int = 0,
     ):
         self.tokenizer = tokenizer
         self.max_length = max_length or model.config.max_length
         self.sampling = sampling or SamplingConfig()
-        self.thinking: Thinking = thinking
+        self.mode: ThinkingMode = mode
+        self.stream_tokens = stream_tokens
         self._graphdef, self._params = nnx.split(model)
         self._key = jax.random.key(seed)
         self._turns = 0
@@ -71,28 +84,48 @@ class ChatSession:
         """Forget everything."""
         self.memory = self.previous_memory = self._initial
 
-    def reply(
-        self, query: str | None = None, *, tool_use: str | None = None, internal: str | None = None
+    def initialize(self, system_prompt: str, title: str = _SYSTEM_TITLE) -> None:
+        """Forget everything, then write a system prompt into memory. Source: architecture spec §14.2-14.3."""
+        self.reset()
+        special, encode = self.tokenizer.special, self.tokenizer.encode
+        ids = [special.bos, special.require("internal"), *encode(f"{title}\n\n{system_prompt}"), special.eos]
+        if len(ids) > self.max_length:
+            raise ValueError(f"the system prompt has {len(ids)} tokens, more than {self.max_length}. Shorten it.")
+        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(ids))
+
+    def send(
+        self,
+        query: str | None = None,
+        *,
+        tool_result: str | None = None,
+        mode: ThinkingMode | None = None,
+        internal: str | None = None,
     ) -> Iterator[Chunk]:
         """Stream the reply to a query or to a tool's result; memory is written when it is complete.
 
-        A prompt of `max_length` tokens or more leaves no room for an answer and is an error.
+        The write is dispatched behind the last piece of text and waited for by nobody. A reply that is
+        not read to its end writes nothing. A prompt of `max_length` tokens or more is an error.
         """
-        if bool(query) == bool(tool_use):
-            raise ValueError("reply needs either a query or the result of a tool, and not both.")
-        special = self.tokenizer.special
-        record = {"query": query, "tool_use": tool_use, "internal": internal}
-        prompt = prompt_ids(record, self.tokenizer.encode, special)
+        prompt = self.prompt(query, tool_result=tool_result, internal=internal)
+        first = first_tokens(mode or self.mode, self.tokenizer.special)
+        return self._stream(prompt, first)
+
+    def prompt(self, query: str | None, *, tool_result: str | None = None, internal: str | None = None) -> list[int]:
+        """Write the prompt of a turn and check that an answer fits behind it."""
+        if bool(query) == bool(tool_result):
+            raise ValueError("send needs either a query or the result of a tool, and not both.")
+        record = {"query": query, "tool_use": tool_result, "internal": internal}
+        prompt = prompt_ids(record, self.tokenizer.encode, self.tokenizer.special)
         if len(prompt) + 2 > self.max_length:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens, but one interaction holds {self.max_length} with its answer. "
                 f"Say it in several turns."
             )
-        return self._stream(prompt)
+        return prompt
 
     def answer(self, query: str, **options: Any) -> str:
         """Return the whole answer of a turn, without thoughts and tool calls."""
-        return "".join(chunk.text for chunk in self.reply(query, **options) if chunk.block == "answer")
+        return "".join(chunk for chunk in self.send(query, **options) if chunk.block == "answer")
 
     def memory_change(self) -> MemoryChange:
         """Measure what the last interaction changed."""
@@ -102,15 +135,15 @@ class ChatSession:
 
         return MemoryChange(size(self.memory), size(self.memory - self.previous_memory))
 
-    def save(self, path: str | Path) -> None:
+    def export_memory(self, path: str | Path) -> None:
         """Write the memory to a file."""
         with Path(path).open("wb") as file:
             np.savez(file, memory=np.asarray(self.memory), fingerprint=np.array(self._fingerprint))
 
-    def load(self, path: str | Path) -> None:
+    def import_memory(self, path: str | Path) -> None:
         """Take the memory from a file; one of another model or tokenizer is refused."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist; /save FILE writes one")
+            raise FileNotFoundError(f"{path} does not exist; export_memory (in a chat: /save FILE) writes one")
         try:
             with np.load(path) as stored:
                 memory, fingerprint = stored["memory"], str(stored["fingerprint"])
@@ -120,41 +153,24 @@ class ChatSession:
             raise ValueError(f"{path} holds the memory of another model or tokenizer; load it with that one")
         self.memory = self.previous_memory = jnp.asarray(memory)
 
-    def _stream(self, prompt: list[int]) -> Iterator[Chunk]:
-        special, room = self.tokenizer.special, self.max_length - len(prompt)
-        blocks = {special.think: "think", special.answer: "answer", special.tool_call: "tool_call"}
+    def _stream(self, prompt: list[int], first: tuple[int, ...]) -> Iterator[Chunk]:
+        special = self.tokenizer.special
         key = jax.random.fold_in(self._key, 1 + self._turns)
         self._turns += 1
         generation = _prefill(self._graphdef, self._params, self.memory, *self._padded(prompt))
+        settings = (self.stream_tokens, self.max_length, special.eos, self.sampling, special.pad, first)
         made: list[int] = []
-        block, decoder = "answer", StreamDecoder(self.tokenizer)
-        for number in range(room):
-            token = self._next(generation, number, key)
-            made.append(token)
-            if token in blocks or token == special.eos:
-                if rest := decoder.close():
-                    yield Chunk(block, rest)  # type: ignore[arg-type]
-                block, decoder = blocks.get(token, block), StreamDecoder(self.tokenizer)
-            elif text := decoder.push(token):
-                yield Chunk(block, text)  # type: ignore[arg-type]
-            if token == special.eos:
-                break
-            generation = _advance(self._graphdef, self._params, generation, jnp.array([token], jnp.int32))
-        else:
-            if rest := decoder.close():
-                yield Chunk(block, rest)  # type: ignore[arg-type]
+        text = _Blocks(self.tokenizer)
+        going = True
+        while going:
+            generation, new = _extend(self._graphdef, self._params, generation, key, settings)
+            ids, mask, active = jax.device_get((new.ids[0], new.mask[0], generation.active[0]))
+            going = bool(active)
+            made += ids[mask].tolist()
+            yield from text.push(ids[mask].tolist())
+        yield from text.close()
         self.previous_memory = self.memory
         self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(prompt + made))
-
-    def _next(self, generation: Generation, number: int, key: Key) -> int:
-        special = self.tokenizer.special
-        if number == 0 and self.thinking != "auto":
-            return special.answer if self.thinking == "fast" else special.require("think")
-        logits = generation.logits
-        if number == 0:
-            choices = jnp.array([special.answer, special.require("think")])
-            return int(choices[jnp.argmax(logits[0, choices])])
-        return int(_sample(logits, self.sampling, jax.random.fold_in(key, number))[0][0])
 
     def _padded(self, ids: list[int]) -> tuple[Array, Array]:
         row = np.full((1, self.max_length), self.tokenizer.special.pad, np.int32)
@@ -162,21 +178,100 @@ class ChatSession:
         return jnp.asarray(row), jnp.arange(self.max_length)[None] < len(ids)
 
 
+class _Blocks:
+    """Turn the ids of a reply into chunks of text, block by block."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        special = tokenizer.special
+        names = {special.think: "think", special.answer: "answer", special.tool_call: "tool_call"}
+        self._names = {identity: name for identity, name in names.items() if identity in special.names}
+        self._tokenizer, self._end = tokenizer, special.eos
+        self._block: Any = "answer"
+        self._decoder = StreamDecoder(tokenizer)
+
+    def push(self, ids: list[int]) -> Iterator[Chunk]:
+        """Give the text that these ids complete."""
+        text = ""
+        for identity in ids:
+            if identity in self._names or identity == self._end:
+                if text := text + self._decoder.close():
+                    yield Chunk(text, self._block)
+                text, self._block = "", self._names.get(identity, self._block)
+                self._decoder = StreamDecoder(self._tokenizer)
+            else:
+                text += self._decoder.push(identity)
+        if text:
+            yield Chunk(text, self._block)
+
+    def close(self) -> Iterator[Chunk]:
+        """Give what was held back."""
+        if rest := self._decoder.close():
+            yield Chunk(rest, self._block)
+
+
+def answer_together(
+    sessions: Sequence[ChatSession], queries: Sequence[str], *, mode: ThinkingMode | None = None
+) -> list[list[Chunk]]:
+    """Answer one query in each of several sessions of one model, in one program; every session keeps its memory.
+
+    Sessions must share model, `max_length` and sampling; the first one's settings and key count.
+    """
+    if len(sessions) != len(queries) or not sessions:
+        raise ValueError(f"every session needs one query, got {len(sessions)} sessions and {len(queries)} queries")
+    leader = sessions[0]
+    if any(each._fingerprint != leader._fingerprint or each.max_length != leader.max_length for each in sessions):
+        raise ValueError("sessions of different models or lengths cannot share a batch")
+    prompts = [session.prompt(query) for session, query in zip(sessions, queries, strict=True)]
+    rows = [session._padded(prompt) for session, prompt in zip(sessions, prompts, strict=True)]
+    ids, mask = (jnp.concatenate(part) for part in zip(*rows, strict=True))
+    memory = jnp.concatenate([session.memory for session in sessions], axis=1)
+    special = leader.tokenizer.special
+    key = jax.random.fold_in(leader._key, 1 + leader._turns)
+    settings = (special, mode or leader.mode, leader.sampling)
+    answered = _interact(leader._graphdef, leader._params, memory, ids, mask, key, settings)
+    made, reply_mask = jax.device_get((answered.ids, answered.reply_mask))
+    replies = []
+    for row, session in enumerate(sessions):
+        session._turns += 1
+        session.previous_memory, session.memory = session.memory, answered.memory[:, row : row + 1]
+        text = _Blocks(session.tokenizer)
+        replies.append([*text.push(made[row][reply_mask[row]].tolist()), *text.close()])
+    return replies
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _prefill(graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array) -> Generation:
-    # The prompt is padded to the whole interaction, so the cache needs no more room than that.
-    return prefill(nnx.merge(graphdef, params), memory, ids, mask, 0)
+    return prefill(nnx.merge(graphdef, params), memory, ids, mask, ids.shape[1])
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _advance(graphdef: Any, params: Any, generation: Generation, ids: Array) -> Generation:
-    return advance(nnx.merge(graphdef, params), generation, ids, jnp.ones(ids.shape, bool))
+@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
+def _extend(
+    graphdef: Any, params: Any, generation: Generation, key: Key, settings: tuple
+) -> tuple[Generation, Generated]:
+    count, width, end_id, sampling, pad_id, first = settings
+    return extend(
+        nnx.merge(graphdef, params),
+        generation,
+        key,
+        count=count,
+        width=width,
+        end_id=end_id,
+        sampling=sampling,
+        pad_id=pad_id,
+        first=first,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def _interact(
+    graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, key: Key, settings: tuple
+) -> Answered:
+    special, mode, sampling = settings
+    model = nnx.merge(graphdef, params)
+    return interact(model, memory, ids, mask, key, special=special, mode=mode, sampling=sampling)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _write(graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array) -> Array:
     model = nnx.merge(graphdef, params)
     return model.update_memory(memory, model.encode(ids, mask), mask)
-
-
-_sample = jax.jit(sample, static_argnums=1)

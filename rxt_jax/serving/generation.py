@@ -1,6 +1,7 @@
-"""Generation: a prefill and a step, joined by a while-loop, or by the caller who wants to see every token.
+"""Generation: a prefill, then a loop of single tokens that the host need not see.
 
-Memory is read through projections made once per interaction, the own tokens through a cache.
+`generate` runs the loop to the end; `extend` runs it for a few tokens, for callers who stream. Memory is
+read through projections made once per interaction, the own tokens through a cache.
 """
 
 from typing import Any, NamedTuple
@@ -11,54 +12,96 @@ import jax.numpy as jnp
 from rxt_jax.serving.sampling import SamplingConfig, sample
 from rxt_jax.types import Array, Key
 
-__all__ = ["Generated", "Generation", "advance", "generate", "prefill"]
+__all__ = ["Generated", "Generation", "extend", "generate", "prefill"]
 
 
 class Generation(NamedTuple):
-    """Where a generation stands: caches, the next position of every row, logits of the next token."""
+    """Where a generation stands: caches, next position and logits of every row, which rows go on."""
 
     cache: Any
     memory: Any
     position: Array  # int32 [B]
     logits: Array  # float32 [B V]
+    active: Array  # bool [B]
+    made: Array  # int32, tokens made so far
 
 
 class Generated(NamedTuple):
-    """New tokens `[B G]`; `mask` is True up to and including the end token."""
+    """New tokens `[B G]`; `mask` is True up to and including the end token.
+
+    `log_probs` are those of the distribution that was sampled from, `raw_log_probs` those of the model;
+    the first token of a reply is not drawn: its `log_probs` are 0.
+    """
 
     ids: Array
     mask: Array
     log_probs: Array
+    raw_log_probs: Array
 
 
-def prefill(model: Any, memory: Array, ids: Array, token_mask: Array, room: int) -> Generation:
-    """Read right-padded prompts `[B T]` and make room for `room` more tokens."""
+def prefill(model: Any, memory: Any, ids: Array, token_mask: Array, width: int) -> Generation:
+    """Read right-padded prompts `[B T]` and make room for rows of `width` tokens."""
     batch, length = ids.shape
     lengths = jnp.sum(token_mask, axis=1, dtype=jnp.int32)
     projection = model.project_memory(memory)
     positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
     logits, cache = model.decode_cached(
-        ids, positions, token_mask, model.empty_cache(batch, length + room), projection, logits_at=lengths - 1
+        ids, positions, token_mask, model.empty_cache(batch, width), projection, logits_at=lengths - 1
     )
-    return Generation(cache, projection, lengths, logits)
+    return Generation(cache, projection, lengths, logits, lengths < width, jnp.int32(0))
 
 
-def advance(model: Any, generation: Generation, ids: Array, active: Array) -> Generation:
-    """Append one token per row; rows that are not `active` stay where they are."""
-    logits, cache = model.decode_cached(
-        ids[:, None],
-        generation.position[:, None],
-        active[:, None],
-        generation.cache,
-        generation.memory,
-        logits_at=jnp.zeros_like(ids),
+def extend(
+    model: Any,
+    generation: Generation,
+    key: Key,
+    *,
+    count: int,
+    width: int,
+    end_id: int,
+    sampling: SamplingConfig,
+    pad_id: int = 0,
+    first: tuple[int, ...] = (),
+) -> tuple[Generation, Generated]:
+    """Make up to `count` more tokens per row; the loop stops early when no row goes on."""
+    batch = len(generation.position)
+    empty = Generated(
+        jnp.full((batch, count), pad_id, jnp.int32),
+        jnp.zeros((batch, count), bool),
+        jnp.zeros((batch, count), jnp.float32),
+        jnp.zeros((batch, count), jnp.float32),
     )
-    return Generation(cache, generation.memory, generation.position + active, logits)
+
+    def going(carry: tuple) -> Array:
+        number, generation, _ = carry
+        return (number < count) & jnp.any(generation.active)
+
+    def step(carry: tuple) -> tuple:
+        number, generation, made = carry
+        active = generation.active
+        new, log_probs = sample(generation.logits, sampling, jax.random.fold_in(key, generation.made))
+        if first:
+            chosen = jnp.array(first)[jnp.argmax(generation.logits[:, jnp.array(first)], axis=-1)]
+            new = jnp.where(generation.made == 0, chosen, new)
+            log_probs = jnp.where(generation.made == 0, 0.0, log_probs)
+        new = jnp.where(active, new, pad_id)
+        raw = jnp.take_along_axis(jax.nn.log_softmax(generation.logits, axis=-1), new[:, None], axis=-1)[:, 0]
+        made = Generated(
+            made.ids.at[:, number].set(new),
+            made.mask.at[:, number].set(active),
+            made.log_probs.at[:, number].set(jnp.where(active, log_probs, 0.0)),
+            made.raw_log_probs.at[:, number].set(jnp.where(active, raw, 0.0)),
+        )
+        goes_on = active & (new != end_id) & (generation.position + 1 < width)
+        return number + 1, _append(model, generation, new, goes_on), made
+
+    _, generation, made = jax.lax.while_loop(going, step, (jnp.int32(0), generation, empty))
+    return generation, made
 
 
 def generate(
     model: Any,
-    memory: Array,
+    memory: Any,
     ids: Array,
     token_mask: Array,
     key: Key,
@@ -73,37 +116,33 @@ def generate(
     """Continue right-padded prompts `[B T]` until every row has ended or `max_new_tokens` are made.
 
     `first` names the ids among which the likeliest is the first token: one id forces it. A row of
-    prompt and new tokens never grows beyond `width`. To be called inside `jax.jit`: no token is seen
-    by the host.
+    prompt and new tokens never grows beyond `width`. To be called inside `jax.jit`.
     """
-    batch, length = ids.shape
-    width = length + max_new_tokens if width is None else width
-    empty = Generated(
-        jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
-        jnp.zeros((batch, max_new_tokens), bool),
-        jnp.zeros((batch, max_new_tokens), jnp.float32),
+    width = ids.shape[1] + max_new_tokens if width is None else width
+    generation = prefill(model, memory, ids, token_mask, width)
+    made = extend(
+        model,
+        generation,
+        key,
+        count=max_new_tokens,
+        width=width,
+        end_id=end_id,
+        sampling=sampling,
+        pad_id=pad_id,
+        first=first,
     )
+    return made[1]
 
-    def going(carry: tuple) -> Array:
-        step, _, active, _ = carry
-        return (step < max_new_tokens) & jnp.any(active)
 
-    def step(carry: tuple) -> tuple:
-        number, generation, active, made = carry
-        new, log_probs = sample(generation.logits, sampling, jax.random.fold_in(key, number))
-        if first:
-            chosen = jnp.array(first)[jnp.argmax(generation.logits[:, jnp.array(first)], axis=-1)]
-            new = jnp.where(number == 0, chosen, new)
-            log_probs = jnp.where(number == 0, 0.0, log_probs)
-        new = jnp.where(active, new, pad_id)
-        made = Generated(
-            made.ids.at[:, number].set(new),
-            made.mask.at[:, number].set(active),
-            made.log_probs.at[:, number].set(jnp.where(active, log_probs, 0.0)),
-        )
-        still = active & (new != end_id) & (generation.position + 1 < width)
-        return number + 1, advance(model, generation, new, still), still, made
-
-    begun = prefill(model, memory, ids, token_mask, width - length)
-    start = (jnp.int32(0), begun, begun.position < width, empty)
-    return jax.lax.while_loop(going, step, start)[3]
+def _append(model: Any, generation: Generation, ids: Array, goes_on: Array) -> Generation:
+    """Read one new token per row; rows that have ended stay where they are."""
+    logits, cache = model.decode_cached(
+        ids[:, None],
+        generation.position[:, None],
+        goes_on[:, None],
+        generation.cache,
+        generation.memory,
+        logits_at=jnp.zeros_like(ids),
+    )
+    position = generation.position + goes_on
+    return Generation(cache, generation.memory, position, logits, goes_on, generation.made + 1)

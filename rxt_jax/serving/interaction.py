@@ -1,6 +1,6 @@
 """One whole interaction of many conversations at once: answer, then write memory. Source: architecture spec §14, 15."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
@@ -18,19 +18,23 @@ ThinkingMode = Literal["fast", "extended", "auto"]
 class Answered(NamedTuple):
     """Prompts with their replies `[B W]`, and memory after them.
 
-    `reply_mask` is True on the reply, its first token and its end included; `log_probs` belongs to the
-    tokens it stands beside (0 for the first one, which is not drawn).
+    `reply_mask` is True on the reply, its first token and its end included. `log_probs` (of the
+    distribution sampled from; 0 for the first token, which is not drawn) and `raw_log_probs` (of the
+    model) belong to the tokens they stand beside.
     """
 
     ids: Array
     token_mask: Array
     reply_mask: Array
     log_probs: Array
+    raw_log_probs: Array
     memory: Array
 
 
 def first_tokens(mode: ThinkingMode, special: SpecialTokens) -> tuple[int, ...]:
     """List the ids among which a reply's first token is chosen."""
+    if mode not in get_args(ThinkingMode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(ThinkingMode))}, got {mode!r}.")
     if mode == "fast":
         return (special.answer,)
     think = special.require("think")
@@ -78,5 +82,5 @@ def interact(
     whole = place(jnp.where(token_mask, ids, special.pad), made.ids)
     mask = token_mask | reply_mask
     written = model.update_memory(memory, model.encode(whole, mask), mask)
-    log_probs = place(jnp.zeros(ids.shape, jnp.float32), made.log_probs)
-    return Answered(whole, mask, reply_mask, log_probs, written)
+    log_probs, raw = (place(jnp.zeros(ids.shape), each) for each in (made.log_probs, made.raw_log_probs))
+    return Answered(whole, mask, reply_mask, log_probs, raw, written)

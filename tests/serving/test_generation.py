@@ -1,5 +1,8 @@
 """Generation and conversations."""
 
+import contextlib
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import dialogue_tokenizer, random_batch, random_memory, small_config, small_model
 
-from rxt_jax.serving import ChatSession, SamplingConfig, generate
+from rxt_jax.serving import ChatSession, SamplingConfig, answer_together, generate
 from rxt_jax.serving.sampling import filter_logits, sample
 
 GREEDY = SamplingConfig()
@@ -136,7 +139,10 @@ def test_greedy_takes_the_best_token_of_what_the_filter_leaves():
     np.testing.assert_allclose(log_probs, jnp.max(jax.nn.log_softmax(filtered), axis=-1), atol=1e-6)
 
 
-@pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "field",
+    [{"temperature": -1.0}, {"temperature": 0.0}, {"min_p": 1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}],
+)
 def test_impossible_sampling_is_refused(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         SamplingConfig(**field)
@@ -152,9 +158,9 @@ def test_a_turn_writes_query_and_answer_into_memory(chat_model):
     model, tokenizer = chat_model
     session = ChatSession(model, tokenizer)
     start = session.memory
-    chunks = list(session.reply("My cat is Tom."))
+    chunks = list(session.send("My cat is Tom."))
     special = tokenizer.special
-    made = tokenizer.encode("".join(chunk.text for chunk in chunks))
+    made = tokenizer.encode("".join(chunk for chunk in chunks))
     assert {chunk.block for chunk in chunks} <= {"think", "answer", "tool_call"}
     assert float(jnp.abs(session.memory - start).max()) > 1e-4
     if len(made) + 4 + len(tokenizer.encode("My cat is Tom.")) < 24:
@@ -168,10 +174,10 @@ def test_a_turn_writes_query_and_answer_into_memory(chat_model):
     np.testing.assert_array_equal(session.memory, start)
 
 
-@pytest.mark.parametrize(("thinking", "block"), [("fast", "answer"), ("extended", "think")])
-def test_thinking_modes_choose_the_first_block(chat_model, thinking, block):
-    session = ChatSession(*chat_model, thinking=thinking)
-    assert next(iter(session.reply("Hello."))).block == block
+@pytest.mark.parametrize(("mode", "block"), [("fast", "answer"), ("extended", "think")])
+def test_thinking_modes_choose_the_first_block(chat_model, mode, block):
+    session = ChatSession(*chat_model, mode=mode)
+    assert next(iter(session.send("Hello."))).block == block
 
 
 def test_a_streamed_reply_is_the_generated_one(chat_model):
@@ -181,14 +187,14 @@ def test_a_streamed_reply_is_the_generated_one(chat_model):
     prompt = [special.bos, special.query, *tokenizer.encode("My cat?"), special.answer]
     ids = jnp.array([prompt])
     made = run(model, start, ids, jnp.ones(ids.shape, bool), new=24 - len(prompt), end=special.eos)
-    streamed = "".join(chunk.text for chunk in session.reply("My cat?"))
+    streamed = "".join(chunk for chunk in session.send("My cat?"))
     assert tokenizer.decode(made.ids[0].tolist()).split() == streamed.split()
 
 
 def test_an_abandoned_reply_writes_nothing(chat_model):
     session = ChatSession(*chat_model)
     start = session.memory
-    reply = session.reply("My cat?")
+    reply = session.send("My cat?")
     next(reply)
     reply.close()
     np.testing.assert_array_equal(session.memory, start)
@@ -196,39 +202,116 @@ def test_an_abandoned_reply_writes_nothing(chat_model):
 
 def test_auto_thinking_takes_the_likelier_block_once(chat_model):
     model, tokenizer = chat_model
-    session = ChatSession(model, tokenizer, thinking="auto")
+    session = ChatSession(model, tokenizer, mode="auto")
     special = tokenizer.special
     ids = jnp.array([[special.bos, special.query, *tokenizer.encode("Hello.")]])
     logits = model.decode(ids, jnp.ones(ids.shape, bool), session.memory)[0, -1]
     expected = "answer" if logits[special.answer] >= logits[special.think] else "think"
-    assert next(iter(session.reply("Hello."))).block == expected
+    assert next(iter(session.send("Hello."))).block == expected
 
 
 def test_memory_files_come_back_and_those_of_others_are_refused(chat_model, tmp_path):
     model, tokenizer = chat_model
     session = ChatSession(model, tokenizer)
     session.answer("My cat is Tom.")
-    session.save(tmp_path / "memory.npz")
+    session.export_memory(tmp_path / "memory.npz")
     other = ChatSession(model, tokenizer)
-    other.load(tmp_path / "memory.npz")
+    other.import_memory(tmp_path / "memory.npz")
     np.testing.assert_array_equal(other.memory, session.memory)
     stranger = ChatSession(small_model(small_config(vocab_size=tokenizer.vocab_size, num_slots=5)), tokenizer)
     with pytest.raises(ValueError, match="another model"):
-        stranger.load(tmp_path / "memory.npz")
+        stranger.import_memory(tmp_path / "memory.npz")
     (tmp_path / "broken.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no memory file"):
-        other.load(tmp_path / "broken.npz")
+        other.import_memory(tmp_path / "broken.npz")
     whole = (tmp_path / "memory.npz").read_bytes()
     (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="no memory file"):
-        other.load(tmp_path / "half.npz")
+        other.import_memory(tmp_path / "half.npz")
     with pytest.raises(FileNotFoundError, match=r"missing\.npz"):
-        other.load(tmp_path / "missing.npz")
+        other.import_memory(tmp_path / "missing.npz")
 
 
 def test_turns_that_cannot_be_are_refused(chat_model):
     session = ChatSession(*chat_model)
     with pytest.raises(ValueError, match="either a query or the result"):
-        session.reply()
+        session.send()
     with pytest.raises(ValueError, match="one interaction holds 24"):
-        session.reply("word " * 40)
+        session.send("word " * 40)
+
+
+def test_a_batch_of_sessions_answers_as_each_alone(chat_model):
+    alone, together = ([ChatSession(*chat_model) for _ in range(3)] for _ in range(2))
+    for turn in (["My cat is Tom.", "Hello.", "I live in Rome."], ["My cat?", "Who am I?", "Where do I live?"]):
+        replies = answer_together(together, turn)
+        for session, reply, query in zip(alone, replies, turn, strict=True):
+            expected = list(session.send(query))
+            assert "".join(reply) == "".join(expected)
+            assert {chunk.block for chunk in reply} == {chunk.block for chunk in expected}
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(other.memory, one.memory, atol=1e-5)
+    with pytest.raises(ValueError, match="one query"):
+        answer_together(together, ["Hello."])
+
+
+def test_a_system_prompt_is_in_memory_before_the_first_turn(chat_model):
+    model, tokenizer = chat_model
+    session = ChatSession(model, tokenizer)
+    start, special = session.memory, tokenizer.special
+    session.initialize("Be kind.", title="S")
+    ids = jnp.array([[special.bos, special.internal, *tokenizer.encode("S\n\nBe kind."), special.eos]])
+    mask = jnp.ones(ids.shape, bool)
+    np.testing.assert_allclose(session.memory, model.update_memory(start, model.encode(ids, mask), mask), atol=1e-4)
+    with pytest.raises(ValueError, match="system prompt has"):
+        session.initialize("word " * 40)
+
+
+def test_a_turn_may_choose_its_own_mode(chat_model):
+    session = ChatSession(*chat_model)
+    assert next(iter(session.send("Hello.", mode="extended"))).block == "think"
+    with pytest.raises(ValueError, match="mode must be one of"):
+        list(session.send("Hello.", mode="slow"))
+
+
+def test_a_conversation_compiles_each_program_once(chat_model):
+    session = ChatSession(*chat_model)
+    session.answer("Hello.")
+    with jax.log_compiles(), count_compilations() as compiled:
+        for turn in range(20):
+            session.answer(f"My cat is number {turn}.")
+        assert not compiled
+        jax.jit(lambda x: x + 1)(jnp.zeros(3))
+        assert compiled  # the counter counts
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """Collect the messages of programs that are compiled meanwhile."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_raw_log_probabilities_are_those_of_the_model():
+    model = small_model()
+    ids, mask = random_batch(length=6)
+    memory = random_memory(model.config, len(ids))
+    made = run(model, memory, ids, mask, new=4, sampling=SamplingConfig(temperature=0.5, top_k=3))
+    lengths = np.sum(mask, axis=1)
+    for row, length in enumerate(lengths.tolist()):
+        sequence = jnp.concatenate([jnp.asarray(ids)[row, :length], made.ids[row]])[None]
+        logits = model.decode(sequence, jnp.ones(sequence.shape, bool), memory[:, row : row + 1])[0]
+        log_probs = jax.nn.log_softmax(logits)[np.arange(length - 1, length + 3), made.ids[row]]
+        np.testing.assert_allclose(made.raw_log_probs[row], log_probs, atol=1e-4)
+
+
+def test_min_p_drops_what_is_far_below_the_best():
+    logits = jnp.log(jnp.array([[0.6, 0.31, 0.05, 0.04]]))
+    kept = jnp.isfinite(filter_logits(logits, SamplingConfig(temperature=1.0, min_p=0.5)))
+    np.testing.assert_array_equal(kept, [[True, True, False, False]])
