@@ -14,14 +14,19 @@ from rxt_jax.losses.memory_targets import (
     new_weight,
     shifted_weights,
 )
+from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 
 __all__ = [
+    "PairLogProbs",
+    "PreferenceConfig",
     "TokenLoss",
     "answer_cross_entropy",
     "cosine_by_row",
     "fit_to_slots",
     "memory_targets",
     "new_weight",
+    "preference_losses",
+    "preference_metrics",
     "projected_answer_cross_entropy",
     "projected_cross_entropy",
     "shifted_weights",

@@ -1,0 +1,94 @@
+"""Preference losses against independent implementations. Reinforcement spec §6 and §7."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+
+FOLDER = Path(__file__).parent / "rl"
+CASES = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("pref_losses_*.json")}
+# Name in the case → our name, and what differs.
+NAMES = {
+    "sigmoid_smoothed": ("conservative", {}),
+    "simpo": ("simpo", {"label_smoothing": 0.0}),
+    "simpo_smoothed": ("simpo", {}),
+    "simpo_gamma0": ("simpo", {"label_smoothing": 0.0, "margin": 0.0}),
+    "orpo_total": ("orpo", {}),
+}
+
+
+def pair_of(case) -> PairLogProbs:
+    given = case["inputs"]
+    names = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected", "chosen_len", "rejected_len")
+    return PairLogProbs(*(jnp.array(given[name], jnp.float32) for name in names))
+
+
+def config_of(setting, loss: str = "sigmoid", **options) -> PreferenceConfig:
+    given = {
+        "beta": setting["beta"],
+        "label_smoothing": setting["label_smoothing"],
+        "margin": setting["simpo_gamma"],
+        "temperature": setting["discopop_tau"],
+        "odds_weight": setting["orpo_lambda"],
+    }
+    return PreferenceConfig(loss=loss, **(given | options))
+
+
+SETTINGS = [
+    pytest.param(case, number, name, id=f"{stem}-{number}-{name}")
+    for stem, case in CASES.items()
+    for number, setting in enumerate(case["settings"])
+    for name in setting["losses"]
+    if name != "orpo_odds"
+]
+
+
+@pytest.mark.parametrize(("case", "number", "name"), SETTINGS)
+def test_losses_and_gradients(case, number, name):
+    setting = case["settings"][number]
+    expected = setting["losses"][name]
+    loss, options = NAMES.get(name, (name, {}))
+    config, pair = config_of(setting, loss, **options), pair_of(case)
+
+    def mean(chosen, rejected):
+        return jnp.mean(preference_losses(pair._replace(chosen=chosen, rejected=rejected), config))
+
+    # The inputs are sums of up to 80 nats: float32 holds them to 4e-6, which beta doubles.
+    np.testing.assert_allclose(preference_losses(pair, config), expected["per_sample"], rtol=2e-5, atol=1e-5)
+    slopes = jax.grad(mean, (0, 1))(pair.chosen, pair.rejected)
+    np.testing.assert_allclose(slopes[0], expected["grad_mean_wrt_policy_chosen"], rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(slopes[1], expected["grad_mean_wrt_policy_rejected"], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("stem", CASES)
+def test_metrics_and_divergences(stem):
+    case = CASES[stem]
+    pair = pair_of(case)
+    for setting in case["settings"]:
+        found = preference_metrics(pair, setting["beta"])
+        for name, value in setting["metrics"].items():
+            np.testing.assert_allclose(jnp.mean(found[name]), value, rtol=1e-5, atol=1e-6, err_msg=name)
+        for divergence, values in setting.get("f_divergence_sigmoid_per_sample", {}).items():
+            config = config_of(setting, divergence=divergence, alpha=setting["f_alpha_divergence_coef"])
+            np.testing.assert_allclose(preference_losses(pair, config), values, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mixture_is_the_weighted_sum():
+    pair = pair_of(next(iter(CASES.values())))
+    parts = [(PreferenceConfig(loss="sigmoid"), 0.8), (PreferenceConfig(loss="sft"), 0.2)]
+    expected = sum(weight * preference_losses(pair, config) for config, weight in parts)
+    np.testing.assert_allclose(preference_losses(pair, parts), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"beta": 0.0}, {"label_smoothing": 0.5}, {"divergence": "alpha_divergence", "alpha": 1.0}],
+)
+def test_impossible_configs(field):
+    with pytest.raises(ValueError, match=list(field)[-1]):
+        PreferenceConfig(**field)
