@@ -15,6 +15,7 @@ from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import presets
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
+from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.stages import HistoryReading, InteractionSft, JointPretraining, MemoryAware, MemoryPretraining
 from rxt_jax.train.loop import LoopConfig
@@ -24,6 +25,7 @@ from rxt_jax.train.schedule import ScheduleConfig
 attention = AttentionConfig(num_query_heads=8, num_kv_heads=8, head_dim=16, output_bias=False)
 feed_forward = FeedForwardConfig(mlp_dim=384, bias=False)
 toy = presets.toy()
+gate = ResidualGateConfig(kind="learned_channel", activation="sigmoid", initial=-1.0)
 model = replace(
     toy,
     embed_dim=128,
@@ -31,7 +33,9 @@ model = replace(
     max_length=96,
     encoder=replace(toy.encoder, attention=attention, feed_forward=feed_forward),
     decoder=replace(toy.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward),
-    memory_attention=replace(toy.memory_attention, layer=replace(toy.memory_attention.layer, attention=attention)),
+    memory_attention=replace(
+        toy.memory_attention, layer=replace(toy.memory_attention.layer, attention=attention, gate=gate)
+    ),
 )
 optimizer = OptimizerConfig(
     name="muon",

@@ -44,7 +44,7 @@ def toy(vocab_size: int = 640) -> ModelConfig:
         memory_attention=MemoryConfig(
             layer=MemoryLayerConfig(
                 attention=attention,
-                gate=ResidualGateConfig(kind="learned_channel", activation="sigmoid", initial=-1.0),
+                gate=ResidualGateConfig(kind="elementwise", activation="sigmoid"),
                 slot_identity=0.5,
             )
         ),
