@@ -152,7 +152,7 @@ def _table(updates: int) -> str:
     lines = ["| variant | " + " | ".join([*head, "iid perplexity"]) + " |", "|---" * (len(head) + 2) + "|"]
     for name in VARIANTS:
         if not _finished(name):
-            lines.append(f"| {name} | " + "| " * (len(head) + 1) + "|")
+            lines.append(f"| {name} |" + " |" * (len(head) + 1))
             continue
         result = json.loads((_folder(name) / "evaluation/recall.json").read_text())
         cells = [
