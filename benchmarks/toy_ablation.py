@@ -5,7 +5,7 @@
 The base is the toy recipe with a gate learned per channel, which it had before this table was made; the first row is
 the recipe as it is. Stages 1, 2 and history reading are trained once where a variant does not touch them. Stage 4 is
 shorter than in `configs/toy.py`, so the figures compare with each other, not with the README. One variant per CPU core
-at a time. Writes `runs/ablation/` and `benchmarks/toy_ablation.md`; what is finished there is not run again.
+at a time. Writes `runs/ablation/` and prints the table; what is finished there is not run again.
 """
 
 import json
@@ -172,10 +172,9 @@ def main(only: str | None = None, updates: int = 300) -> None:
         return
     _run_all(list(EARLY), updates)
     _run_all(list(VARIANTS), updates)
-    text = (
-        __doc__ or ""
-    ).strip() + f"\n\nRecall in %, greedy, exact value; stage 4 has {updates} updates of 32 conversations.\n\n"
-    Path("benchmarks/toy_ablation.md").write_text("# Ablation of the toy recipe\n\n" + text + _table(updates) + "\n")
+    table = _table(updates)
+    (FOLDER / "table.md").write_text(table + "\n")
+    print(table)
 
 
 if __name__ == "__main__":
