@@ -20,7 +20,7 @@ from rxt_jax.data.config import DataConfig
 from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches, read_ahead
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import EpisodeSource, open_source
-from rxt_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import train_tokenizer
 from rxt_jax.model import ModelConfig, ReactiveTransformer
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
@@ -318,7 +318,7 @@ def _claim_folder(recipe: Recipe, folder: Path) -> None:
 
 
 def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource) -> Tokenizer:
-    if (folder / "tokenizer.model").is_file():
+    if any((folder / name).is_file() for name in (MODEL_FILE, JSON_FILE)):
         return load_tokenizer(folder)
     ready = recipe.tokenizer.path if recipe.start_from is None else run_and_stage(recipe.start_from)[0]
     if ready is not None:

@@ -68,8 +68,13 @@ class BaselineConfig:
         if final:
             return ()
         rest = (self.feed_forward,) * (self.num_layers - len(self.first_layers))
-        base = self.rotary_base
-        rotary = None if base is None else RotaryConfig(base=base)
+        rotary = None
+        if self.rotary_base is not None:
+            rotary = RotaryConfig(
+                base=self.rotary_base,
+                legacy_layout=self.compatibility.legacy_rotary_layout,
+                angles_in_compute_dtype=self.compatibility.rotary_angles_in_compute_dtype,
+            )
         return tuple(
             LayerConfig(attention=self.attention, feed_forward=feed_forward, norm=self.norm, rotary=rotary)
             for feed_forward in self.first_layers + rest

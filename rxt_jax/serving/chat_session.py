@@ -14,7 +14,7 @@ from flax import nnx
 
 from rxt_jax.data.template import prompt_ids
 from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
-from rxt_jax.serving.generation import Generated, Generation, extend, prefill
+from rxt_jax.serving.generation import Generated, Generation, Rules, extend, prefill
 from rxt_jax.serving.interaction import Answered, ThinkingMode, first_tokens, interact
 from rxt_jax.serving.sampling import SamplingConfig
 from rxt_jax.types import Array, Key
@@ -158,12 +158,12 @@ class ChatSession:
         key = jax.random.fold_in(self._key, 1 + self._turns)
         self._turns += 1
         generation = _prefill(self._graphdef, self._params, self.memory, *self._padded(prompt))
-        settings = (self.stream_tokens, self.max_length, special.eos, self.sampling, special.pad, first)
+        rules = Rules(self.max_length, special.eos, self.sampling, special.pad, first)
         made: list[int] = []
         text = _Blocks(self.tokenizer)
         going = True
         while going:
-            generation, new = _extend(self._graphdef, self._params, generation, key, settings)
+            generation, new = _extend(self._graphdef, self._params, generation, key, rules, self.stream_tokens)
             ids, mask, active = jax.device_get((new.ids[0], new.mask[0], generation.active[0]))
             going = bool(active)
             made += ids[mask].tolist()
@@ -244,22 +244,11 @@ def _prefill(graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array)
     return prefill(nnx.merge(graphdef, params), memory, ids, mask, ids.shape[1])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 4, 5), donate_argnums=2)
 def _extend(
-    graphdef: Any, params: Any, generation: Generation, key: Key, settings: tuple
+    graphdef: Any, params: Any, generation: Generation, key: Key, rules: Rules, count: int
 ) -> tuple[Generation, Generated]:
-    count, width, end_id, sampling, pad_id, first = settings
-    return extend(
-        nnx.merge(graphdef, params),
-        generation,
-        key,
-        count=count,
-        width=width,
-        end_id=end_id,
-        sampling=sampling,
-        pad_id=pad_id,
-        first=first,
-    )
+    return extend(nnx.merge(graphdef, params), generation, key, rules, count)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))

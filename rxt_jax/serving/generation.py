@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rxt_jax.serving.sampling import SamplingConfig, sample
 from rxt_jax.types import Array, Key
 
-__all__ = ["Generated", "Generation", "extend", "generate", "prefill"]
+__all__ = ["Generated", "Generation", "Rules", "extend", "generate", "prefill"]
 
 
 class Generation(NamedTuple):
@@ -39,6 +39,20 @@ class Generated(NamedTuple):
     raw_log_probs: Array
 
 
+class Rules(NamedTuple):
+    """How rows go on and when they end; hashable, so that a jitted function can take it as static.
+
+    A row of prompt and new tokens never grows beyond `width`. `first` names the ids among which the
+    likeliest is the first token: one id forces it.
+    """
+
+    width: int
+    end_id: int
+    sampling: SamplingConfig
+    pad_id: int = 0
+    first: tuple[int, ...] = ()
+
+
 def prefill(model: Any, memory: Any, ids: Array, token_mask: Array, width: int) -> Generation:
     """Read right-padded prompts `[B T]` and make room for rows of `width` tokens."""
     batch, length = ids.shape
@@ -55,18 +69,13 @@ def extend(
     model: Any,
     generation: Generation,
     key: Key,
-    *,
+    rules: Rules,
     count: int,
-    width: int,
-    end_id: int,
-    sampling: SamplingConfig,
-    pad_id: int = 0,
-    first: tuple[int, ...] = (),
 ) -> tuple[Generation, Generated]:
     """Make up to `count` more tokens per row; the loop stops early when no row goes on."""
     batch = len(generation.position)
     empty = Generated(
-        jnp.full((batch, count), pad_id, jnp.int32),
+        jnp.full((batch, count), rules.pad_id, jnp.int32),
         jnp.zeros((batch, count), bool),
         jnp.zeros((batch, count), jnp.float32),
         jnp.zeros((batch, count), jnp.float32),
@@ -79,12 +88,13 @@ def extend(
     def step(carry: tuple) -> tuple:
         number, generation, made = carry
         active = generation.active
-        new, log_probs = sample(generation.logits, sampling, jax.random.fold_in(key, generation.made))
-        if first:
-            chosen = jnp.array(first)[jnp.argmax(generation.logits[:, jnp.array(first)], axis=-1)]
+        new, log_probs = sample(generation.logits, rules.sampling, jax.random.fold_in(key, generation.made))
+        if rules.first:
+            choices = jnp.array(rules.first)
+            chosen = choices[jnp.argmax(generation.logits[:, choices], axis=-1)]
             new = jnp.where(generation.made == 0, chosen, new)
             log_probs = jnp.where(generation.made == 0, 0.0, log_probs)
-        new = jnp.where(active, new, pad_id)
+        new = jnp.where(active, new, rules.pad_id)
         raw = jnp.take_along_axis(jax.nn.log_softmax(generation.logits, axis=-1), new[:, None], axis=-1)[:, 0]
         made = Generated(
             made.ids.at[:, number].set(new),
@@ -92,7 +102,7 @@ def extend(
             made.log_probs.at[:, number].set(jnp.where(active, log_probs, 0.0)),
             made.raw_log_probs.at[:, number].set(jnp.where(active, raw, 0.0)),
         )
-        goes_on = active & (new != end_id) & (generation.position + 1 < width)
+        goes_on = active & (new != rules.end_id) & (generation.position + 1 < rules.width)
         return number + 1, _append(model, generation, new, goes_on), made
 
     _, generation, made = jax.lax.while_loop(going, step, (jnp.int32(0), generation, empty))
@@ -115,23 +125,12 @@ def generate(
 ) -> Generated:
     """Continue right-padded prompts `[B T]` until every row has ended or `max_new_tokens` are made.
 
-    `first` names the ids among which the likeliest is the first token: one id forces it. A row of
-    prompt and new tokens never grows beyond `width`. To be called inside `jax.jit`.
+    The rest are `Rules`; without a `width` there is room for all new tokens. To be called inside
+    `jax.jit`.
     """
     width = ids.shape[1] + max_new_tokens if width is None else width
-    generation = prefill(model, memory, ids, token_mask, width)
-    made = extend(
-        model,
-        generation,
-        key,
-        count=max_new_tokens,
-        width=width,
-        end_id=end_id,
-        sampling=sampling,
-        pad_id=pad_id,
-        first=first,
-    )
-    return made[1]
+    rules = Rules(width, end_id, sampling, pad_id, first)
+    return extend(model, prefill(model, memory, ids, token_mask, width), key, rules, max_new_tokens)[1]
 
 
 def _append(model: Any, generation: Generation, ids: Array, goes_on: Array) -> Generation:
