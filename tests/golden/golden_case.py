@@ -1,13 +1,14 @@
 """Reading golden cases, and filling modules of ours with weights under reference names."""
 
 import json
+import lzma
 import re
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from rxt_jax.interop.rxlm_weights import reference_names, stack_listed_experts
 
@@ -22,7 +23,7 @@ class GoldenCase:
         folder = next(root / group for root in (FOLDER, ELSEWHERE) if (root / group / f"{name}.json").is_file())
         self.facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         self.config = self.facts["config"]
-        tensors = load_file(folder / f"{name}.safetensors")
+        tensors = load_tensors(folder / f"{name}.safetensors")
         self.i, self.w, self.o = (
             {key[len(kind) :]: value for key, value in tensors.items() if key.startswith(kind)}
             for kind in ("in.", "w.", "out.")
@@ -36,6 +37,13 @@ class GoldenCase:
         if rows is not None:
             expected, actual = expected[rows], actual[rows]
         np.testing.assert_allclose(actual, expected, **(self.facts["tolerance"] | tolerance), err_msg=name)
+
+
+def load_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file, which may be compressed here."""
+    packed = path.with_name(path.name + ".xz")
+    tensors = load(lzma.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes())
+    return dict(sorted(tensors.items()))  # workers must collect the same tests in the same order
 
 
 def case_names(group: str, *prefixes: str) -> list[str]:

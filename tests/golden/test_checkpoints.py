@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rxt_jax.interop import load_rxlm, save_rxlm, stored_memory
 from rxt_jax.interop.rxlm_checkpoint import open_rxlm
 from rxt_jax.interop.rxlm_export import fields_from_model
 from rxt_jax.model import presets
-from rxt_jax.run import load
+from rxt_jax.run_folder import load
 
 FOLDER = Path(__file__).parent / "checkpoints"
 SPLIT = FOLDER / "alpha-tiny-split"
@@ -268,3 +269,40 @@ def test_a_checkpoint_becomes_a_run_and_a_checkpoint_again(name, tmp_path, capsy
     assert load(run).tokenizer.fingerprint == load_tokenizer(back).fingerprint
     assert main(["convert", str(FOLDER / name), str(run)]) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+class Hub:
+    """Stands in for huggingface_hub: repositories are folders."""
+
+    def __init__(self, root):
+        self.root, self.private = root, {}
+
+    def snapshot_download(self, repository, allow_patterns):
+        assert "*.safetensors" in allow_patterns
+        return str(self.root / repository)
+
+    def create_repo(self, repository, private, exist_ok):
+        self.private[repository] = private and exist_ok
+
+    def upload_folder(self, repo_id, folder_path):
+        shutil.copytree(folder_path, self.root / repo_id)
+
+
+def test_checkpoints_travel_to_the_hub_and_back(tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    shutil.copytree(FOLDER / "alpha-tiny", hub.root / "someone" / "alpha")
+    assert main(["convert", "hf://someone/alpha", "hf://me/run"]) == 0
+    assert hub.private == {"me/run": True}
+    assert main(["convert", "hf://me/run", str(tmp_path / "back")]) == 0
+    assert_equal_models(
+        load_rxlm(tmp_path / "back"), load_rxlm(FOLDER / "alpha-tiny"), without=("masked_language_head",)
+    )
+
+
+def test_without_the_extra_and_with_half_a_name_the_hub_says_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["convert", "hf://someone/alpha", str(tmp_path)]) == 2
+    assert "rxt-jax[hub]" in capsys.readouterr().err
+    assert main(["convert", "hf://alpha", str(tmp_path)]) == 2
+    assert "expected hf://owner/name" in capsys.readouterr().err

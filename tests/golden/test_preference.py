@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_case import GoldenCase, case_names
 
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+from rxt_jax.losses.sequence_log_probs import SequenceLogProbs, projected_sequence_log_probs, sequence_log_probs
+from rxt_jax.stages import DirectMemoryPreference
+from rxt_jax.stages.preference import DPOConfig, dpo_loss
 
 FOLDER = Path(__file__).parent / "rl"
 CASES = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("pref_losses_*.json")}
@@ -92,3 +97,62 @@ def test_a_mixture_is_the_weighted_sum():
 def test_impossible_configs(field):
     with pytest.raises(ValueError, match=list(field)[-1]):
         PreferenceConfig(**field)
+
+
+def test_the_contract_of_four_log_probabilities():
+    """Spec §7.1."""
+    case = json.loads((FOLDER / "dpo_logprob_contract_a.json").read_text())
+    for expected in case["expected"]:
+        fields = {name: expected[name] for name in ("beta", "label_smoothing", "reference_free")}
+        _, metrics = dpo_loss(case["batch"], DPOConfig(**fields))
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected[name], **case["tolerance"], err_msg=f"{fields} {name}")
+
+
+@pytest.mark.parametrize("name", case_names("rl", "seq_logprob_"))
+def test_sequence_log_probabilities(name):
+    """Spec §6.2."""
+    case = GoldenCase("rl", name)
+    tolerance = case.facts["tolerance"]
+    near = {"rtol": tolerance["rtol"], "atol": 6e-6}
+    logits, ids = case.i["logits"], case.i["ids"].astype(jnp.int32)
+    mask = case.i["answer_mask"] > 0
+    weights = 1.0 + jnp.arange(len(ids))
+
+    def plain(logits):
+        return sequence_log_probs(logits, ids, mask)
+
+    def projected(logits):  # the head is the identity
+        return projected_sequence_log_probs(lambda hidden: hidden, logits, ids, mask)
+
+    for function in (plain, projected):
+        found = function(logits)
+        np.testing.assert_allclose(found.reduced("mean"), case.o["mean"], **near)
+        np.testing.assert_allclose(found.reduced("sum"), case.o["sum"], rtol=1e-4, atol=2e-5)
+        slope = jax.grad(lambda logits, function=function: jnp.sum(weights * function(logits).reduced("mean")))(logits)
+        np.testing.assert_allclose(slope, case.tensors["grad.logits"], **near)
+
+
+@pytest.mark.parametrize("name", case_names("rl", "dmpo_pref_loss_"))
+def test_the_loss_of_the_memory_stage(name):
+    """Spec §6.4: sigmoid with label smoothing, and the penalty on neutral answers."""
+    case = GoldenCase("rl", name)
+    kinds = ("accepted", "rejected", "neutral")
+    policy, reference = (jnp.stack([case.i[f"{who}_{kind}"] for kind in kinds], -1)[None] for who in ("policy", "ref"))
+    rows = policy.shape[1]
+    answers = SimpleNamespace(paired=jnp.ones((1, rows), bool), anchored=jnp.ones((1, rows), bool))
+    counts = {"pairs": jnp.full(1, float(rows)), "tokens": jnp.float32(1.0), "calls": jnp.float32(1.0)}
+    for setting, given in case.config["settings"].items():
+        preference = PreferenceConfig(loss="conservative", beta=given["beta"], label_smoothing=given["label_smoothing"])
+        stage = DirectMemoryPreference(preference=preference, anchor_weight=given["anchor_weight"])
+        kept = 3 if given["use_anchored"] else 2
+
+        def loss(policy, stage=stage, kept=kept):
+            scores = [SequenceLogProbs(each[..., :kept], jnp.ones((1, rows, kept))) for each in (policy, reference)]
+            return stage._loss(*scores, answers, counts)[0]
+
+        value, slope = jax.value_and_grad(loss)(policy)
+        np.testing.assert_allclose(value, case.o[f"{setting}.loss"], rtol=1e-4, atol=2e-6, err_msg=setting)
+        for place, kind in enumerate(kinds[:kept]):
+            expected = case.tensors[f"grad.{setting}.policy_{kind}"]
+            np.testing.assert_allclose(slope[0, :, place], expected, rtol=1e-4, atol=2e-6, err_msg=f"{setting} {kind}")

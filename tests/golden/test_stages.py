@@ -215,9 +215,7 @@ def ratio(metrics: dict, name: str) -> float:
 def test_accumulated_interaction_sft(load):
     case, stage = load, joint_stage(load)
     micro = [joint_rows(case, step) for step in range(2)]
-    interleaved = RowBatch(
-        *(np.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]) for leaves in zip(*micro, strict=True))
-    )
+    interleaved = jax.tree.map(lambda *leaves: np.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]), *micro)
     params, metrics = train(case, stage, interleaved, accumulation=2, normalise="batches")
     case.close(metrics["gradient/norm"][0], case.o["opt0.grad_norm"], "out.grad_norm", "norm")
     case.check_weights(params)
@@ -313,7 +311,12 @@ STAGE_4 = {
 }
 
 
-@pytest.mark.parametrize("load", list(STAGE_4), indirect=True)
+SLOW = ("s4_smat_moe_accum", "s4_full_episode_gradient")  # the chain of the latter is a quick test below
+
+
+@pytest.mark.parametrize(
+    "load", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in STAGE_4], indirect=True
+)
 def test_memory_aware(load):
     case, batch = load, load.episode()
     stage = RecordedMemoryAware(case=case, **STAGE_4[case.facts["case"]])
