@@ -25,7 +25,7 @@ from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 from rxt_jax.types import EpisodeBatch
 
-__all__ = ["BenchmarkOptions", "forward_flops_per_token", "run"]
+__all__ = ["BenchmarkOptions", "best_time", "forward_flops_per_token", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
     """Measure this machine's float32 matrix products, operations per second."""
     x = jnp.ones((size, size), jnp.float32)
     multiply = jax.jit(jnp.matmul)
-    return 2.0 * size**3 / _best_time(lambda: multiply(x, x), repeats)
+    return 2.0 * size**3 / best_time(lambda: multiply(x, x), repeats)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -128,7 +128,7 @@ def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOpt
         state, metrics = step(state, batch)
         return metrics
 
-    seconds = _best_time(once, options.steps)
+    seconds = best_time(once, options.steps)
     tokens = count * options.batch_size * length
     # Backward costs twice the forward pass; what remat computes again is not counted as useful.
     flops = 3.0 * tokens * forward_flops_per_token(config, length)
@@ -143,7 +143,8 @@ def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOpt
     }
 
 
-def _best_time(function: Callable[[], object], repeats: int) -> float:
+def best_time(function: Callable[[], object], repeats: int) -> float:
+    """Time the fastest of several calls, in seconds, after one that may compile."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):

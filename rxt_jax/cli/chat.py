@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rxt_jax.cli.options import parse
-from rxt_jax.run import load
-from rxt_jax.serving import ChatSession, SamplingConfig
+from rxt_jax.cli.train import open_session
+from rxt_jax.run_folder import load
+from rxt_jax.serving import ChatSession, HistorySession, SamplingConfig
 from rxt_jax.serving.interaction import ThinkingMode
 
 __all__ = ["ChatOptions", "run"]
@@ -42,14 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(ChatOptions, arguments, "rxt chat")
     loaded = load(options.run)
-    session = ChatSession(
-        loaded.model,
-        loaded.tokenizer,
-        max_length=loaded.recipe.data.max_length,
-        sampling=options.sampling,
-        mode=options.mode,
-        seed=options.seed,
-    )
+    session = open_session(loaded, sampling=options.sampling, mode=options.mode, seed=options.seed)
     console = Console(highlight=False)
     if sys.stdin.isatty():
         console.print(f"{_HELP}\n")
@@ -77,32 +71,38 @@ def _lines(console: Console) -> Iterator[str]:
             yield line
 
 
-def _turn(session: ChatSession, line: str, console: Console) -> None:
+def _turn(session: ChatSession | HistorySession, line: str, console: Console) -> None:
     command, _, argument = line.partition(" ")
     argument = argument.strip()
     if not line.startswith("/"):
         _reply(session, console, query=line)
     elif command == "/tool" and argument:
         _reply(session, console, tool_result=argument)
-    elif command == "/memory":
-        console.print(memory_table(session))
     elif command == "/reset":
         session.reset()
-        console.print("the memory is as before the first interaction")
+        console.print("the model has forgotten everything")
+    elif command == "/think" and argument in get_args(ThinkingMode):
+        session.mode = argument  # type: ignore[assignment]
+        console.print(f"thinking: {argument}")
+    elif isinstance(session, HistorySession) and command in ("/memory", "/save", "/load"):
+        console.print("this model has no memory: it reads the whole conversation again")
+    elif isinstance(session, HistorySession):
+        console.print(_HELP)
+    elif command == "/memory":
+        console.print(memory_table(session))
     elif command == "/save" and argument:
         session.export_memory(argument)
         console.print(f"memory written to {argument}", markup=False, soft_wrap=True)
     elif command == "/load" and argument:
         session.import_memory(argument)
         console.print(f"memory taken from {argument}", markup=False, soft_wrap=True)
-    elif command == "/think" and argument in get_args(ThinkingMode):
-        session.mode = argument  # type: ignore[assignment]
-        console.print(f"thinking: {argument}")
     else:
         console.print(_HELP)
 
 
-def _reply(session: ChatSession, console: Console, query: str | None = None, *, tool_result: str | None = None) -> None:
+def _reply(
+    session: ChatSession | HistorySession, console: Console, query: str | None = None, *, tool_result: str | None = None
+) -> None:
     console.print("[bold]model [/bold]", end="")
     block, styles = "answer", {"think": "dim italic", "tool_call": "cyan", "answer": ""}
     for chunk in session.send(query, tool_result=tool_result):

@@ -14,7 +14,7 @@ from rxt_jax.cli.options import parse
 from rxt_jax.cli.train import evaluate_run
 from rxt_jax.data.config import FileData
 from rxt_jax.evaluation import EvaluationConfig
-from rxt_jax.run import load, run_and_stage
+from rxt_jax.run_folder import load, run_and_stage
 
 __all__ = ["EvaluateOptions", "run"]
 

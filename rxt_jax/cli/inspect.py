@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rxt_jax.cli.options import parse
-from rxt_jax.model import ModelConfig, ReactiveTransformer
+from rxt_jax.model import AnyModelConfig, make_model
 from rxt_jax.model.presets import PRESETS
 from rxt_jax.recipe import from_json
 from rxt_jax.train.groups import flat_parameters
@@ -33,9 +33,9 @@ class InspectOptions:
     """Print JSON."""
 
 
-def count_parameters(config: ModelConfig) -> tuple[dict[str, int], dict[str, tuple]]:
+def count_parameters(config: AnyModelConfig) -> tuple[dict[str, int], dict[str, tuple]]:
     """Return parameters per component, and path → (shape, axes), of a model that is never allocated."""
-    abstract = nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0)))
     listed, counts = {}, Counter()
     for path, variable in flat_parameters(nnx.split(abstract)[1]).items():
         listed[path] = (variable.shape, variable.get_metadata()["axes"])

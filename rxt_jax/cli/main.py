@@ -14,7 +14,7 @@ _USAGE = """usage: rxt COMMAND [options]
   train CONFIG        train a recipe's stages, evaluate, and show a conversation
   chat RUN            talk to a trained model
   evaluate RUN        measure recall by distance and answer perplexity
-  data                generate | inspect: what the records and rows look like
+  data                generate | inspect | prepare: what records and rows look like; rows tokenised once
   tokenizer           train | inspect
   convert SRC DST     a published checkpoint to a run, or a run to one
   inspect RUN         parameters, checkpoints and recipe of a run

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rxt_jax.cli.options import parse
-from rxt_jax.data.config import DialogueData, FileData
+from rxt_jax.data.config import DialogueData, FileData, RecordKind
+from rxt_jax.data.records import record_texts
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer import load_tokenizer
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
@@ -21,12 +21,14 @@ _USAGE = "usage: rxt tokenizer train FOLDER | rxt tokenizer inspect FOLDER TEXT 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizerOptions:
-    """Train a SentencePiece tokenizer on a file or on the embedded dialogues."""
+    """Train a tokenizer on every text of a file, or on `config.texts` texts of the embedded dialogues."""
 
     folder: Annotated[str, tyro.conf.Positional]
-    """Where `tokenizer.model` is written."""
+    """Where `tokenizer.model` (or, for the kind `byte_level`, `tokenizer.json`) is written."""
     data: str | None = None
-    """A jsonl file of episodes, or a text file with one text per line."""
+    """A file of records, see docs/data.md; a file ending in .txt has one text per line."""
+    kind: RecordKind = "episode"
+    """What a record of the file is."""
     config: TokenizerConfig = field(default_factory=TokenizerConfig)
 
 
@@ -48,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0] == "train":
         options = parse(TrainTokenizerOptions, arguments[1:], "rxt tokenizer train")
         tokenizer = train_tokenizer(_texts(options), options.config, options.folder)
-        print(f"written: {options.folder}, {tokenizer.vocab_size} pieces")
+        print(f"written: {options.folder}, {tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint[:12]}")
         return 0
     if arguments[0] == "inspect":
         options = parse(InspectTokenizerOptions, arguments[1:], "rxt tokenizer inspect")
@@ -61,11 +63,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _texts(options: TrainTokenizerOptions) -> Iterator[str]:
-    if options.data is not None and not options.data.endswith(".jsonl"):
-        if not Path(options.data).is_file():
-            raise FileNotFoundError(f"{options.data} does not exist; expected a text file or a jsonl file")
-        with open(options.data, encoding="utf-8") as file:
-            yield from (line.strip() for line in file if line.strip())
+    if options.data is None:
+        source = open_source(DialogueData())
+        yield from (source.text(number) for number in range(options.config.texts))
         return
-    source = open_source(DialogueData() if options.data is None else FileData(path=options.data))
-    yield from (source.text(number) for number in range(options.config.texts))
+    kind: RecordKind = "text" if options.data.endswith(".txt") else options.kind
+    source = open_source(FileData(path=options.data, kind=kind))
+    for number in range(source.size or 0):
+        yield from record_texts(source.episode(number))

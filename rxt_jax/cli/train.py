@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -10,12 +11,14 @@ from rich.console import Console
 from rxt_jax.cli.options import parse
 from rxt_jax.data.config import DialogueData
 from rxt_jax.data.sources import open_source
-from rxt_jax.evaluation import Report, evaluate_split
+from rxt_jax.evaluation import Report, evaluate_baseline, evaluate_split
+from rxt_jax.model import BaselineTransformer
 from rxt_jax.recipe import Recipe, load_recipe
-from rxt_jax.run import LoadedRun, load, run_recipe
-from rxt_jax.serving import ChatSession
+from rxt_jax.run import run_recipe
+from rxt_jax.run_folder import LoadedRun, load
+from rxt_jax.serving import ChatSession, HistorySession
 
-__all__ = ["evaluate_run", "run", "show_conversation"]
+__all__ = ["evaluate_run", "open_session", "run", "show_conversation"]
 
 _USAGE = "usage: rxt train CONFIG [--field value ...]; CONFIG is a Python file, for example configs/toy.py"
 
@@ -54,6 +57,7 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
     """Measure a run on its held-out data and write the result into its `evaluation/<part>`."""
     recipe = loaded.recipe
     held_out, splits = recipe.data.evaluation_source, {}
+    measure = evaluate_baseline if isinstance(loaded.model, BaselineTransformer) else evaluate_split
     if isinstance(held_out, DialogueData):
         sources = {
             split: replace(held_out, split=split, seed=recipe.evaluation.seed) for split in recipe.evaluation.splits
@@ -63,7 +67,7 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
     else:
         sources, data = {"held_out": held_out}, recipe.data
     for name, source in sources.items():
-        splits[name] = evaluate_split(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation)
+        splits[name] = measure(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation)
     report = Report(splits)
     console.print(report.table())
     report.save(recipe.run_folder / "evaluation" / part)
@@ -71,11 +75,18 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
     return report
 
 
+def open_session(loaded: LoadedRun, **options: Any) -> ChatSession | HistorySession:
+    """Begin a conversation with a run's model, whichever kind it is."""
+    if isinstance(loaded.model, BaselineTransformer):
+        return HistorySession(loaded.model, loaded.tokenizer, **options)
+    return ChatSession(loaded.model, loaded.tokenizer, max_length=loaded.recipe.data.max_length, **options)
+
+
 def show_conversation(loaded: LoadedRun, console: Console) -> None:
     """Print a short conversation and keep it in the run's samples."""
     if not isinstance(loaded.recipe.data.source, DialogueData):
         return
-    session = ChatSession(loaded.model, loaded.tokenizer, max_length=loaded.recipe.data.max_length)
+    session = open_session(loaded)
     lines = []
     for query in SAMPLE_CONVERSATION:
         lines += [f"you    {query}", f"model  {session.answer(query).strip()}"]

@@ -1,136 +1,385 @@
-"""Batches by number: element u is the batch of update u, whatever came before.
+"""Batches by number: element u is the batch of update u, whatever came before and whoever makes it.
 
-Order is a function of (seed, epoch), so a run resumes by starting at its update. Grain's threads read
-ahead. Batches are NumPy.
+Order is a function of (seed, epoch), every random draw of (seed, batch) or (seed, visit); a run resumes by
+starting at its update. Threads or processes read ahead; with several hosts each makes its rows of the global
+batch. Batches are NumPy. Source: supervised spec §13.2, 13.4-13.6.
 """
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import asdict
 from typing import Any
 
 import grain
 import numpy as np
 
+from rxt_jax.data.config import DataConfig
+from rxt_jax.data.order import Shard, make_order, order_fingerprint
+from rxt_jax.data.packing import PackingPlan, stack_packed
+from rxt_jax.data.row_reader import Item, Recent, RowReader
 from rxt_jax.data.rows import Row, RowEncoder, stack_rows
 from rxt_jax.data.sources import EpisodeSource
-from rxt_jax.types import EpisodeBatch, RowBatch
+from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
 
-__all__ = ["EpisodeBatches", "InteractionBatches", "TextBatches", "make_episode_batch", "read_ahead"]
+__all__ = [
+    "ConversationBatches",
+    "EpisodeBatches",
+    "InteractionBatches",
+    "PreferenceBatches",
+    "Shard",
+    "TextBatches",
+    "make_episode_batch",
+    "read_ahead",
+]
 
 _ENDLESS = 1 << 40
 
 
-class _Order:
-    """Which items are in batch u: 0, 1, 2, … of an endless source, else a new shuffle every epoch."""
-
-    def __init__(self, size: int | None, batch_size: int, seed: int):
-        if size is not None and size < batch_size:
-            raise ValueError(
-                f"the source has {size} episodes, fewer than batch_size = {batch_size}. Choose a smaller batch."
-            )
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self._epoch = lru_cache(maxsize=4)(self._shuffle)
-
-    def items(self, start: int, count: int) -> list[int]:
-        """Return the items `start … start + count` of the endless sequence."""
-        if self.size is None:
-            return list(range(start, start + count))
-        whole = self.size - self.size % self.batch_size  # the rest changes with every epoch
-        return [int(self._epoch(i // whole)[i % whole]) for i in range(start, start + count)]
-
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.size or 0)
-
-
-def make_episode_batch(episodes: list[list[Row]], encoder: RowEncoder, num_interactions: int) -> EpisodeBatch:
-    """Stack encoded episodes to `[I B T]`, interactions that an episode does not have as filler."""
-    filler = Row([encoder.special.pad], 1, valid=False)
+def make_episode_batch(
+    episodes: list[list[Row]], encoder: RowEncoder, num_interactions: int, length: int | None = None
+) -> EpisodeBatch:
+    """Stack encoded episodes to `[I B T]`, interactions that an episode does not have as filler behind it."""
+    filler, length = _filler(encoder), length or encoder.config.max_length
     padded = [rows + [filler] * (num_interactions - len(rows)) for rows in episodes]
     by_interaction = [rows[i] for i in range(num_interactions) for rows in padded]
-    stacked = stack_rows(by_interaction, encoder.config.max_length, encoder.special.pad)
-    shape = (num_interactions, len(episodes), encoder.config.max_length)
+    stacked = stack_rows(by_interaction, length, encoder.special.pad)
+    shape = (num_interactions, len(episodes), length)
     ids, token_mask, loss_mask = (leaf.reshape(shape) for leaf in stacked)
     valid = np.array([row.valid for row in by_interaction]).reshape(shape[:2])
     return EpisodeBatch(ids, token_mask, loss_mask, valid)
 
 
-class EpisodeBatches:
-    """Conversations, for history reading and stages 3 and 4."""
+class _Batches:
+    """What all kinds have in common: order, rows of this process, state."""
 
-    def __init__(self, source: EpisodeSource, encoder: RowEncoder, *, batch_size: int, seed: int):
-        self._source, self._encoder, self._batch_size = source, encoder, batch_size
-        self._order = _Order(source.size, batch_size, seed)
-        self._pool = lru_cache(maxsize=2)(self._sorted_pool)
+    def __init__(
+        self,
+        source: EpisodeSource,
+        encoder: RowEncoder,
+        *,
+        batch_size: int,
+        seed: int,
+        shard: Shard | None = None,
+    ):
+        self._encoder, self._batch_size, self._seed = encoder, batch_size, seed
+        self._reader = RowReader(source, encoder)
+        self._order = make_order(source, seed, batch_size)
+        self._share = (shard or Shard()).rows(batch_size)
+        elsewhere = ("source", "evaluation_source", "workers")
+        settings = {name: value for name, value in asdict(encoder.config).items() if name not in elsewhere}
+        self._settings = json.loads(json.dumps(settings))
+
+    @property
+    def report(self) -> Any:
+        """What was read and what did not fit."""
+        return self._encoder.report
+
+    @property
+    def _config(self) -> DataConfig:
+        return self._encoder.config
 
     def __len__(self) -> int:
         return _ENDLESS
+
+    def state(self, update: int) -> dict[str, Any]:
+        """Say, in JSON, where update `update` stands in the data, and which order that is a place of."""
+        return {
+            "source": self._reader.source.fingerprint,
+            "order": order_fingerprint(self._order),
+            "settings": self._settings,
+            "update": update,
+            "epoch": self._order.epoch(update * self._batch_size),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; one of other data or of another order is an error."""
+        mine = self.state(0)
+        for part, meaning in (("source", "other data"), ("order", "the same data in another order")):
+            if state[part] != mine[part]:
+                raise ValueError(
+                    f"the run was trained on {meaning} (fingerprint {state[part]}, these have {mine[part]}), so it "
+                    f"cannot go on from update {state['update']}. Use the old data, or another --folder."
+                )
+        for name, value in mine["settings"].items():
+            if state["settings"].get(name, value) != value:
+                raise ValueError(
+                    f"the run was trained with data.{name} = {state['settings'][name]!r}, this one has {value!r}, so "
+                    f"it cannot go on from update {state['update']}. Use the old value, or another --folder."
+                )
+
+    def _visits(self, number: int, count: int) -> list[int]:
+        return [self._order.visit(position) for position in range(number * count, (number + 1) * count)]
+
+
+class EpisodeBatches(_Batches):
+    """Conversations, for history reading and stages 3 and 4.
+
+    With `window` every episode shows that many interactions, drawn by (seed, visit), with everything before
+    them: the window is the last `window` interactions of the batch, what comes before has no targets, and
+    shorter pasts have their filler in front.
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        encoder: RowEncoder,
+        *,
+        batch_size: int,
+        seed: int,
+        shard: Shard | None = None,
+        window: int | None = None,
+    ):
+        super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+        if window is not None and not 1 <= window <= encoder.config.max_interactions:
+            raise ValueError(f"window must be 1 to max_interactions = {encoder.config.max_interactions}, got {window}.")
+        self._window = window
+        self._pool = Recent(self._sorted_pool)
 
     def __getitem__(self, update: int) -> EpisodeBatch:
-        pool = self._encoder.config.sort_pool
+        pool, config = self._config.sort_pool, self._config
         episodes = self._pool(update // pool)[update % pool]
-        return make_episode_batch(
-            [self._encoder.episode(episode) for episode in episodes],
-            self._encoder,
-            self._encoder.config.max_interactions,
-        )
+        before = max(before for _, before, _ in episodes)
+        length = None
+        if config.length_buckets:
+            length = _bucket(max(item.length for _, _, item in episodes), config.length_buckets, config.max_length)
+        if self._window is None:
+            used = max(min(count, config.max_interactions) for count, _, _ in episodes)
+            total = _bucket(used, config.interaction_buckets, config.max_interactions)
+            lead = 0
+        else:
+            total = _bucket(before + self._window, config.interaction_buckets, config.max_interactions)
+            lead = total - self._window
+        filler, rows = _filler(self._encoder), []
+        for count, before, item in episodes[self._share]:
+            if self._window is None and len(item.rows) < count:
+                self.report.shortened(count - len(item.rows))
+            rows.append([filler] * (lead - before if lead else 0) + item.rows)
+        batch = make_episode_batch(rows, self._encoder, total, length)
+        batch.loss_mask[:lead] = False
+        return batch
 
-    def _sorted_pool(self, number: int) -> list[list[dict[str, Any]]]:
-        """Draw `sort_pool` batches at once and sort their episodes by length, batches in random order."""
-        size, count = self._batch_size, self._encoder.config.sort_pool
-        items = self._order.items(number * size * count, size * count)
-        episodes = [self._source.episode(item) for item in items]
+    def _sorted_pool(self, number: int) -> list[list[tuple[int, int, Item]]]:
+        """Draw `sort_pool` batches at once and sort their episodes by size, batches in random order.
+
+        An episode is how many interactions it has, how many of them are shown before its window, and its rows.
+        """
+        size, count = self._batch_size, self._config.sort_pool
+        episodes = [self._episode(visit) for visit in self._visits(number, size * count)]
         if count == 1:
             return [episodes]
-        episodes.sort(key=lambda episode: len(episode["interactions"]))
+        episodes.sort(key=self._size)
         batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
-        order = np.random.default_rng((self._order.seed, 1, number)).permutation(count)
+        order = np.random.default_rng((self._seed, 1, number)).permutation(count)
         return [batches[i] for i in order]
 
+    def _episode(self, visit: int) -> tuple[int, int, Item]:
+        record, most = self._reader.record(visit), self._config.max_interactions
+        if self._window is None:
+            return record.count, 0, record.item(slice(0, most))
+        window = self._window
+        start = int(np.random.default_rng((self._seed, 4, visit)).integers(max(record.count - window, 0) + 1))
+        before = min(start, most - window)
+        return record.count, before, record.item(slice(start - before, start + window))
 
-class _Rows:
-    """Independent rows: items u · B … of an endless sequence of rows."""
+    def _size(self, episode: tuple[int, int, Item]) -> tuple[int, ...]:
+        count, before, item = episode
+        config = self._config
+        if self._window is not None:
+            count = before + self._window
+        if not config.length_buckets:
+            return (count,)
+        interactions = _bucket(count, config.interaction_buckets, config.max_interactions)
+        return interactions, _bucket(item.length, config.length_buckets, config.max_length), count
 
-    def __init__(self, source: EpisodeSource, encoder: RowEncoder, *, batch_size: int, seed: int):
-        self._source, self._encoder = source, encoder
-        self._batch_size, self._seed = batch_size, seed
-        self._order = _Order(source.size, batch_size, seed)
 
-    def __len__(self) -> int:
-        return _ENDLESS
+class _Rows(_Batches, ABC):
+    """Independent rows: one item of a visit is a row, or with packing one of several in a row."""
 
-    def _batch(self, update: int, rows: list[Row], length: int) -> RowBatch:
-        stacked = stack_rows(rows, length, self._encoder.special.pad)
-        draw = np.random.default_rng((self._seed, 2, update)).random(stacked[0].shape)
-        return RowBatch(*stacked, (draw < self._encoder.config.mask_probability) & stacked[1])
+    def __init__(
+        self,
+        source: EpisodeSource,
+        encoder: RowEncoder,
+        *,
+        batch_size: int,
+        seed: int,
+        shard: Shard | None = None,
+    ):
+        super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+        self._pool = Recent(self._sorted_pool)
+        self._plan = None
+        if self._config.packing is not None:
+            if self._config.length_buckets:
+                raise ValueError("packing fills rows of one length; it cannot go with length_buckets. Choose one.")
+            self._order = make_order(source, seed)
+            self._plan = PackingPlan(
+                self._packed_item,
+                self._order.epoch,
+                self._config.packing,
+                batch_size=batch_size,
+                length=self._row_length,
+                seed=seed,
+                drop=self._drop,
+            )
+
+    @property
+    @abstractmethod
+    def _row_length(self) -> int:
+        """Tokens of a row."""
+
+    @abstractmethod
+    def _item(self, visit: int, rng: np.random.Generator) -> Item:
+        """Open the row of a visit; `rng` is the visit's own."""
+
+    def __getitem__(self, update: int) -> RowBatch:
+        length, pad = self._row_length, self._encoder.special.pad
+        segments = None
+        if self._plan is not None and self._config.packing is not None:
+            bins = [[item.rows[0] for item in each] for each in self._plan.batch(update)[self._share]]
+            published = self._config.packing.published
+            *stacked, segments = stack_packed(bins, length, self._encoder.special, published=published)
+        else:
+            pool = self._config.sort_pool if self._config.length_buckets else 1
+            items = self._pool(update // pool)[update % pool]
+            if self._config.length_buckets:
+                length = _bucket(max(item.length for item in items), self._config.length_buckets, length)
+            stacked = stack_rows([item.rows[0] for item in items[self._share]], length, pad)
+        ids, token_mask, loss_mask = stacked
+        # Drawn for the whole batch, so that the number of processes changes nothing.
+        draw = np.random.default_rng((self._seed, 2, update)).random((self._batch_size, length))[self._share]
+        return RowBatch(ids, token_mask, loss_mask, (draw < self._config.mask_probability) & token_mask, segments)
+
+    def state(self, update: int) -> dict[str, Any]:
+        """Say where an update stands; packed data also say where its buffer begins."""
+        state = super().state(update)
+        return state if self._plan is None else state | {"packing": self._plan.state(update)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; packed data do not have to be walked through again."""
+        super().restore(state | {"packing": None})
+        if self._plan is not None and state.get("packing") is not None:
+            self._plan.restore(state["packing"])
+
+    def _sorted_pool(self, number: int) -> list[list[Item]]:
+        count = self._config.sort_pool if self._config.length_buckets else 1
+        batches = []
+        for update in range(number * count, (number + 1) * count):
+            rng = np.random.default_rng((self._seed, 3, update))
+            batches.append([self._item(visit, rng) for visit in self._visits(update, self._batch_size)])
+        if count == 1:
+            return batches
+        items = sorted((item for batch in batches for item in batch), key=lambda item: item.length)
+        batches = [items[start : start + self._batch_size] for start in range(0, len(items), self._batch_size)]
+        order = np.random.default_rng((self._seed, 1, number)).permutation(count)
+        return [batches[i] for i in order]
+
+    def _packed_item(self, position: int) -> Item:
+        visit = self._order.visit(position)
+        return self._item(visit, np.random.default_rng((self._seed, 3, visit)))
+
+    def _drop(self, item: Item, reason: str) -> None:
+        if not item.is_read:
+            self.report.row(dropped=reason)
+        elif item.rows[0].valid:
+            self.report.drop(reason)
 
 
 class TextBatches(_Rows):
     """Plain text, for stage 1."""
 
-    def __getitem__(self, update: int) -> RowBatch:
-        start, size = update * self._batch_size, self._source.size
-        items = self._order.items(start, self._batch_size)
-        if size is not None:
-            # Another passage of the same episode in every epoch.
-            items = [item + size * ((start + n) // size) for n, item in enumerate(items)]
-        rows = [self._encoder.text(self._source.text(item)) for item in items]
-        return self._batch(update, rows, self._encoder.config.text_length)
+    @property
+    def _row_length(self) -> int:
+        return self._config.text_length
+
+    def _item(self, visit: int, rng: np.random.Generator) -> Item:
+        return self._reader.text(visit)
 
 
 class InteractionBatches(_Rows):
     """Interactions without their past, for stage 2: one of each episode drawn."""
 
-    def __getitem__(self, update: int) -> RowBatch:
-        rng = np.random.default_rng((self._seed, 3, update))
-        rows = []
-        for item in self._order.items(update * self._batch_size, self._batch_size):
-            interactions = self._source.episode(item)["interactions"]
-            rows.append(self._encoder.interaction(interactions[rng.integers(len(interactions))]))
-        return self._batch(update, rows, self._encoder.config.max_length)
+    @property
+    def _row_length(self) -> int:
+        return self._config.max_length
+
+    def _item(self, visit: int, rng: np.random.Generator) -> Item:
+        record = self._reader.record(visit)
+        number = record.first + int(rng.integers(record.count - record.first))
+        return record.item(slice(number, number + 1))
 
 
-def read_ahead(batches: Any, start: int, *, threads: int = 1, buffer: int = 8) -> Iterator[Any]:
-    """Iterate from batch `start` while threads prepare the next ones."""
+class ConversationBatches(_Rows):
+    """Whole conversations as one row each, for the stateless baseline."""
+
+    @property
+    def _row_length(self) -> int:
+        return self._config.conversation_length
+
+    def _item(self, visit: int, rng: np.random.Generator) -> Item:
+        return self._reader.conversation(visit)
+
+
+class PreferenceBatches(_Batches):
+    """Conversations with several answers to a query, for the preference stage."""
+
+    def __getitem__(self, update: int) -> PreferenceBatch:
+        visits = self._visits(update, self._batch_size)[self._share]
+        episodes = [self._reader.preferences(visit) for visit in visits]
+        most = self._config.max_interactions
+        kinds = zip(*episodes, strict=True)
+        return PreferenceBatch(*(make_episode_batch(list(rows), self._encoder, most) for rows in kinds))
+
+
+def read_ahead(batches: Any, start: int, *, threads: int = 1, workers: int = 0, buffer: int = 8) -> Iterator[Any]:
+    """Iterate from batch `start` while threads, or processes, prepare the next ones; their number changes nothing.
+
+    Processes start by importing the main module anew, so a script that uses them needs `if __name__ == "__main__"`.
+    """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
-    data = grain.MapDataset.source(batches)[start:]
-    return iter(data.to_iter_dataset(options))
+    if not workers:
+        return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
+    return _from_workers(batches, start, workers, buffer)
+
+
+class _Counted:
+    """Batches with what their making added to the report, which a worker process has to send home."""
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> tuple[Any, Any]:
+        return self._batches[number], self._batches.report.take()
+
+
+def _from_workers(batches: Any, start: int, workers: int, buffer: int) -> Iterator[Any]:
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for them
+    counted: Any = _Counted(batches)
+    data = grain.MapDataset.source(counted)[start:]
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    per_worker = max(buffer // workers, 1)
+    iterator = iter(
+        data.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker)
+        )
+    )
+    try:
+        for batch, counts in iterator:
+            batches.report.count(**counts)
+            yield batch
+    finally:
+        iterator.close()
+
+
+def _bucket(size: int, sizes: tuple[int, ...], full: int) -> int:
+    """Return the smallest of the sizes that holds `size`, at most `full`; without sizes always `full`."""
+    return next((each for each in sizes if size <= each < full), full)
+
+
+def _filler(encoder: RowEncoder) -> Row:
+    return Row([encoder.special.pad], 1, valid=False)

@@ -1,100 +1,284 @@
-"""Rows of ids with their masks, for interactions, episodes and texts."""
+"""Rows of ids with their masks, for interactions, episodes, preferences and texts."""
 
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import accumulate
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from rxt_jax.data.config import DataConfig
-from rxt_jax.data.template import interaction_parts
+from rxt_jax.data.config import DataConfig, Overlong
+from rxt_jax.data.overlong import cut_blocks_left, cut_keeping_end, cut_longest_first
+from rxt_jax.data.row_report import LoadReport
+from rxt_jax.data.special_tokens import ABSENT
+from rxt_jax.data.template import (
+    OUTPUT_BLOCKS,
+    Block,
+    answer_ids,
+    join_blocks,
+    label_mask,
+    prompt_blocks,
+    reading_control_tokens,
+    system_prompt_ids,
+)
 from rxt_jax.data.tokenizer import Tokenizer
 
-__all__ = ["LoadReport", "Row", "RowEncoder"]
+__all__ = ["Row", "RowEncoder", "join_parts", "join_rows", "stack_conversations", "stack_rows"]
 
 
 class Row(NamedTuple):
-    """One interaction: its ids, how many of them are the prompt, and whether it is to be used."""
+    """One interaction: its ids, how many of them are the prompt, and whether it is to be used.
+
+    Every token behind the prompt is a target, unless `labels` says for every token whether it is.
+    """
 
     ids: list[int]
     prompt_length: int
     valid: bool = True
+    labels: Sequence[bool] | None = None
 
-
-@dataclass
-class LoadReport:
-    """How many rows were read, and what did not fit; distinct rows are not told apart."""
-
-    rows: int = 0
-    cut: int = 0
-    skipped: int = 0
-    episodes_shortened: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def count(self, **amounts: int) -> None:
-        """Add to the counters; loaders call this from several threads."""
-        with self._lock:
-            for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
-
-    def summary(self) -> str:
-        """Say it in one line."""
-        return (
-            f"{self.rows} rows read: {self.cut} over-long ones cut, {self.skipped} skipped, "
-            f"{self.episodes_shortened} episodes shortened"
-        )
+    def label_list(self) -> list[bool]:
+        """Tell for every token whether it is a target."""
+        if not self.valid:
+            return [False] * len(self.ids)
+        if self.labels is not None:
+            return list(self.labels)
+        return [place >= self.prompt_length for place in range(len(self.ids))]
 
 
 class RowEncoder:
     """Turn records into rows of at most `max_length` tokens; fields met before are not tokenised again."""
 
-    def __init__(self, tokenizer: Tokenizer, config: DataConfig):
+    def __init__(self, tokenizer: Tokenizer, config: DataConfig, report: LoadReport | None = None):
+        if config.overlong not in get_args(Overlong):
+            raise ValueError(f"overlong must be one of {', '.join(get_args(Overlong))}, got {config.overlong!r}.")
         self.tokenizer = tokenizer
         self.config = config
         self.special = tokenizer.special
-        self.report = LoadReport()
-        self.encode = lru_cache(maxsize=1 << 17)(tokenizer.encode)
+        self.report = report or LoadReport()
+        self._encode_any = tokenizer.encode
+        if config.parse_control_tokens_in_text:
+            self._encode_any = reading_control_tokens(tokenizer.encode, self.special)
+        self.encode = lru_cache(maxsize=1 << 17)(self._encode_any)
+        self._unused = Row([self.special.bos], 1, valid=False)
+        # Where nothing differs from the template, the length of the prompt says what the labels are.
+        self._walk_labels = (
+            config.template == "pair"
+            or config.parse_control_tokens_in_text
+            or not (config.train_control_tokens and config.train_eos)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes fill a cache and a report of their own.
+        return RowEncoder, (self.tokenizer, self.config)
 
     def interaction(self, interaction: Mapping[str, Any]) -> Row:
-        """Encode one interaction and apply the policy for over-long ones."""
-        prompt, answer = interaction_parts(interaction, self.encode, self.special)
+        """Encode one interaction and apply the policy for over-long ones. Source: supervised spec §3.5, §3.6."""
+        if self.config.template == "pair":
+            query = self.encode(interaction.get("query") or "")
+            if not interaction.get("answer"):
+                return self._finished(*self._without_answer(query))
+            blocks = [Block(self.special.query, query)]
+            answer = answer_ids({"answer": interaction["answer"]}, self.encode, self.special)
+        else:
+            blocks = prompt_blocks(interaction, self.encode, self.special)
+            answer = answer_ids(interaction, self.encode, self.special)
+        return self._finished(*self._fitted(blocks, answer, interaction))
+
+    def episode(self, episode: Mapping[str, Any]) -> list[Row]:
+        """Encode the first `max_interactions` interactions of an episode, behind its system prompt if one is wanted."""
+        rows = self._system_rows(episode)
+        return rows + [self.interaction(each) for each in self._first_interactions(episode, len(rows))]
+
+    def units(self, episode: Mapping[str, Any]) -> list[Callable[[], Row]]:
+        """List the rows of a whole episode, system prompt first, each to be encoded when it is needed."""
+        system = [partial(self._system_row, episode)] if self.leading_rows(episode) else []
+        return [*system, *(partial(self.interaction, each) for each in episode["interactions"])]
+
+    def preference_episode(self, episode: Mapping[str, Any]) -> tuple[list[Row], list[Row], list[Row]]:
+        """Encode an episode of alternatives: accepted, rejected and neutral rows, one each per interaction.
+
+        An accepted row is valid: memory is updated from it. A rejected one is valid if the interaction has one that is
+        to be scored; so is a neutral one. Answers that are too long keep `[EOS]`; where one would lose all of its text,
+        or accepted and rejected would become the same, the pair is not scored, and counted.
+        Source: supervised spec §3.12, reinforcement spec §6.8.
+        """
+        rows = [(row, self._unused, self._unused) for row in self._system_rows(episode)]
+        rows += [self._alternatives(each) for each in self._first_interactions(episode, len(rows))]
+        accepted, rejected, neutral = zip(*rows, strict=True)
+        return list(accepted), list(rejected), list(neutral)
+
+    def conversation(self, episode: Mapping[str, Any]) -> Row:
+        """Encode an episode as one row of at most `conversation_length` tokens, for the stateless baseline."""
+        rows = self.episode(episode)
+        length, end_every_answer = self.config.conversation_length, self.config.end_every_answer
+        ids, scored = join_rows(rows, length, end_every_answer=end_every_answer)
+        sizes = accumulate(len(row.ids) - 1 for row in rows if row.valid)
+        left_out = sum(1 + size > length for size in sizes)
+        if left_out:
+            self.report.shortened(left_out)
+        return Row(ids, len(ids), labels=scored)
+
+    def text(self, text: str) -> Row:
+        """Encode a plain text, `[BOS] text [EOS]`, cut on the right; all of it is a target. Source: spec §3.2."""
+        ids = [self.special.bos, *self._encode_any(text), self.special.eos]
+        length = self.config.text_length
+        if len(ids) <= length:
+            self.report.row()
+            return Row(ids, 1)
+        self.report.row(cut="text")
+        return Row([*ids[: length - 1], self.special.eos] if self.config.end_cut_texts else ids[:length], 1)
+
+    def _fitted(self, blocks: list[Block], answer: list[int], interaction: Mapping[str, Any]) -> tuple[Row, str | None]:
+        """Join the parts, shortened as the policy says, and tell what was cut."""
+        prompt = [self.special.bos, *join_blocks(blocks)]
         length, policy = self.config.max_length, self.config.overlong
         excess = len(prompt) + len(answer) - length
         if excess <= 0:
-            self.report.count(rows=1)
-            return Row(prompt + answer, len(prompt))
+            return Row(prompt + answer, len(prompt)), None
         if policy == "error":
             text = interaction.get("query") or interaction.get("tool_use")
             raise ValueError(
                 f"an interaction has {len(prompt) + len(answer)} tokens, more than max_length = {length}: {text!r}. "
                 f"Raise data.max_length, or choose another data.overlong."
             )
-        if policy == "skip":
-            self.report.count(rows=1, skipped=1)
-            return Row([self.special.bos], 1, valid=False)
-        self.report.count(rows=1, cut=1)
-        if policy == "cut_input":
-            # [BOS] and the control token stay; the text between them and its end is lost.
-            keep = max(len(prompt) - excess, 2)
-            prompt = prompt[:2] + prompt[len(prompt) - keep + 2 :]
-        ids = (prompt + answer)[:length]
-        return Row(ids, min(len(prompt), len(ids)))
+        whole = (len(prompt), len(answer))
+        if policy == "cut_input_first":
+            prompt = [self.special.bos, *join_blocks(cut_blocks_left(blocks, excess))]
+        elif policy == "longest_first" and blocks and len(answer) > 1:
+            # Only text is cut: the question's, and all that stands between the first output control and [EOS].
+            *before, (control, text) = blocks
+            room = length - (len(prompt) - len(text)) - 2
+            text, output = cut_longest_first(text, answer[1:-1], room)
+            prompt = [self.special.bos, *join_blocks([*before, Block(control, text)])]
+            answer = [answer[0], *output, answer[-1]]
+        row = join_parts(prompt, answer, length)
+        cut = (row.prompt_length < whole[0], len(row.ids) - row.prompt_length < whole[1])
+        return row, {(True, False): "input", (False, True): "output"}.get(cut, "input and output")
 
-    def episode(self, episode: Mapping[str, Any]) -> list[Row]:
-        """Encode the first `max_interactions` interactions of an episode."""
+    def _finished(self, row: Row, cut: str | None) -> Row:
+        """Give a row its labels, count it, and drop it if the policy says so."""
+        if self._walk_labels:
+            labels = label_mask(
+                row.ids,
+                self.special,
+                outputs=("answer",) if self.config.template == "pair" else OUTPUT_BLOCKS,
+                train_control_tokens=self.config.train_control_tokens,
+                train_eos=self.config.train_eos,
+            )
+            row = row._replace(labels=labels)
+            labelled = any(labels)
+        else:
+            labelled = row.prompt_length < len(row.ids)
+        if not labelled and self.config.overlong == "drop_record":
+            self.report.row(dropped="no label left")
+            return self._unused
+        self.report.row(cut=cut, without_label=not labelled)
+        return row
+
+    def _without_answer(self, query: list[int]) -> tuple[Row, str | None]:
+        """Write a pair whose answer is empty as the published pair template does: as plain text without a label."""
+        ids = [self.special.bos, *query, self.special.eos]
+        length = self.config.max_length
+        if len(ids) <= length:
+            return Row(ids, len(ids)), None
+        return Row([*ids[: length - 1], self.special.eos], length), "input"
+
+    def _alternatives(self, interaction: Mapping[str, Any]) -> tuple[Row, Row, Row]:
+        blocks = prompt_blocks(interaction, self.encode, self.special)
+        names = ("accepted", "rejected", "neutral")
+        answers = {
+            name: answer_ids(interaction[name], self.encode, self.special) for name in names if interaction.get(name)
+        }
+        length = self.config.max_length
+        prompt = [self.special.bos, *join_blocks(blocks)]
+        excess = len(prompt) + max(map(len, answers.values())) - length
+        if excess > 0 and self.config.overlong == "error":
+            raise ValueError(f"an alternative is {excess} tokens longer than max_length = {length}. Raise the latter.")
+        if excess > 0 and self.config.overlong == "cut_input_first":
+            prompt = [self.special.bos, *join_blocks(cut_blocks_left(blocks, excess))]
+        prompt = prompt[:length]
+        cut = {name: cut_keeping_end(answer, length - len(prompt)) for name, answer in answers.items()}
+        reason = None
+        if cut["accepted"] is None or ("rejected" in cut and cut["rejected"] is None):
+            reason = "answer cut away"
+        elif cut["accepted"] == cut.get("rejected"):
+            reason = "answers are the same"
+        if "rejected" in answers:
+            self.report.pair(dropped=reason)
+        rows = []
+        for name in names:
+            answer = cut.get(name)
+            scored = answer is not None and reason is None
+            if name == "accepted" or scored:
+                self.report.row(cut=None if excess <= 0 else "preference")
+                rows.append(Row(prompt + (answer or []), len(prompt)))
+            else:
+                rows.append(self._unused)
+        return rows[0], rows[1], rows[2]
+
+    def leading_rows(self, episode: Mapping[str, Any]) -> int:
+        """Tell how many rows of an episode stand before its first interaction: its system prompt, if it is written."""
+        return int(self.config.use_system_prompt and bool(episode.get("system")))
+
+    def _system_rows(self, episode: Mapping[str, Any]) -> list[Row]:
+        return [self._system_row(episode)] if self.leading_rows(episode) else []
+
+    def _system_row(self, episode: Mapping[str, Any]) -> Row:
+        """Write the system prompt as a row that memory is updated from and nothing is predicted in."""
+        as_question = self.special.internal == ABSENT
+        ids = system_prompt_ids(episode["system"], self.encode, self.special, as_question=as_question)
+        self.report.row(cut="system" if len(ids) > self.config.max_length else None)
+        ids = ids[: self.config.max_length]
+        return Row(ids, len(ids))
+
+    def _first_interactions(self, episode: Mapping[str, Any], taken: int) -> list[Mapping[str, Any]]:
         interactions = episode["interactions"]
-        if len(interactions) > self.config.max_interactions:
-            self.report.count(episodes_shortened=1)
-        return [self.interaction(each) for each in interactions[: self.config.max_interactions]]
+        room = self.config.max_interactions - taken
+        if len(interactions) > room:
+            self.report.shortened(len(interactions) - room)
+        return interactions[:room]
 
-    def text(self, text: str) -> Row:
-        """Encode a plain text, `[BOS] text [EOS]`, cut on the right; all of it is a target."""
-        ids = [self.special.bos, *self.tokenizer.encode(text), self.special.eos]
-        length = self.config.text_length
-        self.report.count(rows=1, cut=int(len(ids) > length))
-        return Row(ids[:length], 1)
+
+def join_parts(prompt: list[int], answer: list[int], length: int) -> Row:
+    """Join a prompt part and an answer part to a row of at most `length` tokens, cut on the right. Spec §3.9."""
+    prompt = prompt[:length]
+    return Row(prompt + answer[: length - len(prompt)], len(prompt))
+
+
+def join_rows(rows: Sequence[Row], length: int, *, end_every_answer: bool = True) -> tuple[list[int], list[bool]]:
+    """Join the interactions of a conversation to one row, `[BOS]` once: ids, and which of them are targets.
+
+    Interactions that are not whole within `length` tokens are left out with all that follow. Every answer keeps
+    its `[EOS]`, or the baseline would never learn to stop; `end_every_answer=False` keeps the last one only, no target,
+    and cuts on the right wherever that is (published). Source: supervised spec §3.13.
+    """
+    if not end_every_answer:
+        whole = [(row.ids[1:-1], row.label_list()[1:-1]) for row in rows if row.valid]
+        ids = [*rows[0].ids[:1], *(identity for ids, _ in whole for identity in ids), *rows[-1].ids[-1:]]
+        scored = [False, *(target for _, labels in whole for target in labels), False]
+        return ids[:length], scored[:length]
+    ids: list[int] = list(rows[0].ids[:1]) if rows else []
+    scored = [False] * len(ids)
+    for row in rows:
+        if not row.valid:
+            continue
+        if len(ids) + len(row.ids) - 1 > length:
+            break
+        ids += row.ids[1:]
+        scored += row.label_list()[1:]
+    return ids, scored
+
+
+def stack_conversations(
+    conversations: Sequence[Sequence[Row]], length: int, pad: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join each conversation to one row and pad: ids, token mask, loss mask, each `[conversations, length]`."""
+    joined = [join_rows(rows, length) for rows in conversations]
+    ids, token_mask, loss_mask = stack_rows([Row(ids, len(ids)) for ids, _ in joined], length, pad)
+    for number, (_, scored) in enumerate(joined):
+        loss_mask[number, : len(scored)] = scored
+    return ids, token_mask, loss_mask
 
 
 def stack_rows(rows: list[Row], length: int, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,5 +290,8 @@ def stack_rows(rows: list[Row], length: int, pad: int) -> tuple[np.ndarray, np.n
         size = len(row.ids)
         ids[number, :size] = row.ids
         token_mask[number, :size] = row.valid
-        loss_mask[number, row.prompt_length : size] = row.valid
+        if row.labels is not None and row.valid:
+            loss_mask[number, :size] = row.labels
+        else:
+            loss_mask[number, row.prompt_length : size] = row.valid
     return ids, token_mask, loss_mask

@@ -1,65 +1,203 @@
-"""Where episodes come from: the embedded generator or a file, behind one face."""
+"""Where records come from: the embedded generator, files of any kind, prepared folders, parts and mixtures of them.
 
+A source is asked for *visits* (`rxt_jax.data.order`): `item + size · epoch`. Sources that are made of others
+only say which of them a visit belongs to.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
-from rxt_jax.data.config import DialogueData, FileData
+from rxt_jax.data.config import DataSource, DialogueData, FileData, MixedData, PartData
 from rxt_jax.data.dialogues import Dialogues
-from rxt_jax.data.records import read_episodes
+from rxt_jax.data.dialogues.preferences import PreferenceDialogues
+from rxt_jax.data.faults import ReadReport, RecordError
+from rxt_jax.data.passages import passage
+from rxt_jax.data.prepared import PreparedEpisodes, is_prepared
+from rxt_jax.data.readers import files_fingerprint, read_raw
+from rxt_jax.data.records import check_records
 
-__all__ = ["EpisodeSource", "FileEpisodes", "open_source"]
+__all__ = ["EpisodeSource", "FileEpisodes", "leaves", "locate", "open_source", "read_records", "split_range"]
 
 
 class EpisodeSource(Protocol):
-    """Episodes and texts by number; `size` None = without end."""
+    """Episodes and texts by visit; `size` None = without end. `report` counts the records of a file.
+
+    Two sources with one `fingerprint` hold the same records in the same order.
+    """
 
     @property
     def size(self) -> int | None: ...
 
-    def episode(self, index: int) -> dict[str, Any]: ...
+    @property
+    def fingerprint(self) -> str: ...
 
-    def text(self, index: int) -> str: ...
+    @property
+    def report(self) -> ReadReport | None: ...
+
+    def episode(self, visit: int) -> dict[str, Any]: ...
+
+    def text(self, visit: int) -> str: ...
 
 
 class GeneratedEpisodes:
     """The embedded dialogues as a source."""
 
     size: int | None = None
+    report: ReadReport | None = None
 
     def __init__(self, data: DialogueData):
-        self.dialogues = Dialogues(data.spec, data.seed, data.split)
+        dialogues = Dialogues(data.spec, data.seed, data.split)
+        self.dialogues = PreferenceDialogues(dialogues) if data.preferences else dialogues
+        described = asdict(data)
+        if not data.preferences:
+            del described["preferences"]  # the data that they are without the field
+        self.fingerprint = _hash(described)
 
-    def episode(self, index: int) -> dict[str, Any]:
-        return self.dialogues.episode(index)
+    def episode(self, visit: int) -> dict[str, Any]:
+        return self.dialogues.episode(visit)
 
-    def text(self, index: int) -> str:
-        return self.dialogues.text(index)
+    def text(self, visit: int) -> str:
+        return self.dialogues.text(visit)
 
 
 class FileEpisodes:
-    """Episodes of a jsonl file, all of them checked when it is opened."""
+    """The records of files, all of them checked when they are opened and kept in memory.
 
-    def __init__(self, path: str):
-        self.episodes = read_episodes(path)
-        self.size: int | None = len(self.episodes)
+    What does not fit there is prepared first (`rxt data prepare`).
+    """
 
-    def episode(self, index: int) -> dict[str, Any]:
-        return self.episodes[index]
+    def __init__(self, data: FileData, quarantine: Path | None = None):
+        self.report: ReadReport | None = ReadReport()
+        self.records = list(read_records(data, self.report, quarantine))
+        self.size: int | None = len(self.records)
+        self.fingerprint = _hash([files_fingerprint(data.path), data.kind, data.fields])
 
-    def text(self, index: int) -> str:
-        """Join two neighbouring interactions of an episode to plain text; they wander with the epoch."""
-        round_, index = divmod(index, len(self.episodes))
-        interactions = self.episodes[index]["interactions"]
-        start = (2 * round_) % max(len(interactions) - 1, 1)
-        return " ".join(
-            interaction[part]
-            for interaction in interactions[start : start + 2]
-            for part in ("internal", "tool_use", "query", "think", "answer", "tool_call")
-            if interaction.get(part)
-        )
+    def episode(self, visit: int) -> dict[str, Any]:
+        return self.records[visit % len(self.records)]
+
+    def text(self, visit: int) -> str:
+        """Return a text, or two neighbouring interactions of an episode; they wander with the epoch."""
+        epoch, item = divmod(visit, len(self.records))
+        return passage(self.records[item], epoch)
 
 
-def open_source(data: DialogueData | FileData) -> EpisodeSource:
-    """Open a source; a file that cannot be used raises here, with its line."""
-    if isinstance(data, FileData):
-        return FileEpisodes(data.path)
+class PartEpisodes:
+    """Some records of another source."""
+
+    def __init__(self, data: PartData, quarantine: Path | None = None):
+        self.parts = (open_source(data.source, quarantine),)
+        whole = self.parts[0].size or 0
+        rest, held_out = split_range(whole, data.share, from_start=data.from_start)
+        self._items = rest if data.rest else held_out
+        if not self._items:
+            raise ValueError(f"{data.source.path}: {data.share:g} of {whole} records is none. Choose another share.")
+        self.size: int | None = len(self._items)
+        self.report = self.parts[0].report
+        self.fingerprint = _hash([self.parts[0].fingerprint, self._items.start, self._items.stop])
+
+    def locate(self, visit: int) -> tuple[EpisodeSource, int]:
+        epoch, item = divmod(visit, len(self._items))
+        return self.parts[0], self._items[item] + (self.parts[0].size or 0) * epoch
+
+    def episode(self, visit: int) -> dict[str, Any]:
+        source, visit = self.locate(visit)
+        return source.episode(visit)
+
+    def text(self, visit: int) -> str:
+        source, visit = self.locate(visit)
+        return source.text(visit)
+
+
+class MixedEpisodes:
+    """Several sources at once, without end; visit `v · n + j` is visit v of source j of n."""
+
+    size: int | None = None
+
+    def __init__(self, data: MixedData, quarantine: Path | None = None):
+        def place(number: int) -> Path | None:
+            return quarantine and quarantine.with_stem(f"{quarantine.stem}-{number}")
+
+        self.parts = tuple(open_source(each, place(number)) for number, each in enumerate(data.sources))
+        self.weights = data.weights
+        reports = [part.report for part in self.parts if part.report is not None]
+        self.report = ReadReport.joined(reports) if reports else None
+        self.fingerprint = _hash([[part.fingerprint for part in self.parts], data.weights])
+
+    def locate(self, visit: int) -> tuple[EpisodeSource, int]:
+        visit, number = divmod(visit, len(self.parts))
+        return self.parts[number], visit
+
+    def episode(self, visit: int) -> dict[str, Any]:
+        source, visit = self.locate(visit)
+        return source.episode(visit)
+
+    def text(self, visit: int) -> str:
+        source, visit = self.locate(visit)
+        return source.text(visit)
+
+
+def open_source(data: DataSource, quarantine: Path | None = None) -> EpisodeSource:
+    """Open a source; a file that cannot be used raises here, with its line.
+
+    `quarantine` is the file for records that tolerant reading rejects, unless the source names one itself.
+    """
+    match data:
+        case FileData() if is_prepared(data.path):
+            return PreparedEpisodes(data.path)
+        case FileData():
+            return FileEpisodes(data, quarantine)
+        case PartData():
+            return PartEpisodes(data, quarantine)
+        case MixedData():
+            return MixedEpisodes(data, quarantine)
     return GeneratedEpisodes(data)
+
+
+def read_records(data: FileData, report: ReadReport, quarantine: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the checked records of files one by one; none at all is an error."""
+    checked = check_records(
+        read_raw(data.path), data.kind, fields=data.fields, faults=data.faults, report=report, quarantine=quarantine
+    )
+    found = False
+    for _, record in checked:
+        found = True
+        yield record
+    if not found:
+        raise RecordError(data.path, "holds no record; expected one per line", "empty_file")
+
+
+def locate(source: EpisodeSource, visit: int) -> tuple[EpisodeSource, int]:
+    """Follow a visit to the source that has the record."""
+    while (find := getattr(source, "locate", None)) is not None:
+        source, visit = find(visit)
+    return source, visit
+
+
+def leaves(source: EpisodeSource) -> Iterator[EpisodeSource]:
+    """Yield the sources that records come from."""
+    parts = getattr(source, "parts", None)
+    if parts is None:
+        yield source
+    else:
+        for part in parts:
+            yield from leaves(part)
+
+
+def split_range(count: int, share: float, *, from_start: bool = False) -> tuple[range, range]:
+    """Cut `count` records in two: the rest, and the part of about `share`; no record is in both or in neither.
+
+    The cut is int(count · share) from the start, int(count · (1 − share)) else. Source: supervised spec §3.14.
+    """
+    if from_start:
+        cut = int(count * share)
+        return range(cut, count), range(cut)
+    cut = int(count * (1 - share))
+    return range(cut), range(cut, count)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

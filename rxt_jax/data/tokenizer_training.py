@@ -12,9 +12,10 @@ from typing import Literal
 
 import sentencepiece
 
+from rxt_jax.data.byte_level_training import train_byte_level
 from rxt_jax.data.special_tokens import CONTROL_PIECES
 from rxt_jax.data.text import check_text
-from rxt_jax.data.tokenizer import SentencePieceTokenizer
+from rxt_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
 
 __all__ = ["TokenizerConfig", "train_tokenizer"]
 
@@ -30,31 +31,42 @@ class TokenizerConfig:
 
     `path` names a folder with a tokenizer to use instead of training one; `texts` is how many texts of
     the run's data are read for training. `bpe` gives frequent words whole even where names crowd a
-    small vocabulary; `unigram` is the usual choice for large ones. `split_digits=False` lets a number
-    be one token.
+    small vocabulary; `unigram` is the usual choice for large ones. `byte_level` is a `tokenizer.json`, as
+    published models have them; it reads `vocab_size` and `all_bytes` only, which says whether bytes that the
+    training text lacks can be written. `split_digits=False` lets a number be one token.
     """
 
     vocab_size: int = 1024
-    kind: Literal["unigram", "bpe"] = "bpe"
+    kind: Literal["unigram", "bpe", "byte_level"] = "bpe"
     texts: int = 8000
     character_coverage: float = 0.9999
     split_digits: bool = True
+    all_bytes: bool = True
     path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.vocab_size < _SMALLEST:
+        smallest = _SMALLEST if self.kind != "byte_level" or self.all_bytes else len(CONTROL_PIECES) + 1
+        if self.vocab_size < smallest:
             raise ValueError(
-                f"vocab_size must be at least {_SMALLEST} (control tokens, 256 bytes, ASCII), got {self.vocab_size}"
+                f"vocab_size must be at least {smallest} (control tokens, 256 bytes, ASCII), got {self.vocab_size}"
             )
 
 
-def train_tokenizer(
-    texts: Iterable[str], config: TokenizerConfig, folder: str | Path | None = None
-) -> SentencePieceTokenizer:
-    """Train on texts and save into a folder (None = keep in memory). The same texts give the same bytes.
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: str | Path | None = None) -> Tokenizer:
+    """Train on texts and save into a folder (None = keep in memory). The same texts give the same tokenizer.
 
     Characters beyond the coverage are spelled in bytes.
     """
+    if config.kind == "byte_level":
+        tokenizer = train_byte_level(map(check_text, texts), config.vocab_size, all_bytes=config.all_bytes)
+    else:
+        tokenizer = _train_sentencepiece(texts, config)
+    if folder is not None:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def _train_sentencepiece(texts: Iterable[str], config: TokenizerConfig) -> SentencePieceTokenizer:
     lines = list(_lines(texts))
     try:
         model = _train(lines, config, config.vocab_size)
@@ -64,10 +76,7 @@ def train_tokenizer(
         if most is None:
             raise ValueError(f"SentencePiece cannot train on this text: {error}") from error
         model = _train(lines, config, int(most.group(1)))
-    tokenizer = SentencePieceTokenizer(model)
-    if folder is not None:
-        tokenizer.save(folder)
-    return tokenizer
+    return SentencePieceTokenizer(model)
 
 
 def _train(lines: list[str], config: TokenizerConfig, vocab_size: int) -> bytes:

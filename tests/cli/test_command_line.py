@@ -43,7 +43,7 @@ def exit_code(arguments):
         (["chat", "nowhere"], "nowhere is no run folder"),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
         (["inspect", "nowhere"], "presets: toy"),
-        (["data", "inspect", "--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_message(arguments, message, capsys):
@@ -117,7 +117,7 @@ def test_data_generate_writes_what_every_stage_reads(tmp_path, capsys):
     assert len(episodes) == 3
     assert json.loads(episodes[0])["interactions"]
     assert (tmp_path / "text.txt").read_text().strip()
-    assert main(["data", "inspect", "--data", str(tmp_path / "episodes.jsonl"), "--rows", "2"]) == 0
+    assert main(["data", "inspect", str(tmp_path / "episodes.jsonl")]) == 0
     assert "[Q]" in capsys.readouterr().out
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from small import dialogue_tokenizer
 
 from rxt_jax.data.config import DataConfig, DialogueData, FileData
+from rxt_jax.data.faults import RecordError
 from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches, read_ahead
-from rxt_jax.data.records import RecordError, check_interaction, read_episodes
+from rxt_jax.data.records import check_interaction
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.special_tokens import CONTROL_PIECES
@@ -100,16 +101,16 @@ def test_bad_lines_are_named(tmp_path, line, message):
     file = tmp_path / "episodes.jsonl"
     file.write_text(json.dumps({"interactions": [GOOD]}) + "\n" + line + "\n")
     with pytest.raises(RecordError, match=r"episodes\.jsonl") as caught:
-        read_episodes(file)
+        open_source(FileData(path=str(file)))
     assert message in str(caught.value)
 
 
 def test_missing_and_empty_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.jsonl"):
-        read_episodes(tmp_path / "nothing.jsonl")
+        open_source(FileData(path=str(tmp_path / "nothing.jsonl")))
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(RecordError, match="holds no record"):
-        read_episodes(tmp_path / "empty.jsonl")
+        open_source(FileData(path=str(tmp_path / "empty.jsonl")))
 
 
 def test_annotations_are_kept_and_never_shown():
@@ -123,7 +124,7 @@ def test_annotations_are_kept_and_never_shown():
 LONG = {"query": "word " * 30, "answer": "a short answer"}
 
 
-@pytest.mark.parametrize("policy", ["cut_input", "cut_output", "skip", "error"])
+@pytest.mark.parametrize("policy", ["drop_record", "cut_input_first", "right", "longest_first", "error"])
 def test_over_long_interactions_follow_the_policy_and_are_counted(policy):
     tokenizer = dialogue_tokenizer()
     encoder = RowEncoder(tokenizer, DataConfig(max_length=16, overlong=policy))
@@ -134,8 +135,13 @@ def test_over_long_interactions_follow_the_policy_and_are_counted(policy):
     row = encoder.interaction(LONG)
     assert len(row.ids) <= 16
     assert row.ids[0] == tokenizer.special.bos
-    assert (encoder.report.cut, encoder.report.skipped) == ((0, 1) if policy == "skip" else (1, 0))
-    if policy == "cut_input":
+    reasons = {"longest_first": "input and output", "cut_input_first": "input", "right": "input and output"}
+    dropped = policy == "drop_record"
+    assert encoder.report.cut == ({} if dropped else {reasons[policy]: 1})
+    assert encoder.report.dropped == ({"no label left": 1} if dropped else {})
+    assert row.valid != dropped
+    assert any(row.label_list()) == (policy in ("cut_input_first", "longest_first"))
+    if policy == "cut_input_first":
         answer = interaction_parts(LONG, tokenizer.encode, tokenizer.special)[1]
         assert row.ids[row.prompt_length :] == answer
         assert row.ids[1] == tokenizer.special.query

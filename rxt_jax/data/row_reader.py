@@ -1,0 +1,133 @@
+"""The rows of a visit, whether they have to be tokenised or were prepared: batches do not know the difference."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from rxt_jax.data.prepared import PreparedEpisodes
+from rxt_jax.data.rows import Row, RowEncoder
+from rxt_jax.data.sources import EpisodeSource, leaves, locate
+
+__all__ = ["Item", "Recent", "Record", "RowReader"]
+
+T = TypeVar("T")
+
+
+class Item:
+    """Rows that belong together, read when they are needed and measured without reading where that is known."""
+
+    def __init__(self, read: Callable[[], list[Row]], measure: Callable[[], int] | None = None):
+        self._read, self._measure = read, measure
+
+    @property
+    def is_read(self) -> bool:
+        return "rows" in self.__dict__
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return self._read()
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        if self._measure is not None:
+            return self._measure()
+        return max(len(row.ids) for row in self.rows)
+
+
+class Record:
+    """An episode: how many rows it has, the first of them that is an interaction, and the rows of a span."""
+
+    def __init__(self, count: int, first: int, item: Callable[[slice], Item]):
+        self.count, self.first, self.item = count, first, item
+
+
+class RowReader:
+    """Reads the rows of a source's visits; a prepared source is checked against the run's tokenizer and settings."""
+
+    def __init__(self, source: EpisodeSource, encoder: RowEncoder):
+        self.source, self.encoder = source, encoder
+        for leaf in leaves(source):
+            if isinstance(leaf, PreparedEpisodes):
+                leaf.check(encoder)
+
+    def record(self, visit: int) -> Record:
+        """Open the episode of a visit."""
+        source, visit = locate(self.source, visit)
+        if not isinstance(source, PreparedEpisodes):
+            episode = _episode(source, visit)
+            units = self.encoder.units(episode)
+
+            def encoded(span: slice) -> Item:
+                return Item(lambda: [encode() for encode in units[span]])
+
+            return Record(len(units), len(units) - len(episode["interactions"]), encoded)
+        lengths, first = source.episode_lengths(visit)
+
+        def stored(span: slice) -> Item:
+            return Item(lambda: self._counted(source.episode_rows(visit)[span]), lambda: int(lengths[span].max()))
+
+        return Record(len(lengths), first, stored)
+
+    def text(self, visit: int) -> Item:
+        """Open the passage of a visit."""
+        source, visit = locate(self.source, visit)
+        if isinstance(source, PreparedEpisodes):
+            return Item(lambda: self._counted([source.text_row(visit)]), lambda: source.text_length(visit))
+        return Item(lambda: [self.encoder.text(source.text(visit))])
+
+    def conversation(self, visit: int) -> Item:
+        """Open the whole conversation of a visit as one row; it is tokenised, also where rows are prepared."""
+        source, visit = locate(self.source, visit)
+        return Item(lambda: [self.encoder.conversation(_episode(source, visit))])
+
+    def preferences(self, visit: int) -> tuple[list[Row], list[Row], list[Row]]:
+        """Encode the episode of a visit as accepted, rejected and neutral rows."""
+        source, visit = locate(self.source, visit)
+        episode = _episode(source, visit)
+        if not any("accepted" in interaction for interaction in episode["interactions"]):
+            raise ValueError(
+                "the data have one answer per interaction; a preference stage needs records of the kind "
+                "preference_episode or preference_pair (FileData(kind=...), or DialogueData(preferences=True))"
+            )
+        return self.encoder.preference_episode(episode)
+
+    def _counted(self, rows: list[Row]) -> list[Row]:
+        for row in rows:
+            self.encoder.report.row(dropped=None if row.valid else "dropped when prepared")
+        return rows
+
+
+def _episode(source: EpisodeSource, visit: int) -> dict[str, Any]:
+    episode = source.episode(visit)
+    if "interactions" not in episode:
+        raise ValueError("the data are plain texts, which only stage 1 can use; expected records with 'interactions'")
+    return episode
+
+
+class Recent(Generic[T]):
+    """The last few results of a function of a number, made once even where threads ask together; pickled empty."""
+
+    def __init__(self, make: Callable[[int], T], size: int = 2):
+        self._make, self._size = make, size
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lock, self._results = threading.Lock(), OrderedDict[int, T]()
+
+    def __call__(self, number: int) -> T:
+        with self._lock:
+            if number not in self._results:
+                self._results[number] = self._make(number)
+                if len(self._results) > self._size:
+                    self._results.popitem(last=False)
+            return self._results[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"make": self._make, "size": self._size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._make, self._size = state["make"], state["size"]
+        self._clear()
