@@ -114,7 +114,8 @@ def _run(name: str, updates: int) -> None:
     from rich.console import Console
 
     from rxt_jax.cli.train import evaluate_run
-    from rxt_jax.run import load, run_recipe
+    from rxt_jax.run import run_recipe
+    from rxt_jax.run_folder import load
 
     recipe = _recipe(name, updates)
     run_recipe(recipe, quiet=True)

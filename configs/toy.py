@@ -41,6 +41,8 @@ recipe = Recipe(
         max_length=32,
         max_interactions=9,
         text_length=40,
+        overlong="cut_input_first",
+        end_cut_texts=False,
     ),
     tokenizer=TokenizerConfig(vocab_size=1536, split_digits=False),
     stages={

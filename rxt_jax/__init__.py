@@ -6,12 +6,14 @@ Public names are imported when they are used, so that importing the package cost
 import importlib
 from typing import Any
 
-__all__ = ["ModelConfig", "ReactiveTransformer", "load", "presets"]
+__all__ = ["DPOConfig", "DPOTrainer", "ModelConfig", "ReactiveTransformer", "load", "presets"]
 
 _PUBLIC = {
+    "DPOConfig": ("rxt_jax.stages.preference", "DPOConfig"),
+    "DPOTrainer": ("rxt_jax.stages.preference", "DPOTrainer"),
     "ModelConfig": ("rxt_jax.model", "ModelConfig"),
     "ReactiveTransformer": ("rxt_jax.model", "ReactiveTransformer"),
-    "load": ("rxt_jax.run", "load"),
+    "load": ("rxt_jax.run_folder", "load"),
     "presets": ("rxt_jax.model.presets", None),
 }
 

@@ -15,6 +15,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 __all__ = ["Checkpoint", "CheckpointStore"]
 
+_CHUNK_BYTES = 4 * 2**20
+_FILE_BYTES = 16 * 2**20
+_PART_BYTES = 64 * 2**20
+
 _log = logging.getLogger(__name__)
 
 
@@ -23,15 +27,20 @@ class Checkpoint(NamedTuple):
 
     update: int
     params: dict[str, Any]
-    optimizer: dict[str, Any] | None
+    optimizer: Any
     meta: dict[str, Any]
 
 
 class CheckpointStore:
-    """Checkpoints of one stage in one folder; the `keep_last` newest and the best one stay."""
+    """Checkpoints of one stage in one folder; the `keep_last` newest and the best one stay.
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 2):
+    `streamed` is for conversions: parameters are written while the caller waits, a few chunks at a time, so that
+    hardly more memory is needed than the model itself takes.
+    """
+
+    def __init__(self, folder: str | Path, *, keep_last: int = 2, streamed: bool = False):
         self.folder = Path(folder).absolute()
+        self._streamed = streamed
         policies = [
             keep.LatestN(keep_last),
             keep.BestN(
@@ -42,8 +51,11 @@ class CheckpointStore:
             self.folder,
             item_names=("params", "optimizer", "meta"),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep.AnyPreservationPolicy(policies), create=True, enable_async_checkpointing=True
+                preservation_policy=keep.AnyPreservationPolicy(policies),
+                create=True,
+                enable_async_checkpointing=not streamed,
             ),
+            item_handlers={"params": ocp.PyTreeCheckpointHandler(save_concurrent_gb=1 if streamed else None)},
         )
 
     @property
@@ -57,11 +69,16 @@ class CheckpointStore:
         """Save in the background. Arrays are copied before this returns, so a donated step may go on."""
         if update in self._manager.all_steps():
             return
+        if self._streamed:
+            chunked = ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES)
+            saved = ocp.args.PyTreeSave(params, jax.tree.map(lambda _: chunked, params), _FILE_BYTES)
+        else:
+            saved = ocp.args.PyTreeSave(params)
         leaves = {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(optimizer))}
         self._manager.save(
             update,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
+                params=saved,
                 optimizer=ocp.args.StandardSave(leaves or {"none": jax.numpy.zeros(())}),
                 meta=ocp.args.JsonSave(meta),
             ),
@@ -77,7 +94,7 @@ class CheckpointStore:
         `optimizer=None` reads the parameters alone. `check` sees the metadata first and may refuse it.
         """
         leaves, treedef = jax.tree.flatten(optimizer)
-        wanted = {"params": ocp.args.StandardRestore(params), "meta": ocp.args.JsonRestore()}
+        wanted: dict[str, Any] = {"meta": ocp.args.JsonRestore()}
         if leaves:
             wanted["optimizer"] = ocp.args.StandardRestore({str(n): leaf for n, leaf in enumerate(leaves)})
         for update in reversed(self.updates):
@@ -89,6 +106,7 @@ class CheckpointStore:
             if check is not None:
                 check(meta)
             try:
+                restored_params = self._restore_parameters(update, params)
                 items = self._manager.restore(update, args=ocp.args.Composite(**wanted))
             except Exception as error:
                 self._pass_over(update, error)
@@ -96,8 +114,31 @@ class CheckpointStore:
             restored = None
             if leaves:
                 restored = jax.tree.unflatten(treedef, [items["optimizer"][str(n)] for n in range(len(leaves))])
-            return Checkpoint(update, items["params"], restored, meta)
+            return Checkpoint(update, restored_params, restored, meta)
         return None
+
+    def _restore_parameters(self, update: int, params: dict[str, Any]) -> dict[str, Any]:
+        """Read parameters part by part: Orbax holds what it reads at once in memory twice."""
+        parts: list[dict[str, Any]] = [{}]
+        filled = 0
+        for path, leaf in params.items():
+            size = leaf.size * leaf.dtype.itemsize
+            if parts[-1] and filled + size > _PART_BYTES:
+                parts.append({})
+                filled = 0
+            parts[-1][path] = leaf
+            filled += size
+        restored: dict[str, Any] = {}
+        for part in parts:
+            arguments = ocp.args.PyTreeRestore(
+                part, ocp.checkpoint_utils.construct_restore_args(part), partial_restore=len(parts) > 1
+            )
+            restored |= self._manager.restore(update, args=ocp.args.Composite(params=arguments))["params"]
+        # A partial restore gives back, without a word, what was asked for where nothing is stored.
+        missing = [path for path, leaf in restored.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
+        if missing:
+            raise ValueError(f"it lacks the parameters {', '.join(missing)}")
+        return restored
 
     def wait(self) -> None:
         """Wait until everything is written."""

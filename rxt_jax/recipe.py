@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.data.config import DataConfig, DialogueData, FileData
+from rxt_jax.data.config import DataConfig, DialogueData, FaultPolicy, FileData, MixedData, PackingConfig, PartData
 from rxt_jax.data.dialogues.spec import DialogueSpec
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
+from rxt_jax.losses.preference import PreferenceConfig
+from rxt_jax.model import BaselineConfig
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
@@ -24,14 +26,30 @@ from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.sharding import MeshConfig
-from rxt_jax.stages import HistoryReading, InteractionSft, JointPretraining, MemoryAware, MemoryPretraining
+from rxt_jax.stages import (
+    ConversationSft,
+    DirectMemoryPreference,
+    HistoryReading,
+    InteractionSft,
+    JointPretraining,
+    MemoryAware,
+    MemoryPretraining,
+)
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 from rxt_jax.train.schedule import ScheduleConfig
 
 __all__ = ["Recipe", "StageConfig", "StageRun", "from_json", "load_recipe", "to_json"]
 
-StageConfig = JointPretraining | InteractionSft | HistoryReading | MemoryPretraining | MemoryAware
+StageConfig = (
+    JointPretraining
+    | InteractionSft
+    | HistoryReading
+    | MemoryPretraining
+    | MemoryAware
+    | DirectMemoryPreference
+    | ConversationSft
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +89,7 @@ class Recipe:
     """
 
     name: str
-    model: ModelConfig
+    model: ModelConfig | BaselineConfig
     stages: dict[str, StageRun]
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -86,9 +104,18 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages must name at least one stage run.")
-        if self.data.max_length > self.model.max_length:
+        stateless = isinstance(self.model, BaselineConfig)
+        for name, run in self.stages.items():
+            if isinstance(run.stage, ConversationSft) != stateless:
+                raise ValueError(
+                    f"stage {name!r} is {run.stage.kind}, which does not train a {type(self.model).__name__}: "
+                    f"conversation_sft and BaselineConfig belong together, the other stages and ModelConfig."
+                )
+        field_name = "conversation_length" if stateless else "max_length"
+        length = getattr(self.data, field_name)
+        if length > self.model.max_length:
             raise ValueError(
-                f"data.max_length = {self.data.max_length} exceeds model.max_length = {self.model.max_length}. "
+                f"data.{field_name} = {length} exceeds model.max_length = {self.model.max_length}. "
                 f"Raise the latter or shorten the rows."
             )
 
@@ -102,13 +129,17 @@ _TYPES = {
     cls.__name__: cls
     for cls in (
         AttentionConfig,
+        BaselineConfig,
         Compatibility,
+        ConversationSft,
         DataConfig,
         DecoderConfig,
         DialogueData,
         DialogueSpec,
+        DirectMemoryPreference,
         EncoderConfig,
         EvaluationConfig,
+        FaultPolicy,
         FeedForwardConfig,
         FileData,
         HistoryReading,
@@ -121,9 +152,13 @@ _TYPES = {
         MemoryNormConfig,
         MemoryPretraining,
         MeshConfig,
+        MixedData,
         MixtureConfig,
         ModelConfig,
         OptimizerConfig,
+        PackingConfig,
+        PartData,
+        PreferenceConfig,
         Recipe,
         ResidualGateConfig,
         RotaryConfig,

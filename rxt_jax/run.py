@@ -3,69 +3,74 @@
 recipe.json  tokenizer.model  stages/<name>/  metrics.jsonl  tensorboard/  evaluation/  samples/
 """
 
-import importlib.metadata
+import itertools
 import json
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from flax import nnx
 from rich.console import Console
 
 from rxt_jax.checkpoint import CheckpointStore
-from rxt_jax.data.config import DataConfig
-from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches, read_ahead
+from rxt_jax.data.loader import (
+    ConversationBatches,
+    EpisodeBatches,
+    InteractionBatches,
+    PreferenceBatches,
+    Shard,
+    TextBatches,
+    read_ahead,
+)
+from rxt_jax.data.prepared import PreparedEpisodes
 from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import EpisodeSource, open_source
+from rxt_jax.data.sources import EpisodeSource, leaves, open_source
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import train_tokenizer
-from rxt_jax.model import ModelConfig, ReactiveTransformer
-from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
-from rxt_jax.sharding import batch_shardings, make_mesh, state_shardings
-from rxt_jax.stages import MemoryAware
+from rxt_jax.model import AnyModelConfig, make_model
+from rxt_jax.recipe import Recipe, StageRun, to_json
+from rxt_jax.run_folder import check_tokenizer, claim_folder, first_difference, load, run_and_stage, write_recipe
+from rxt_jax.sharding import batch_shardings, make_mesh, place_batch, state_shardings
 from rxt_jax.train.groups import flat_parameters, with_parameters
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricWindow
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import TrainState, make_train_state
-from rxt_jax.train.step import make_train_step
+from rxt_jax.train.step import make_train_step, with_reference
 from rxt_jax.train.tracker import Tracker
 
-__all__ = ["LoadedRun", "build_model", "load", "make_batches", "run_and_stage", "run_recipe", "write_run"]
+__all__ = ["build_model", "make_batches", "run_recipe"]
 
 _HELD_OUT_BATCHES = 4
-_RECIPE_FILE = "recipe.json"
 
 
-class LoadedRun(NamedTuple):
-    """A trained model with everything needed to use it."""
-
-    model: ReactiveTransformer
-    tokenizer: Tokenizer
-    recipe: Recipe
-
-
-def build_model(config: ModelConfig, seed: int) -> ReactiveTransformer:
+def build_model(config: AnyModelConfig, seed: int) -> Any:
     """Make a model with fresh parameters, in one compiled program."""
 
     def make() -> nnx.State:
-        return nnx.split(ReactiveTransformer(config, rngs=nnx.Rngs(seed)))[1]
+        return nnx.split(make_model(config, rngs=nnx.Rngs(seed)))[1]
 
-    graphdef = nnx.split(nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(seed))))[0]
+    graphdef = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(seed))))[0]
     return nnx.merge(graphdef, jax.jit(make)())
 
 
 def make_batches(run: StageRun, source: EpisodeSource, encoder: RowEncoder, seed: int) -> Any:
     """Choose the rows that a stage trains on."""
-    kinds = {"joint_pretraining": TextBatches, "interaction_sft": InteractionBatches}
+    kinds = {
+        "joint_pretraining": TextBatches,
+        "interaction_sft": InteractionBatches,
+        "conversation_sft": ConversationBatches,
+        "direct_memory_preference": PreferenceBatches,
+    }
     batches = kinds.get(run.stage.kind, EpisodeBatches)
     if run.max_interactions is not None:
         config = replace(encoder.config, max_interactions=run.max_interactions)
-        encoder = RowEncoder(encoder.tokenizer, config)
-    return batches(source, encoder, batch_size=run.batch_size, seed=seed)
+        encoder = RowEncoder(encoder.tokenizer, config, encoder.report)
+    shard = Shard(jax.process_index(), jax.process_count())
+    options = {} if batches is not EpisodeBatches else {"window": getattr(run.stage, "window", None)}
+    return batches(source, encoder, batch_size=run.batch_size, seed=seed, shard=shard, **options)
 
 
 def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None = None) -> bool:
@@ -76,19 +81,22 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     console = console or Console(quiet=quiet)
     folder = recipe.run_folder
     mesh = make_mesh(recipe.mesh)
-    _claim_folder(recipe, folder)
-    source = open_source(recipe.data.source)
-    held_out = open_source(recipe.data.evaluation_source)
+    claim_folder(recipe, folder)
+    source = open_source(recipe.data.source, folder / "quarantine" / "train.jsonl")
+    held_out = open_source(recipe.data.evaluation_source, folder / "quarantine" / "evaluation.jsonl")
+    for name, each in (("training", source), ("held-out", held_out)):
+        if each.report is not None:
+            console.print(f"{name} data: {each.report.summary()}")
     tokenizer = _open_tokenizer(recipe, folder, source)
     recipe = replace(recipe, model=replace(recipe.model, vocab_size=tokenizer.vocab_size))
-    _write_recipe(recipe, folder)
+    write_recipe(recipe, folder)
     encoder = RowEncoder(tokenizer, recipe.data)
     graphdef, params = nnx.split(build_model(recipe.model, recipe.seed))
     if recipe.start_from is not None:
         params = _parameters_of(recipe.start_from, params, console)
     with Tracker(folder) as tracker:
         for stream, (name, run) in enumerate(recipe.stages.items()):
-            stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tracker, quiet)
+            stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tokenizer, tracker, quiet)
             params, finished = stage.train(params, source, held_out, encoder, console)
             if not finished:
                 console.print(f"stopped in {name}; the same command goes on from here")
@@ -108,11 +116,12 @@ class _StageInFolder:
         stream: int,
         mesh: jax.sharding.Mesh,
         graphdef: Any,
+        tokenizer: Tokenizer,
         tracker: Tracker,
         quiet: bool,
     ):
         self.recipe, self.name, self.run, self.stream = recipe, name, run, stream
-        self.mesh, self.graphdef, self.tracker, self.quiet = mesh, graphdef, tracker, quiet
+        self.mesh, self.graphdef, self.tokenizer, self.tracker, self.quiet = mesh, graphdef, tokenizer, tracker, quiet
         self.store = CheckpointStore(recipe.run_folder / "stages" / name, keep_last=recipe.keep_checkpoints)
 
     def train(
@@ -132,18 +141,21 @@ class _StageInFolder:
             trainable=run.stage.trainable,
             unfreeze=getattr(run.stage, "unfreeze", ()),
         )
-        state = make_train_state(params, optimizer)
+        state = make_train_state(params, optimizer, reference_groups=getattr(run.stage, "reference_groups", ()))
         shardings = state_shardings(state, flat_parameters(state.params), self.mesh)
         state = jax.device_put(state, shardings)
-        state = self._restore(state)
+        state, data_state = self._restore(state)
         start = int(state.update)
         if start >= run.updates:
             console.print(f"{self.name}: finished before, {start} updates")
             self.store.close()
             return state.params, True
         batches = make_batches(run, source, encoder, self.recipe.seed + self.stream)
-        example = jax.tree.map(jax.numpy.asarray, batches[start])
-        placed = batch_shardings(example, self.mesh, run.stage.batch_axis)
+        if data_state is not None:
+            batches.restore(data_state)
+        ahead = read_ahead(batches, start, workers=self.recipe.data.workers)
+        first = next(ahead)
+        placed = batch_shardings(first, self.mesh, run.stage.batch_axis)
         step = make_train_step(
             self.graphdef,
             run.stage,
@@ -158,38 +170,40 @@ class _StageInFolder:
             self.name,
             step,
             state,
-            read_ahead(batches, start),
+            itertools.chain([first], ahead),
             start=start,
             updates=run.updates,
             config=run.loop,
-            place=lambda batch: jax.device_put(batch, placed),
+            place=lambda batch: place_batch(batch, placed),
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
             evaluate=self._held_out_loss(held_out, encoder, placed) if run.loop.evaluate_every else None,
-            save=self._save,
+            save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
             quiet=self.quiet,
         )
         self.store.close()
         self._report(result, time.perf_counter() - began, console)
         return result.state.params, result.finished
 
-    def _restore(self, state: TrainState) -> TrainState:
+    def _restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
         flat = {path: variable[...] for path, variable in flat_parameters(state.params).items()}
         checkpoint = self.store.restore(
-            jax.tree.map(_abstract, flat), jax.tree.map(_abstract, state.opt_state), self._check
+            jax.tree.map(_abstract, flat), jax.tree.map(_abstract, (state.opt_state, state.reference)), self._check
         )
         if checkpoint is None:
-            return state
+            return state, None
         params = with_parameters(state.params, checkpoint.params)
         update = jax.device_put(jax.numpy.int32(checkpoint.update), state.update.sharding)
-        return TrainState(params, checkpoint.optimizer, update)
+        opt_state, reference = checkpoint.optimizer
+        return TrainState(params, opt_state, update, reference), checkpoint.meta.get("data")
 
     def _check(self, meta: dict[str, Any]) -> None:
+        check_tokenizer(meta, self.tokenizer, self.store.folder)
         mine = self._identity()
         for part, value in mine.items():
             if meta.get(part) != value:
                 raise ValueError(
                     f"the checkpoints in {self.store.folder} belong to another {part}: "
-                    f"{_first_difference(meta.get(part), value, part)}. Use another --folder, or the old config."
+                    f"{first_difference(meta.get(part), value, part)}. Use another --folder, or the old config."
                 )
 
     def _identity(self) -> dict[str, Any]:
@@ -198,24 +212,29 @@ class _StageInFolder:
             run.pop(irrelevant)
         return json.loads(json.dumps({"model": to_json(self.recipe.model), "stage": run, "seed": self.recipe.seed}))
 
-    def _save(self, update: int, state: TrainState, metrics: dict[str, float]) -> None:
+    def _save(self, update: int, state: TrainState, metrics: dict[str, float], data: dict[str, Any]) -> None:
         flat = {path: variable[...] for path, variable in flat_parameters(state.params).items()}
-        self.store.save(update, flat, state.opt_state, self._identity() | {"update": update}, metrics.get("loss"))
+        meta = self._identity() | {"update": update, "tokenizer": self.tokenizer.fingerprint, "data": data}
+        self.store.save(update, flat, (state.opt_state, state.reference), meta, metrics.get("loss"))
 
     def _held_out_loss(self, source: EpisodeSource, encoder: RowEncoder, placed: Any) -> Any:
         stage = self.run.stage
         batches = make_batches(self.run, source, encoder, self.recipe.seed)
-        prepared = [jax.device_put(batches[number], placed) for number in range(_HELD_OUT_BATCHES)]
+        prepared = [place_batch(batches[number], placed) for number in range(_HELD_OUT_BATCHES)]
 
         @jax.jit
-        def score(params: nnx.State, batch: Any) -> Any:
-            loss, metrics = stage.objective(nnx.merge(self.graphdef, params), batch, None, stage.label_counts(batch))
+        def score(params: nnx.State, reference: dict[str, Any], batch: Any) -> Any:
+            model = nnx.merge(self.graphdef, params)
+            bound = with_reference(
+                stage, lambda values: nnx.merge(self.graphdef, with_parameters(params, values)), reference
+            )
+            loss, metrics = bound.objective(model, batch, None, bound.label_counts(batch))
             return metrics | {"loss": (loss, jax.numpy.float32(1.0))}
 
         def evaluate(state: TrainState) -> dict[str, float]:
             window = MetricWindow()
             for batch in prepared:
-                window.add(score(state.params, batch))
+                window.add(score(state.params, state.reference, batch))
             return window.read()
 
         return evaluate
@@ -223,64 +242,9 @@ class _StageInFolder:
     def _report(self, result: LoopResult, seconds: float, console: Console) -> None:
         console.print(
             f"{self.name}: {int(result.state.update)} updates in {seconds:.0f} s "
-            f"({result.compile_seconds:.0f} s to compile, {1000 * result.seconds:.0f} ms per update)"
+            f"({result.compile_seconds:.0f} s to compile, {1000 * result.seconds:.0f} ms per update, "
+            f"at most {100 * result.idle_share:.1f} % of it waiting for data)"
         )
-
-
-def load(folder: str | Path) -> LoadedRun:
-    """Load a run's model with its tokenizer and recipe.
-
-    `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`.
-    """
-    folder, only = run_and_stage(folder)
-    if not (folder / _RECIPE_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it has no {_RECIPE_FILE}")
-    recipe = from_json(json.loads((folder / _RECIPE_FILE).read_text(encoding="utf-8"))["recipe"])
-    tokenizer = load_tokenizer(folder)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: ReactiveTransformer(recipe.model, rngs=nnx.Rngs(0))))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = {
-        path: jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device)
-        for path, variable in flat_parameters(abstract).items()
-    }
-    for name in reversed(recipe.stages) if only is None else (only,):
-        path = folder / "stages" / name
-        if not path.is_dir():
-            continue
-        store = CheckpointStore(path)
-        checkpoint = store.restore(shapes, None)
-        store.close()
-        if checkpoint is not None:
-            params = with_parameters(abstract, checkpoint.params)
-            return LoadedRun(nnx.merge(graphdef, params), tokenizer, recipe)
-    place = folder if only is None else folder / "stages" / only
-    raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
-
-
-def write_run(folder: str | Path, model: ReactiveTransformer, tokenizer: Tokenizer, *, stage: str = "imported") -> None:
-    """Write a model that was not trained here as a run of one finished stage; `start_from` trains it on."""
-    folder = Path(folder)
-    if (folder / _RECIPE_FILE).is_file():
-        raise FileExistsError(f"{folder} holds a run already; name another folder")
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, more than the model's {model.config.vocab_size}"
-        )
-    done = StageRun(stage=MemoryAware(), updates=1, batch_size=1)
-    data = DataConfig(max_length=model.config.max_length, text_length=model.config.max_length)
-    recipe = Recipe(name=folder.name, folder=str(folder), model=model.config, data=data, stages={stage: done})
-    tokenizer.save(folder)
-    _write_recipe(recipe, folder)
-    store = CheckpointStore(folder / "stages" / stage)
-    flat = {path: variable[...] for path, variable in flat_parameters(nnx.split(model)[1]).items()}
-    store.save(done.updates, flat, (), {"update": done.updates})
-    store.close()
-
-
-def run_and_stage(path: str | Path) -> tuple[Path, str | None]:
-    """Tell a run's folder from that of one of its stages."""
-    path = Path(path)
-    return (path.parent.parent, path.name) if path.parent.name == "stages" else (path, None)
 
 
 def _parameters_of(start_from: str, params: nnx.State, console: Console) -> nnx.State:
@@ -299,28 +263,13 @@ def _parameters_of(start_from: str, params: nnx.State, console: Console) -> nnx.
     return with_parameters(params, fitting)
 
 
-def _claim_folder(recipe: Recipe, folder: Path) -> None:
-    """Refuse a folder that holds the run of another model or tokenizer."""
-    file = folder / _RECIPE_FILE
-    if not file.is_file():
-        return
-    old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
-    new = json.loads(json.dumps(to_json(recipe)))
-    for part in ("model", "tokenizer", "seed", "start_from"):
-        before, now = old.get(part), new[part]
-        if part == "model":
-            before, now = ({**each, "vocab_size": None} for each in (before, now))
-        if before != now:
-            raise ValueError(
-                f"{folder} holds a run with another {part}: {_first_difference(before, now, part)}. "
-                f"Use another --folder, or the old config."
-            )
-
-
 def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource) -> Tokenizer:
     if any((folder / name).is_file() for name in (MODEL_FILE, JSON_FILE)):
         return load_tokenizer(folder)
     ready = recipe.tokenizer.path if recipe.start_from is None else run_and_stage(recipe.start_from)[0]
+    if ready is None:
+        # Prepared data bring the tokenizer they were made with.
+        ready = next((leaf.folder for leaf in leaves(source) if isinstance(leaf, PreparedEpisodes)), None)
     if ready is not None:
         tokenizer = load_tokenizer(ready)
         tokenizer.save(folder)
@@ -329,31 +278,5 @@ def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource) -> Toke
     return train_tokenizer(texts, recipe.tokenizer, folder)
 
 
-def _write_recipe(recipe: Recipe, folder: Path) -> None:
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "rxt_jax")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    content = {"recipe": to_json(recipe), "versions": versions, "git": _git_state()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _RECIPE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def _git_state() -> str | None:
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-
-def _first_difference(old: Any, new: Any, place: str) -> str:
-    """Name the first field in which two configs differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                return _first_difference(old.get(key), new.get(key), f"{place}.{key}")
-    return f"{place} was {old!r} and is {new!r}"

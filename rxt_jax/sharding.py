@@ -12,7 +12,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["AXIS_RULES", "MeshConfig", "batch_shardings", "make_mesh", "parameter_sharding", "state_shardings"]
+__all__ = [
+    "AXIS_RULES",
+    "MeshConfig",
+    "batch_shardings",
+    "make_mesh",
+    "parameter_sharding",
+    "place_batch",
+    "state_shardings",
+]
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
 
@@ -107,8 +115,8 @@ def state_shardings(state: Any, parameters: dict[str, Any], mesh: Mesh) -> Any:
 
 
 def batch_shardings(batch: Any, mesh: Mesh, batch_axis: int) -> Any:
-    """Split the rows of a batch over `data` and `fsdp`."""
-    rows = batch[0].shape[batch_axis]
+    """Split the rows of a batch over `data` and `fsdp`; each process gives its share of them."""
+    rows = jax.tree.leaves(batch)[0].shape[batch_axis] * jax.process_count()
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % parts:
         raise ValueError(
@@ -121,3 +129,10 @@ def batch_shardings(batch: Any, mesh: Mesh, batch_axis: int) -> Any:
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree.map(place, batch)
+
+
+def place_batch(batch: Any, shardings: Any) -> Any:
+    """Put a batch on the devices; with several processes each has a share of the rows and they make one array."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, shardings)
+    return jax.tree.map(lambda leaf, place: jax.make_array_from_process_local_data(place, leaf), batch, shardings)

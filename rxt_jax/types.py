@@ -19,6 +19,7 @@ __all__ = [
     "Interaction",
     "Key",
     "Metrics",
+    "PreferenceBatch",
     "RowBatch",
     "ShapedArray",
 ]
@@ -38,12 +39,15 @@ class RowBatch(NamedTuple):
 
     `loss_mask[b, t]` is True where token t is itself a target, predicted from position t − 1.
     `mlm_mask[b, t]` is True where the encoder sees `[MASK]` and has to restore the token.
+    `segments[b, t]` counts the documents of a packed row from 1, 0 is padding: they do not see each other, and
+    each starts at position 0. None: one document per row.
     """
 
     ids: ShapedArray  # int32 [B T]
     token_mask: ShapedArray  # bool [B T], True = real token
     loss_mask: ShapedArray  # bool [B T]
     mlm_mask: ShapedArray  # bool [B T]
+    segments: ShapedArray | None = None  # int32 [B T]
 
 
 class EpisodeBatch(NamedTuple):
@@ -56,6 +60,23 @@ class EpisodeBatch(NamedTuple):
     token_mask: ShapedArray  # bool [I B T]
     loss_mask: ShapedArray  # bool [I B T]
     valid: ShapedArray  # bool [I B]
+
+
+class PreferenceBatch(NamedTuple):
+    """Conversations with two or three answers to every query, in rows of the same shape.
+
+    A row is query part + answer part. `accepted.valid` says whether there is an interaction at all, the others'
+    `valid` whether it has such an answer. Only accepted rows enter memory.
+    """
+
+    accepted: EpisodeBatch
+    rejected: EpisodeBatch
+    neutral: EpisodeBatch
+
+    @property
+    def token_mask(self) -> ShapedArray:
+        """The tokens of accepted answers and their queries: what a conversation of this batch holds."""
+        return self.accepted.token_mask
 
 
 class Interaction(NamedTuple):

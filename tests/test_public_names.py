@@ -10,7 +10,7 @@ import rxt_jax
 
 def test_public_names_are_there():
     from rxt_jax.model import ReactiveTransformer
-    from rxt_jax.run import load
+    from rxt_jax.run_folder import load
 
     assert rxt_jax.ReactiveTransformer is ReactiveTransformer
     assert rxt_jax.load is load

@@ -55,6 +55,8 @@ recipe = Recipe(
         max_length=96,
         max_interactions=25,
         text_length=96,
+        overlong="cut_input_first",
+        end_cut_texts=False,
         sort_pool=16,
     ),
     tokenizer=TokenizerConfig(vocab_size=4096, texts=12000),

@@ -1,7 +1,8 @@
 """Measuring memory: recall by distance, with memory as it is and spoilt."""
 
+from rxt_jax.evaluation.baseline import evaluate_baseline
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import evaluate_split
 from rxt_jax.evaluation.report import Report, SplitResult
 
-__all__ = ["EvaluationConfig", "Report", "SplitResult", "evaluate_split"]
+__all__ = ["EvaluationConfig", "Report", "SplitResult", "evaluate_baseline", "evaluate_split"]

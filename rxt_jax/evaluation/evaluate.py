@@ -3,7 +3,7 @@
 Every conversation is walked once; the four conditions differ in what the decoder is given to read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from rxt_jax.evaluation.memories import collect_memories, generate_rows, score_t
 from rxt_jax.evaluation.recall import Recall, chance_level, contains_value, find_value_tokens, recalls_of
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 
-__all__ = ["evaluate_split"]
+__all__ = ["evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
 
 
 def evaluate_split(
@@ -40,12 +40,8 @@ def evaluate_split(
     `data` gives the length of rows and episodes; what does not fit is counted in the result. A value counts
     as recalled where the greedy reply holds it, in whatever block (thought, answer, tool call) it stands.
     """
-    count = config.episodes if source.size is None else min(config.episodes, source.size)
-    size = min(config.batch_size, count)
-    count -= count % size  # whole batches alone: one compile
-    step = 1 if source.size is None else source.size / count
-    episodes = [source.episode(int(number * step)) for number in range(count)]
-    longest = max(len(episode["interactions"]) for episode in episodes)
+    episodes, size = sample_episodes(source, config)
+    count, longest = len(episodes), max(len(episode["interactions"]) for episode in episodes) + data.use_system_prompt
     encoder = RowEncoder(tokenizer, replace(data, max_interactions=min(longest, data.max_interactions)))
     result = SplitResult(
         episodes=count, interactions=0, conditions={name: ConditionResult() for name in config.conditions}
@@ -56,8 +52,9 @@ def evaluate_split(
         batch_episodes = episodes[start : start + size]
         rows = [encoder.episode(episode) for episode in batch_episodes]
         batch = make_episode_batch(rows, encoder, encoder.config.max_interactions)
-        recalls = recalls_of(batch_episodes, encoder.config.max_interactions)
+        recalls, dropped = recalls_in_rows(batch_episodes, rows, encoder)
         all_recalls += recalls
+        result.dropped_recalls += dropped
         result.interactions += int(batch.valid.sum())
         memories = collect_memories(graphdef, params, jax.tree.map(jnp.asarray, batch))
         for name in config.conditions:
@@ -65,8 +62,29 @@ def evaluate_split(
             _score(result.conditions[name], graphdef, params, batch, spoilt, recalls, rows, encoder)
             _answer(result.conditions[name], graphdef, params, spoilt, recalls, rows, encoder, config)
     result.chance = chance_level(all_recalls)
-    result.cut_rows, result.shortened_episodes = encoder.report.cut, encoder.report.episodes_shortened
+    result.cut_rows, result.shortened_episodes = encoder.report.cut.total(), encoder.report.episodes_shortened
     return result
+
+
+def sample_episodes(source: EpisodeSource, config: EvaluationConfig) -> tuple[list[dict[str, Any]], int]:
+    """Take the episodes to measure, in whole batches, and say how large those are."""
+    count = config.episodes if source.size is None else min(config.episodes, source.size)
+    size = min(config.batch_size, count)
+    count -= count % size  # whole batches alone: one compile
+    step = 1 if source.size is None else source.size / count
+    return [source.episode(int(number * step)) for number in range(count)], size
+
+
+def recalls_in_rows(
+    episodes: Sequence[Mapping[str, Any]], rows: Sequence[Sequence[Row]], encoder: RowEncoder
+) -> tuple[list[Recall], int]:
+    """List the annotated values with the number of their row for a turn, and count those whose row was dropped."""
+    first = [encoder.leading_rows(episode) for episode in episodes]
+    found = recalls_of(episodes, encoder.config.max_interactions)
+    found = [recall._replace(turn=recall.turn + first[recall.episode]) for recall in found]
+    found = [recall for recall in found if recall.turn < len(rows[recall.episode])]
+    usable = [recall for recall in found if rows[recall.episode][recall.turn].valid]
+    return usable, len(found) - len(usable)
 
 
 def _score(
@@ -85,10 +103,7 @@ def _score(
     above recall even for a model that guesses.
     """
     losses, hits = jax.device_get(score_tokens(graphdef, params, jax.tree.map(jnp.asarray, batch), memories))
-    scored = batch.loss_mask & batch.valid[..., None]
-    result.loss += float(np.sum(losses[scored]))
-    result.correct_tokens += int(np.sum(hits[scored]))
-    result.tokens += int(scored.sum())
+    result.count_tokens(losses, hits, batch.loss_mask & batch.valid[..., None])
     for recall in recalls:
         row = rows[recall.episode][recall.turn]
         found = find_value_tokens(row.ids, row.prompt_length, recall.value, encoder.tokenizer.token_bytes)
@@ -112,29 +127,56 @@ def _answer(
 ) -> None:
     """Generate the turns that have to recall something, and look for the values in the text."""
     turns = sorted({(recall.turn, recall.episode) for recall in recalls})
-    texts: dict[tuple[int, int], str] = {}
-    special, length = encoder.special, encoder.config.max_length
-    size = config.batch_size
-    for start in range(0, len(turns), size):
-        chunk = turns[start : start + size]
-        padded = chunk + chunk[-1:] * (size - len(chunk))  # one shape, one compile
-        ids = np.full((size, length), special.pad, np.int32)
-        mask = np.zeros((size, length), bool)
-        for number, (turn, episode) in enumerate(padded):
-            row = rows[episode][turn]
-            # The first token of the answer part says which block comes: the caller's choice, not the model's.
-            prompt = row.ids[: row.prompt_length + 1]
-            ids[number, : len(prompt)], mask[number, : len(prompt)] = prompt, True
-        at = np.array(padded)
-        memory = jnp.moveaxis(memories[at[:, 0], :, at[:, 1]], 0, 1)
-        new = generate_rows(
-            graphdef, params, memory, jnp.asarray(ids), jnp.asarray(mask), config.max_new_tokens, special.eos
+    # The first token of the answer part says which block comes: the caller's choice, not the model's.
+    prompts = [rows[episode][turn].ids[: rows[episode][turn].prompt_length + 1] for turn, episode in turns]
+
+    def memory_of(numbers: np.ndarray) -> jax.Array:
+        at = np.array(turns)[numbers]
+        return jnp.moveaxis(memories[at[:, 0], :, at[:, 1]], 0, 1)
+
+    texts = dict(
+        zip(
+            turns,
+            generate_texts(graphdef, params, prompts, memory_of, encoder, config, encoder.config.max_length),
+            strict=True,
         )
-        for place, row_ids in zip(chunk, np.asarray(new).tolist(), strict=False):
-            ended = row_ids.index(special.eos) if special.eos in row_ids else len(row_ids)
-            texts[place] = _text_of(row_ids[:ended], encoder)
+    )
     for recall in recalls:
         result.count_recall(recall.distance, contains_value(texts[recall.turn, recall.episode], recall.value))
+
+
+def generate_texts(
+    graphdef: Any,
+    params: Any,
+    prompts: Sequence[list[int]],
+    memory_of: Callable[[np.ndarray], Any],
+    encoder: RowEncoder,
+    config: EvaluationConfig,
+    length: int,
+) -> list[str]:
+    """Answer prompts of at most `length` tokens greedily, in batches of one shape; `memory_of` picks their memories."""
+    special, size = encoder.special, config.batch_size
+    texts: list[str] = []
+    for start in range(0, len(prompts), size):
+        numbers = np.minimum(np.arange(start, start + size), len(prompts) - 1)  # one shape, one compile
+        ids = np.full((size, length), special.pad, np.int32)
+        mask = np.zeros((size, length), bool)
+        for place, number in enumerate(numbers):
+            prompt = prompts[number]
+            ids[place, : len(prompt)], mask[place, : len(prompt)] = prompt, True
+        new = generate_rows(
+            graphdef,
+            params,
+            memory_of(numbers),
+            jnp.asarray(ids),
+            jnp.asarray(mask),
+            config.max_new_tokens,
+            special.eos,
+        )
+        for row_ids in np.asarray(new)[: len(prompts) - start].tolist():
+            ended = row_ids.index(special.eos) if special.eos in row_ids else len(row_ids)
+            texts.append(_text_of(row_ids[:ended], encoder))
+    return texts
 
 
 def _text_of(ids: list[int], encoder: RowEncoder) -> str:

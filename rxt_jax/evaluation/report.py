@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
@@ -28,6 +29,12 @@ class ConditionResult:
     correct_value_tokens: int = 0
     values_without_tokens: int = 0
     by_distance: dict[int, list[int]] = field(default_factory=dict)
+
+    def count_tokens(self, losses: np.ndarray, hits: np.ndarray, scored: np.ndarray) -> None:
+        """Add the scored tokens: negative log-likelihoods, and whether each was the likeliest."""
+        self.loss += float(np.sum(losses[scored]))
+        self.correct_tokens += int(np.sum(hits[scored]))
+        self.tokens += int(scored.sum())
 
     def count_recall(self, distance: int, right: bool) -> None:
         """Add one asked value."""
@@ -65,7 +72,10 @@ class ConditionResult:
 
 @dataclass
 class SplitResult:
-    """One set of conversations under all conditions; `chance` is the best guess without memory."""
+    """One set of conversations under all conditions; `chance` is the best guess without memory.
+
+    `dropped_recalls` counts values that are not asked for because their interaction is too long and was dropped.
+    """
 
     episodes: int
     interactions: int
@@ -73,6 +83,7 @@ class SplitResult:
     chance: float = 0.0
     cut_rows: int = 0
     shortened_episodes: int = 0
+    dropped_recalls: int = 0
 
     def summary(self) -> dict[str, Any]:
         """Divide."""

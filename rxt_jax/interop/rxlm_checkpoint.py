@@ -43,23 +43,36 @@ class RxlmFolder(NamedTuple):
     reference: Mapping[str, Any]
 
 
+class _Place(NamedTuple):
+    """Where a tensor is stored."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+
+
 class TensorFiles(Mapping[str, np.ndarray]):
-    """Tensors of safetensors files by name, read when asked for; aliases in a file's metadata count."""
+    """Tensors of safetensors files by name, read when asked for; aliases in a file's metadata count.
+
+    A file is opened anew for every tensor: what stays mapped would count as memory until the last one is read.
+    """
 
     def __init__(self) -> None:
-        self._places: dict[str, tuple[Any, str]] = {}
+        self._places: dict[str, _Place] = {}
         self._permuted: dict[str, int] = {}
 
     def add(self, file: Path, prefix: str) -> None:
         """Add a file, its names behind `prefix`."""
         if not file.is_file():
             raise FileNotFoundError(f"{file.parent} has no {file.name}")
-        opened = safe_open(file, framework="flax")
-        stored = list(opened.keys())
-        self._places |= {prefix + name: (opened, name) for name in stored}
-        for alias, name in (opened.metadata() or {}).items():
+        with safe_open(file, framework="flax") as opened:
+            names = list(opened.keys())
+            stored = {name: _Place(file, name, tuple(opened.get_slice(name).get_shape())) for name in names}
+            aliases = opened.metadata() or {}
+        self._places |= {prefix + name: place for name, place in stored.items()}
+        for alias, name in aliases.items():
             if name in stored and alias not in stored:
-                self._places[prefix + alias] = (opened, name)
+                self._places[prefix + alias] = stored[name]
 
     def rename(self, name: str, as_name: str) -> None:
         """Let a tensor count under another name as well."""
@@ -71,12 +84,12 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape without reading it."""
-        opened, stored = self._places[name]
-        return tuple(opened.get_slice(stored).get_shape())
+        return self._places[name].shape
 
     def __getitem__(self, name: str) -> np.ndarray:
-        opened, stored = self._places[name]
-        value = np.asarray(opened.get_tensor(stored))
+        place = self._places[name]
+        with safe_open(place.file, framework="flax") as opened:
+            value = np.asarray(opened.get_tensor(place.name))
         if name in self._permuted:
             half = self._permuted[name] // 2
             value = value.reshape(-1, 2, half, value.shape[-1]).swapaxes(1, 2).reshape(value.shape)

@@ -4,16 +4,17 @@ Source: architecture spec §18 and §19.
 """
 
 import json
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
 from rxt_jax.interop.rxlm_config import model_from_reference
-from rxt_jax.interop.rxlm_weights import export_weights
+from rxt_jax.interop.rxlm_weights import exported_weights
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, ModelConfig
 from rxt_jax.model.reactive_transformer import ReactiveTransformer
 from rxt_jax.nn.attention import AttentionConfig
@@ -52,20 +53,22 @@ def save_rxlm(model: ReactiveTransformer, path: str | Path, *, memory: Any = Non
     path = Path(path)
     config = model.config
     fields = fields_from_model(config)
-    weights = export_weights(nnx.split(model)[1], config)
-    weights["decoder.model.embedding.weight"] = weights["encoder.model.embedding.weight"].copy()
+    tensors = [Tensor(*each) for each in exported_weights(nnx.split(model)[1], config)]
+    embedding = next(tensor for tensor in tensors if tensor.name == "encoder.model.embedding.weight")
+    tensors.append(embedding._replace(name="decoder.model.embedding.weight"))
     shape = (config.num_layers, 1, config.num_slots, config.embed_dim)
     state = np.zeros(shape, np.float32) if memory is None else np.asarray(memory, np.float32)
     if state.ndim != 4 or (state.shape[0], *state.shape[2:]) != (shape[0], *shape[2:]):
         raise ValueError(f"memory must be [layers, batch, slots, width] like {shape}, got {state.shape}.")
     for part in ("decoder", "memory_attention"):
-        weights[f"{part}.model.stm.memory"] = state.copy()
-    head = {name: weights.pop(name) for name in list(weights) if name.startswith("mlm_head.")}
+        tensors.append(Tensor(f"{part}.model.stm.memory", state.shape, lambda: state))
+    head = [tensor for tensor in tensors if tensor.name.startswith("mlm_head.")]
     path.mkdir(parents=True, exist_ok=True)
-    _write(path, fields, weights)
+    _write(path, fields, [tensor for tensor in tensors if tensor not in head])
     head_fields = {"embed_dim": config.embed_dim, "vocab_size": config.vocab_size}
     (path / "mlm-head").mkdir(exist_ok=True)
-    _write(path / "mlm-head", head_fields, {name.removeprefix("mlm_head."): head[name] for name in head})
+    named = [tensor._replace(name=tensor.name.removeprefix("mlm_head.")) for tensor in head]
+    _write(path / "mlm-head", head_fields, named)
 
 
 def fields_from_model(config: ModelConfig) -> dict[str, Any]:
@@ -243,6 +246,28 @@ def _whole(number: float) -> float | int:
     return int(number) if number == int(number) else number
 
 
-def _write(folder: Path, fields: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
+class Tensor(NamedTuple):
+    """A tensor that is made when it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def _write(folder: Path, fields: dict[str, Any], tensors: Sequence[Tensor]) -> None:
+    """Write both files, the tensors one by one: `safetensors` itself wants all of them in memory, twice.
+
+    The format is eight bytes with the length of a JSON header, the header, and the values in its order.
+    """
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    tensors, end = sorted(tensors, key=lambda tensor: tensor.name), 0
+    for tensor in tensors:
+        start, end = end, end + 4 * math.prod(tensor.shape)
+        header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            file.write(np.asarray(tensor.read(), "<f4").data)

@@ -8,10 +8,11 @@ stacked. Source: architecture spec §18.
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -19,6 +20,7 @@ __all__ = [
     "BASELINE_PREFIXES",
     "COMPONENT_PREFIXES",
     "export_weights",
+    "exported_weights",
     "load_weights",
     "reference_names",
     "reference_shape",
@@ -155,7 +157,7 @@ def load_weights(
         present = [name for name in names if name in weights]
         faults += [f"missing: {name} {reference_shape(parts, shape)}" for name in names if name not in weights]
         unused -= set(present)
-        value = np.empty(variable.shape, np.float32)
+        value = _empty_for_device(variable.shape)
         for number, name in enumerate(names):
             if name not in weights:
                 continue
@@ -168,7 +170,7 @@ def load_weights(
                 value[number] = tensor
             else:
                 value[...] = tensor
-        filled.append((path, variable.replace(jnp.asarray(value))))
+        filled.append((path, variable.replace(jax.device_put(value, may_alias=True))))
     if ignored is not None:
         faults += [f"unexpected: {name}" for name in sorted(unused) if not ignored(name)]
     if faults:
@@ -180,18 +182,38 @@ def export_weights(
     params: nnx.State, config: Any, prefixes: Mapping[str, str] = COMPONENT_PREFIXES
 ) -> dict[str, np.ndarray]:
     """Write the components named in `prefixes` under their reference names."""
-    result = {}
+    return {name: read() for name, _, read in exported_weights(params, config, prefixes)}
+
+
+def exported_weights(
+    params: nnx.State, config: Any, prefixes: Mapping[str, str] = COMPONENT_PREFIXES
+) -> Iterator[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]:
+    """Give every tensor's reference name, its shape, and a function that makes it: one copy at a time is enough."""
+
+    def make(variable: Any, number: int | None, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
+        one = np.asarray(variable[...])  # on a CPU no copy
+        one = one if number is None else one[number]
+        one = one.reshape(shape[::-1]).T if transposed else one.reshape(shape)
+        return np.ascontiguousarray(one)
+
     for path, variable in nnx.to_flat_state(params):
         parts = [str(part) for part in path]
         if parts[0] not in prefixes:
             continue
-        value = np.asarray(variable[...])
-        values = value if "segments" in parts else value[None]
-        for name, one in zip(_names_of(parts, variable, config, prefixes[parts[0]]), values, strict=True):
-            shape = reference_shape(parts, one.shape)
-            one = one.reshape(shape[::-1]).T if parts[-1] == "kernel" else one.reshape(shape)
-            result[name] = np.ascontiguousarray(one)
-    return result
+        stacked = "segments" in parts
+        shape = reference_shape(parts, variable.shape[1:] if stacked else variable.shape)
+        for number, name in enumerate(_names_of(parts, variable, config, prefixes[parts[0]])):
+            layer = number if stacked else None
+            yield name, shape, partial(make, variable, layer, shape, parts[-1] == "kernel")
+
+
+def _empty_for_device(shape: tuple[int, ...]) -> np.ndarray:
+    """Make room that a CPU device takes over as it is: a large parameter never exists twice."""
+    alignment = 64  # what XLA wants
+    size = math.prod(shape) * 4
+    room = np.empty(size + alignment, np.uint8)
+    start = -room.ctypes.data % alignment
+    return room[start : start + size].view(np.float32).reshape(shape)
 
 
 def reference_shape(parts: list[str], shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,10 +15,18 @@ from rxt_jax.losses.memory_targets import (
     shifted_weights,
 )
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+from rxt_jax.losses.sequence_log_probs import (
+    LogProbReduction,
+    SequenceLogProbs,
+    projected_sequence_log_probs,
+    sequence_log_probs,
+)
 
 __all__ = [
+    "LogProbReduction",
     "PairLogProbs",
     "PreferenceConfig",
+    "SequenceLogProbs",
     "TokenLoss",
     "answer_cross_entropy",
     "cosine_by_row",
@@ -29,6 +37,8 @@ __all__ = [
     "preference_metrics",
     "projected_answer_cross_entropy",
     "projected_cross_entropy",
+    "projected_sequence_log_probs",
+    "sequence_log_probs",
     "shifted_weights",
     "token_cross_entropy",
 ]

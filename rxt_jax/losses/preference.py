@@ -55,12 +55,12 @@ class PairLogProbs(NamedTuple):
     losses on means need.
     """
 
-    chosen: Float[Array, "B"]
-    rejected: Float[Array, "B"]
-    ref_chosen: Float[Array, "B"]
-    ref_rejected: Float[Array, "B"]
-    chosen_length: Float[Array, "B"]
-    rejected_length: Float[Array, "B"]
+    chosen: Float[Array, "*B"]
+    rejected: Float[Array, "*B"]
+    ref_chosen: Float[Array, "*B"]
+    ref_rejected: Float[Array, "*B"]
+    chosen_length: Float[Array, "*B"]
+    rejected_length: Float[Array, "*B"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def preference_losses(
     return _LOSSES[config.loss](ratios, config)
 
 
-def preference_metrics(pair: PairLogProbs, beta: float) -> dict[str, Float[Array, "B"]]:
+def preference_metrics(pair: PairLogProbs, beta: float) -> dict[str, Float[Array, "*B"]]:
     """Measure implicit rewards β(log π − log π_ref) of every pair. Source: reinforcement spec §6.7."""
     chosen, rejected = beta * (pair.chosen - pair.ref_chosen), beta * (pair.rejected - pair.ref_rejected)
     return {

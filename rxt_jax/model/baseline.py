@@ -90,9 +90,9 @@ class BaselineTransformer(nnx.Module):
         self.decoder = Decoder(config, has_head=not config.tie_embeddings, rngs=rngs)
 
     def decode_hidden(
-        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], *, key: Key | None = None
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: None = None, *, key: Key | None = None
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
-        """Return the last hidden states and the routers' balance loss."""
+        """Return the last hidden states and the routers' balance loss; there is no memory to read."""
         empty = jnp.zeros((0, len(ids), 1, self.config.embed_dim), self.config.dtype)
         return self.decoder(self._embed(ids), token_mask, empty, key=key)
 
@@ -104,7 +104,7 @@ class BaselineTransformer(nnx.Module):
         return (normed @ self.embedding.table[...].astype(normed.dtype).T).astype(jnp.float32)
 
     def decode(
-        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], *, key: Key | None = None
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: None = None, *, key: Key | None = None
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
         return self.logits(self.decode_hidden(ids, token_mask, key=key)[0])

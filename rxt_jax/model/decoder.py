@@ -13,7 +13,7 @@ from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
 from rxt_jax.nn.stack import LayerStack
-from rxt_jax.ops.attention import causal_mask
+from rxt_jax.ops.attention import causal_mask, segment_mask, segment_positions
 from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection"]
@@ -109,17 +109,24 @@ class Decoder(nnx.Module):
         self,
         embedded: Float[Array, "B T D"],
         token_mask: Bool[Array, "B T"],
-        memory: Float[Array, "L B S D"],
+        memory: Float[Array, "L M S D"],
         *,
-        memory_mask: Bool[Array, "B S"] | None = None,
+        memory_mask: Bool[Array, "B *T S"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
-        """Return the last hidden states and the mean balance loss of the mixture layers."""
+        """Return the last hidden states and the mean balance loss of the mixture layers.
+
+        A memory mask may differ from token to token; `segments` keeps the documents of packed rows apart.
+        """
+        visible = causal_mask(jnp.ones_like(token_mask) if self.ignores_padding else token_mask)
+        positions = jnp.arange(embedded.shape[1])[None]
+        if segments is not None:
+            visible, positions = visible & segment_mask(segments), segment_positions(segments)
+        if memory_mask is not None and memory_mask.ndim == 2:
+            memory_mask = memory_mask[:, None, :]
         context = TokenContext(
-            positions=jnp.arange(embedded.shape[1])[None],
-            token_mask=token_mask,
-            attention_mask=causal_mask(jnp.ones_like(token_mask) if self.ignores_padding else token_mask),
-            memory_mask=None if memory_mask is None else memory_mask[:, None, :],
+            positions=positions, token_mask=token_mask, attention_mask=visible, memory_mask=memory_mask
         )
         hidden, balance, _ = self._run(embedded, context, self.layers.split(memory), None, key)
         return hidden, balance

@@ -2,12 +2,12 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.model.config import ModelConfig
 from rxt_jax.nn.layers import TokenContext, TransformerLayer
 from rxt_jax.nn.stack import LayerStack, join_layers
-from rxt_jax.ops.attention import key_mask
+from rxt_jax.ops.attention import key_mask, segment_mask, segment_positions
 from rxt_jax.types import Key
 
 __all__ = ["Encoder"]
@@ -30,14 +30,15 @@ class Encoder(nnx.Module):
         embedded: Float[Array, "B T D"],
         token_mask: Bool[Array, "B T"],
         *,
+        segments: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> Float[Array, "L B T D"]:
         """Return the residual stream after every layer, without a final norm."""
-        context = TokenContext(
-            positions=jnp.arange(embedded.shape[1])[None],
-            token_mask=token_mask,
-            attention_mask=None if self.zero_padding else key_mask(token_mask),
-        )
+        visible = None if self.zero_padding else key_mask(token_mask)
+        positions = jnp.arange(embedded.shape[1])[None]
+        if segments is not None:
+            visible, positions = segment_mask(segments), segment_positions(segments)
+        context = TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible)
 
         def apply(layer: TransformerLayer, x: Array, _: None, key: Key | None) -> tuple[Array, Array]:
             x = layer(x, context, key=key)[0]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rxt_jax.types import EpisodeBatch, Interaction, Key, Metrics
 
-__all__ = ["InteractionObjective", "fold_key", "keep_rows", "scan_interactions", "with_previous"]
+__all__ = ["InteractionObjective", "fold_key", "keep_rows", "scan_interactions", "scan_memories", "with_previous"]
 
 InteractionObjective = Callable[[Any, Any, Any, Key | None], tuple[Array, tuple[Any, Metrics]]]
 """`(model, memory, interaction, key) -> (loss_sum, (memory, metrics))`; memory keeps shapes and
@@ -90,6 +90,46 @@ def scan_interactions(
     had (an episode walked in windows). The key of interaction i is `fold_in(key, i)`. Source:
     supervised spec §7.4 and §14.1.
     """
+    memory, (losses, metrics, _) = _walk(
+        interaction_objective, model, memory, interactions, key, memory_gradient_steps, remat, batch_axes, start, False
+    )
+    return jnp.sum(losses), (memory, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics))
+
+
+def scan_memories(
+    write: InteractionObjective,
+    model: nnx.Module,
+    memory: PyTree,
+    interactions: Any,
+    key: Key | None,
+    *,
+    memory_gradient_steps: int | None = None,
+    remat: bool = True,
+    start: int | Int[Array, ""] = 0,
+) -> tuple[PyTree, Metrics]:
+    """Run an objective that only writes; return the memory after every interaction `[I ...]`, and the metrics.
+
+    Where reading does not change memory, all memories of an episode can be made first and read afterwards in calls
+    as large as wanted. The rest is that of `scan_interactions`.
+    """
+    _, (_, metrics, memories) = _walk(
+        write, model, memory, interactions, key, memory_gradient_steps, remat, 1, start, True
+    )
+    return memories, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+
+
+def _walk(
+    interaction_objective: InteractionObjective,
+    model: nnx.Module,
+    memory: PyTree,
+    interactions: Any,
+    key: Key | None,
+    memory_gradient_steps: int | None,
+    remat: bool,
+    batch_axes: int | PyTree,
+    start: int | Int[Array, ""],
+    keep: bool,
+) -> tuple[PyTree, tuple[Array, Metrics, PyTree]]:
     if memory_gradient_steps is not None and memory_gradient_steps < 1:
         raise ValueError(
             f"memory_gradient_steps must be None (whole episode) or at least 1, got "
@@ -98,7 +138,7 @@ def scan_interactions(
         )
     graphdef, params = nnx.split(model)
 
-    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, Metrics]]:
+    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, Metrics, PyTree]]:
         interaction, index = inputs
         if memory_gradient_steps is not None:
             cut = (index > 1) & ((index - 1) % memory_gradient_steps == 0)
@@ -107,12 +147,11 @@ def scan_interactions(
         here = nnx.merge(graphdef, params, copy=True)
         loss, (updated, metrics) = interaction_objective(here, memory, interaction, fold_key(key, index))
         memory = keep_rows(interaction.valid, updated, memory, batch_axes)
-        return memory, (loss.astype(jnp.float32), metrics)
+        return memory, (loss.astype(jnp.float32), metrics, memory if keep else None)
 
     if remat:
         # `prevent_cse` guards against an optimisation that cannot reach into a scan, and costs
         # speed.
         body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
     indices = start + jnp.arange(interactions.valid.shape[0])
-    memory, (losses, metrics) = jax.lax.scan(body, memory, (interactions, indices))
-    return jnp.sum(losses), (memory, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics))
+    return jax.lax.scan(body, memory, (interactions, indices))

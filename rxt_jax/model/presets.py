@@ -5,8 +5,14 @@ measured best in our own runs. Source of the published numbers: architecture spe
 """
 
 from dataclasses import replace
+from typing import Any
 
+import jax
+from flax import nnx
+
+from rxt_jax.model.baseline import BaselineConfig, BaselineTransformer
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
+from rxt_jax.model.reactive_transformer import ReactiveTransformer
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.memory_layer import MemoryLayerConfig
@@ -16,6 +22,7 @@ from rxt_jax.nn.rotary import RotaryConfig
 
 __all__ = [
     "PRESETS",
+    "baseline_like",
     "rxt_alpha_micro",
     "rxt_alpha_micro_plus",
     "rxt_alpha_mini",
@@ -196,6 +203,41 @@ def rxt_beta_3b_a190m(vocab_size: int = 65536) -> ModelConfig:
         initial_memory="standard",
         dtype="bfloat16",
     )
+
+
+def baseline_like(config: ModelConfig, *, max_length: int) -> BaselineConfig:
+    """Describe the stateless baseline of a model: same width and kinds of layer, as many parameters as layers allow.
+
+    It gets more layers in place of encoder, cross-attention and memory attention (the masked-language head does not
+    count, no conversation uses it). `max_length` is the number of tokens of a whole conversation.
+    """
+
+    def size(model: type, config: Any) -> int:
+        abstract = nnx.split(nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0))))[1]
+        parts = {name: part for name, part in abstract.items() if name != "masked_language_head"}
+        return sum(leaf.size for leaf in jax.tree.leaves(parts))
+
+    first = config.decoder.stateless
+    baseline = BaselineConfig(
+        vocab_size=config.vocab_size,
+        embed_dim=config.embed_dim,
+        num_layers=len(first) + 1,
+        max_length=max_length,
+        attention=config.decoder.attention,
+        feed_forward=config.decoder.feed_forward,
+        first_layers=first,
+        head_norm=config.decoder.head_norm,
+        norm=config.decoder.norm,
+        rotary_base=config.decoder.rotary_base,
+        embedding_std=config.embedding_std,
+        dtype=config.dtype,
+        scan_unroll=config.scan_unroll,
+        compatibility=config.compatibility,
+    )
+    smallest = size(BaselineTransformer, baseline)
+    layer = size(BaselineTransformer, replace(baseline, num_layers=len(first) + 2)) - smallest
+    more = round((size(ReactiveTransformer, config) - smallest) / layer)
+    return replace(baseline, num_layers=len(first) + 1 + max(more, 0))
 
 
 PRESETS = {

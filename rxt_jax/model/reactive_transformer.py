@@ -55,10 +55,15 @@ class ReactiveTransformer(nnx.Module):
         return draw_memory(config.initial_memory, shape, key)
 
     def encode(
-        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], *, key: Key | None = None
+        self,
+        ids: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        key: Key | None = None,
     ) -> Float[Array, "L B T D"]:
-        """Encode an interaction; the states of every layer are returned."""
-        return self.encoder(self._embed(ids), token_mask, key=key)
+        """Encode an interaction; the states of every layer are returned. `segments`: see `RowBatch`."""
+        return self.encoder(self._embed(ids), token_mask, segments=segments, key=key)
 
     def update_memory(
         self,
@@ -81,17 +86,22 @@ class ReactiveTransformer(nnx.Module):
         self,
         ids: Int[Array, "B T"],
         token_mask: Bool[Array, "B T"],
-        memory: Float[Array, "L B S D"],
+        memory: Float[Array, "L M S D"],
         *,
-        memory_mask: Bool[Array, "B S"] | None = None,
+        memory_mask: Bool[Array, "B *T S"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Return the last hidden states and the routers' balance loss (0 for a dense model).
 
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
-        hides slots.
+        hides slots, from all tokens or from each its own. Memory may have fewer rows than there are,
+        M = B / r: then rows 0 … r − 1 read its row 0, and so on (several answers to one query).
+        `segments`: see `RowBatch`.
         """
-        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, key=key)
+        if ids.shape[0] % memory.shape[1]:
+            raise ValueError(f"{ids.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
+        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, segments=segments, key=key)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the decoder's head to hidden states, in float32."""

@@ -42,7 +42,7 @@ class TokenContext(NamedTuple):
     positions: Int[Array, "B1 T"]
     token_mask: Bool[Array, "B T"]
     attention_mask: Bool[Array, "B T1 S"] | None
-    memory_mask: Bool[Array, "B 1 S"] | None = None
+    memory_mask: Bool[Array, "B T1 S"] | None = None
 
 
 class CachedKeys(NamedTuple):
@@ -106,13 +106,7 @@ class TransformerLayer(nnx.Module):
             normed = self.cross_attention_norm(x)
             if self.config.zero_padded_queries:
                 normed = jnp.where(context.token_mask[..., None], normed, 0.0)
-            x = x + self.cross_attention(
-                normed,
-                *memory,
-                context.memory_mask,
-                context.positions,
-                key=keys[1],
-            )
+            x = x + self._read(normed, memory, context, keys[1])
         normed = self.feed_forward_norm(x)
         balance = jnp.float32(0.0)
         if isinstance(self.feed_forward, MixtureOfExperts):
@@ -120,3 +114,19 @@ class TransformerLayer(nnx.Module):
         else:
             update = self.feed_forward(normed, key=keys[2])
         return x + update, balance, cache
+
+    def _read(self, x: Array, memory: CachedKeys, context: TokenContext, key: Key | None) -> Array:
+        """Attend to memory. Where it has fewer rows than the tokens, r neighbouring rows read each of its rows.
+
+        Without a causal mask r rows of T tokens are one row of r · T: nothing of memory is copied.
+        """
+        rows, length, _ = x.shape
+        readers = rows // memory.keys.shape[0]
+        positions, mask = context.positions, context.memory_mask
+        if readers > 1:
+            together = (rows // readers, readers * length)
+            x = x.reshape(*together, -1)
+            positions = jnp.broadcast_to(positions, (rows, length)).reshape(together)
+            if mask is not None:
+                mask = jnp.broadcast_to(mask, (rows, length, mask.shape[-1])).reshape(*together, -1)
+        return self.cross_attention(x, *memory, mask, positions, key=key).reshape(rows, length, -1)

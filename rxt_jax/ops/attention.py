@@ -4,12 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.types import Key
 
-__all__ = ["attend", "causal_mask", "key_mask"]
+__all__ = ["attend", "causal_mask", "key_mask", "segment_mask", "segment_positions"]
 
 _EXCLUDED = -1e30  # finite, so that a row without any key stays free of NaN
 
@@ -23,6 +23,19 @@ def causal_mask(token_mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
     """Let every query see the real tokens up to its own position."""
     length = token_mask.shape[1]
     return jnp.tril(jnp.ones((length, length), bool)) & token_mask[:, None, :]
+
+
+def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Let every query see the tokens of its own document; segment 0 is padding, which nobody sees."""
+    return (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+
+
+def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Count positions from 0 in every document of a packed row."""
+    columns = jnp.arange(segments.shape[1])
+    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    starts = jax.lax.cummax(jnp.where(segments != before, columns, 0), axis=1)
+    return columns - starts
 
 
 def attend(

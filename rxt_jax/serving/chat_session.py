@@ -5,39 +5,22 @@ import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rxt_jax.data.template import prompt_ids
-from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
-from rxt_jax.serving.generation import Generated, Generation, Rules, extend, prefill
+from rxt_jax.data.template import SYSTEM_TITLE, prompt_ids, system_prompt_ids
+from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.serving.generation import Generation, Rules, prefill
 from rxt_jax.serving.interaction import Answered, ThinkingMode, first_tokens, interact
 from rxt_jax.serving.sampling import SamplingConfig
+from rxt_jax.serving.streaming import Chunk, ReplyText, stream_reply
 from rxt_jax.types import Array, Key
 
-__all__ = ["ChatSession", "Chunk", "MemoryChange", "answer_together"]
-
-Block = Literal["think", "answer", "tool_call"]
-
-_SYSTEM_TITLE = "SYSTEM INSTRUCTIONS"
-
-
-class Chunk(str):
-    """A piece of streamed text that knows the block it belongs to."""
-
-    __slots__ = ("block",)
-
-    block: Block
-
-    def __new__(cls, text: str, block: Block) -> "Chunk":
-        """Make a string with a block."""
-        chunk = super().__new__(cls, text)
-        chunk.block = block
-        return chunk
+__all__ = ["ChatSession", "MemoryChange", "answer_together"]
 
 
 class MemoryChange(NamedTuple):
@@ -52,7 +35,7 @@ class ChatSession:
 
     Everything runs at fixed shapes (`max_length` tokens per interaction), so each function compiles once.
     `mode` is how replies begin unless a turn says otherwise; `stream_tokens` are made between two looks
-    at the device.
+    at the device, `reply_tokens` bounds a reply (None = until the interaction is full).
     """
 
     def __init__(
@@ -64,6 +47,7 @@ class ChatSession:
         sampling: SamplingConfig | None = None,
         mode: ThinkingMode = "fast",
         stream_tokens: int = 4,
+        reply_tokens: int | None = None,
         seed: int = 0,
     ):
         self.tokenizer = tokenizer
@@ -71,6 +55,7 @@ class ChatSession:
         self.sampling = sampling or SamplingConfig()
         self.mode: ThinkingMode = mode
         self.stream_tokens = stream_tokens
+        self.reply_tokens = reply_tokens
         self._graphdef, self._params = nnx.split(model)
         self._key = jax.random.key(seed)
         self._turns = 0
@@ -84,11 +69,10 @@ class ChatSession:
         """Forget everything."""
         self.memory = self.previous_memory = self._initial
 
-    def initialize(self, system_prompt: str, title: str = _SYSTEM_TITLE) -> None:
+    def initialize(self, system_prompt: str, title: str = SYSTEM_TITLE) -> None:
         """Forget everything, then write a system prompt into memory. Source: architecture spec §14.2-14.3."""
         self.reset()
-        special, encode = self.tokenizer.special, self.tokenizer.encode
-        ids = [special.bos, special.require("internal"), *encode(f"{title}\n\n{system_prompt}"), special.eos]
+        ids = system_prompt_ids(system_prompt, self.tokenizer.encode, self.tokenizer.special, title=title)
         if len(ids) > self.max_length:
             raise ValueError(f"the system prompt has {len(ids)} tokens, more than {self.max_length}. Shorten it.")
         self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(ids))
@@ -158,17 +142,10 @@ class ChatSession:
         key = jax.random.fold_in(self._key, 1 + self._turns)
         self._turns += 1
         generation = _prefill(self._graphdef, self._params, self.memory, *self._padded(prompt))
-        rules = Rules(self.max_length, special.eos, self.sampling, special.pad, first)
-        made: list[int] = []
-        text = _Blocks(self.tokenizer)
-        going = True
-        while going:
-            generation, new = _extend(self._graphdef, self._params, generation, key, rules, self.stream_tokens)
-            ids, mask, active = jax.device_get((new.ids[0], new.mask[0], generation.active[0]))
-            going = bool(active)
-            made += ids[mask].tolist()
-            yield from text.push(ids[mask].tolist())
-        yield from text.close()
+        rules = Rules(self.max_length, special.eos, self.sampling, special.pad, first, self.reply_tokens)
+        _, made = yield from stream_reply(
+            self._graphdef, self._params, generation, key, rules, self.tokenizer, self.stream_tokens
+        )
         self.previous_memory = self.memory
         self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(prompt + made))
 
@@ -176,37 +153,6 @@ class ChatSession:
         row = np.full((1, self.max_length), self.tokenizer.special.pad, np.int32)
         row[0, : len(ids)] = ids[: self.max_length]
         return jnp.asarray(row), jnp.arange(self.max_length)[None] < len(ids)
-
-
-class _Blocks:
-    """Turn the ids of a reply into chunks of text, block by block."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        special = tokenizer.special
-        names = {special.think: "think", special.answer: "answer", special.tool_call: "tool_call"}
-        self._names = {identity: name for identity, name in names.items() if identity in special.names}
-        self._tokenizer, self._end = tokenizer, special.eos
-        self._block: Any = "answer"
-        self._decoder = StreamDecoder(tokenizer)
-
-    def push(self, ids: list[int]) -> Iterator[Chunk]:
-        """Give the text that these ids complete."""
-        text = ""
-        for identity in ids:
-            if identity in self._names or identity == self._end:
-                if text := text + self._decoder.close():
-                    yield Chunk(text, self._block)
-                text, self._block = "", self._names.get(identity, self._block)
-                self._decoder = StreamDecoder(self._tokenizer)
-            else:
-                text += self._decoder.push(identity)
-        if text:
-            yield Chunk(text, self._block)
-
-    def close(self) -> Iterator[Chunk]:
-        """Give what was held back."""
-        if rest := self._decoder.close():
-            yield Chunk(rest, self._block)
 
 
 def answer_together(
@@ -234,7 +180,7 @@ def answer_together(
     for row, session in enumerate(sessions):
         session._turns += 1
         session.previous_memory, session.memory = session.memory, answered.memory[:, row : row + 1]
-        text = _Blocks(session.tokenizer)
+        text = ReplyText(session.tokenizer)
         replies.append([*text.push(made[row][reply_mask[row]].tolist()), *text.close()])
     return replies
 
@@ -242,13 +188,6 @@ def answer_together(
 @functools.partial(jax.jit, static_argnums=0)
 def _prefill(graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array) -> Generation:
     return prefill(nnx.merge(graphdef, params), memory, ids, mask, ids.shape[1])
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5), donate_argnums=2)
-def _extend(
-    graphdef: Any, params: Any, generation: Generation, key: Key, rules: Rules, count: int
-) -> tuple[Generation, Generated]:
-    return extend(nnx.merge(graphdef, params), generation, key, rules, count)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))

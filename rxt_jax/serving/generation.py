@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rxt_jax.serving.sampling import SamplingConfig, sample
 from rxt_jax.types import Array, Key
 
-__all__ = ["Generated", "Generation", "Rules", "extend", "generate", "prefill"]
+__all__ = ["Generated", "Generation", "Rules", "extend", "generate", "prefill", "read"]
 
 
 class Generation(NamedTuple):
@@ -42,8 +42,8 @@ class Generated(NamedTuple):
 class Rules(NamedTuple):
     """How rows go on and when they end; hashable, so that a jitted function can take it as static.
 
-    A row of prompt and new tokens never grows beyond `width`. `first` names the ids among which the
-    likeliest is the first token: one id forces it.
+    A row of prompt and new tokens never grows beyond `width`, a reply never beyond `limit` tokens. `first`
+    names the ids among which the likeliest is the first token: one id forces it.
     """
 
     width: int
@@ -51,18 +51,32 @@ class Rules(NamedTuple):
     sampling: SamplingConfig
     pad_id: int = 0
     first: tuple[int, ...] = ()
+    limit: int | None = None
 
 
 def prefill(model: Any, memory: Any, ids: Array, token_mask: Array, width: int) -> Generation:
     """Read right-padded prompts `[B T]` and make room for rows of `width` tokens."""
-    batch, length = ids.shape
-    lengths = jnp.sum(token_mask, axis=1, dtype=jnp.int32)
-    projection = model.project_memory(memory)
-    positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
-    logits, cache = model.decode_cached(
-        ids, positions, token_mask, model.empty_cache(batch, width), projection, logits_at=lengths - 1
+    batch = len(ids)
+    nothing = Generation(
+        cache=model.empty_cache(batch, width),
+        memory=model.project_memory(memory),
+        position=jnp.zeros(batch, jnp.int32),
+        logits=jnp.zeros((batch, 0), jnp.float32),
+        active=jnp.zeros(batch, bool),
+        made=jnp.int32(0),
     )
-    return Generation(cache, projection, lengths, logits, lengths < width, jnp.int32(0))
+    return read(model, nothing, ids, token_mask, width)
+
+
+def read(model: Any, generation: Generation, ids: Array, token_mask: Array, width: int) -> Generation:
+    """Read right-padded tokens `[B T]` behind those that were read before; rows may grow to `width`."""
+    lengths = jnp.sum(token_mask, axis=1, dtype=jnp.int32)
+    positions = generation.position[:, None] + jnp.arange(ids.shape[1])
+    logits, cache = model.decode_cached(
+        ids, positions, token_mask, generation.cache, generation.memory, logits_at=lengths - 1
+    )
+    position = generation.position + lengths
+    return Generation(cache, generation.memory, position, logits, position < width, jnp.int32(0))
 
 
 def extend(
@@ -103,6 +117,8 @@ def extend(
             made.raw_log_probs.at[:, number].set(jnp.where(active, raw, 0.0)),
         )
         goes_on = active & (new != rules.end_id) & (generation.position + 1 < rules.width)
+        if rules.limit is not None:
+            goes_on &= generation.made + 1 < rules.limit
         return number + 1, _append(model, generation, new, goes_on), made
 
     _, generation, made = jax.lax.while_loop(going, step, (jnp.int32(0), generation, empty))

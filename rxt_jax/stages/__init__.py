@@ -5,6 +5,8 @@ A stage has `kind`, `trainable` (parameter groups), `batch_axis`, `label_counts(
 `interactions_per_update`, `interactions`, `begin` and `window_objective`.
 """
 
+from rxt_jax.stages.conversation_sft import ConversationSft
+from rxt_jax.stages.direct_memory_preference import DirectMemoryPreference
 from rxt_jax.stages.history_reading import HistoryReading
 from rxt_jax.stages.interaction_sft import InteractionSft
 from rxt_jax.stages.joint_pretraining import JointPretraining
@@ -13,6 +15,8 @@ from rxt_jax.stages.memory_pretraining import MemoryPretraining
 
 __all__ = [
     "STAGES",
+    "ConversationSft",
+    "DirectMemoryPreference",
     "HistoryReading",
     "InteractionSft",
     "JointPretraining",
@@ -29,9 +33,11 @@ STAGES = {
         HistoryReading,
         MemoryPretraining,
         MemoryAware,
+        DirectMemoryPreference,
+        ConversationSft,
     )
 }
-"""Kind → config class, in the order of the curriculum."""
+"""Kind → config class, in the order of the curriculum; the baseline's comes last."""
 
 
 def stage_class(kind: str) -> type:

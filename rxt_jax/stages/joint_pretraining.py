@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy, projected_cross_entropy
 from rxt_jax.model.episode import fold_key
+from rxt_jax.ops.attention import segment_mask
 from rxt_jax.types import Array, Key, Metrics, RowBatch
 
 __all__ = ["JointPretraining", "joint_loss", "perturb_states"]
@@ -44,7 +45,7 @@ def joint_loss(
     """Compute the objective of stages 1 and 2: which rows come in is the only difference between
     them."""
     encoder_ids = jnp.where(batch.mlm_mask, stage.mask_id, batch.ids)
-    encoded = model.encode(encoder_ids, batch.token_mask, key=fold_key(key, 0))
+    encoded = model.encode(encoder_ids, batch.token_mask, segments=batch.segments, key=fold_key(key, 0))
     masked = projected_cross_entropy(model.masked_language_logits, encoded[-1], batch.ids, _mlm_labels(batch))
     memory = jax.lax.stop_gradient(encoded) if stage.detach_encoder_states else encoded
     memory = stage.perturb(memory, fold_key(key, 1))
@@ -52,7 +53,8 @@ def joint_loss(
         batch.ids,
         batch.token_mask,
         memory,
-        memory_mask=None if stage.read_padding else batch.token_mask,
+        memory_mask=_readable(stage, batch),
+        segments=batch.segments,
         key=fold_key(key, 2),
     )
     targets = _targets(batch, stage.loss_on_padding)
@@ -133,6 +135,13 @@ class JointPretraining:
     ) -> tuple[Array, Metrics]:
         """Score one batch of rows; `counts` are the label counts of the whole update."""
         return joint_loss(self, model, batch, key, counts)
+
+
+def _readable(stage: "JointPretraining", batch: RowBatch) -> Array | None:
+    """Say which encoder states a token may read; slot j is token j, so packed documents see their own alone."""
+    if batch.segments is not None:
+        return segment_mask(batch.segments)
+    return None if stage.read_padding else batch.token_mask
 
 
 def _mlm_labels(batch: RowBatch) -> Array:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.stages.answers import (
@@ -27,9 +28,9 @@ from rxt_jax.stages.answers import (
 )
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
-__all__ = ["MemoryAware", "row_cosine", "write_previous"]
+__all__ = ["INITIAL_MEMORY_KEY", "MemoryAware", "row_cosine", "write_previous"]
 
-_INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it shares a key
+INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it shares a key
 
 
 def write_previous(
@@ -73,11 +74,12 @@ def row_cosine(memory: Array) -> tuple[Array, Array]:
 
 
 class _Scored(NamedTuple):
-    """An interaction with the factors that turn its sums into its share of the loss."""
+    """An interaction with the factors that turn its sums into its share of the loss, and whether to write before it."""
 
     interaction: Interaction
     answer_factor: Array
     balance_factor: Array
+    writes: Array
 
     @property
     def valid(self) -> Array:
@@ -92,6 +94,9 @@ class MemoryAware:
     `interactions_per_update`: interactions per optimizer update, None for the whole episode.
     `unfreeze`: (update, groups) pairs; those groups stand still before that update.
     `memory_dropout`: chance per row and interaction to forget all but the previous interaction.
+    `window`: every episode trains that many interactions, somewhere in it, with a memory of everything before
+    them that is written without gradient (None: from its beginning, as many as the data's `max_interactions`).
+    The last `window` interactions of a batch are the window; the loader takes care of that.
     Without "encoder" or "memory_attention" among the trainable groups memory is written without
     gradient, so that the embedding learns through the decoder alone.
     """
@@ -105,6 +110,7 @@ class MemoryAware:
     train_first_interaction: bool = True
     balance_loss_scale: float = 0.01
     memory_dropout: float = 0.0
+    window: int | None = None
     remat: bool = True
     trainable: tuple[str, ...] = (
         "embedding",
@@ -117,10 +123,12 @@ class MemoryAware:
     unfreeze: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("memory_gradient_steps", "interactions_per_update"):
+        for name in ("memory_gradient_steps", "interactions_per_update", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}. Use None for the whole episode.")
+        if self.window is not None and self.interactions_per_update is not None:
+            raise ValueError("window trains a part of an episode by one update; set interactions_per_update to None.")
         if not 0.0 <= self.memory_dropout < 1.0:
             raise ValueError(
                 f"memory_dropout is a probability below 1, got {self.memory_dropout}. Use 0 to switch it off."
@@ -133,7 +141,7 @@ class MemoryAware:
     def begin(self, model: Any, batch_size: int, key: Key | None) -> Array:
         """Give the memory at the start of an episode; without a key always the same one."""
         key = jax.random.key(0) if key is None else key
-        return model.initial_memory(batch_size, jax.random.fold_in(key, _INITIAL_MEMORY_KEY))
+        return model.initial_memory(batch_size, jax.random.fold_in(key, INITIAL_MEMORY_KEY))
 
     def label_counts(self, batch: EpisodeBatch | Interaction) -> dict[str, Array]:
         """Count labelled tokens (per interaction where those are averaged) and decoder passes."""
@@ -150,14 +158,19 @@ class MemoryAware:
         counts: dict[str, Array],
         *,
         start: int | Array = 0,
+        first_is_written: bool = False,
     ) -> tuple[Array, tuple[Array, Metrics]]:
-        """Score a run of interactions that starts with `memory`; return the memory after it."""
+        """Score a run of interactions that starts with `memory`; return the memory after it.
+
+        `first_is_written`: the predecessor of the first interaction is in `memory` already.
+        """
         factors = answer_factors(counts, self.normalisation, self.balance_loss_scale, len(interactions.ids))
+        writes = (jnp.arange(len(interactions.ids)) > 0) | (not first_is_written)
         return scan_interactions(
             self._interaction_objective,
             model,
             memory,
-            _Scored(interactions, *factors),
+            _Scored(interactions, *factors, writes),
             key,
             memory_gradient_steps=self.memory_gradient_steps,
             remat=self.remat,
@@ -167,10 +180,29 @@ class MemoryAware:
     def objective(
         self, model: Any, batch: EpisodeBatch, key: Key | None, counts: dict[str, Array]
     ) -> tuple[Array, Metrics]:
-        """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
-        memory = self.begin(model, batch.ids.shape[1], key)
-        loss, (memory, metrics) = self.window_objective(model, memory, self.interactions(batch), key, counts)
+        """Score a batch of whole episodes, or of windows; `counts` are the label counts of the whole update."""
+        memory, interactions = self.begin(model, batch.ids.shape[1], key), self.interactions(batch)
+        past = 0 if self.window is None else max(len(batch.ids) - self.window, 0)
+        if past:
+            memory = self._remember(model, memory, jax.tree.map(lambda leaf: leaf[: past + 1], interactions), key)
+            interactions = jax.tree.map(lambda leaf: leaf[past:], interactions)
+        loss, (memory, metrics) = self.window_objective(
+            model, memory, interactions, key, counts, start=past, first_is_written=past > 0
+        )
         return loss, metrics | {"memory/row_cosine": row_cosine(memory)}
+
+    def _remember(self, model: Any, memory: Array, interactions: Interaction, key: Key | None) -> Array:
+        """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""
+
+        def write(
+            model: Any, memory: Array, interaction: Interaction, key: Key | None
+        ) -> tuple[Array, tuple[Array, Metrics]]:
+            return jnp.float32(0.0), (write_previous(model, memory, interaction, key)[0], {})
+
+        graphdef, params = nnx.split(model)
+        still = nnx.merge(graphdef, jax.lax.stop_gradient(params))
+        _, (written, _) = scan_interactions(write, still, jax.lax.stop_gradient(memory), interactions, key, remat=False)
+        return keep_rows(jnp.any(interactions.previous_valid, axis=0), written, memory)
 
     def _interaction_objective(
         self, model: Any, memory: Array, scored: _Scored, key: Key | None
@@ -179,11 +211,12 @@ class MemoryAware:
         if self.memory_dropout > 0.0 and key is not None:
             memory = self._forget_rows(model, memory, interaction, jax.random.fold_in(key, 2))
         learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
-        memory, change = write_previous(model, memory, interaction, key, gradient=learns_to_write)
+        to_write = interaction._replace(previous_valid=interaction.previous_valid & scored.writes)
+        memory, change = write_previous(model, memory, to_write, key, gradient=learns_to_write)
         labels = answer_labels(interaction, self.train_first_interaction)
         answer, balance = read_memory(model, memory, interaction, labels, fold_key(key, 3))
         loss = scored.answer_factor * answer.loss + scored.balance_factor * balance
-        written = (interaction.previous_valid & interaction.valid).astype(jnp.float32)
+        written = (to_write.previous_valid & interaction.valid).astype(jnp.float32)
         update_rms = (jnp.sum(change * written), jnp.sum(written))
         metrics = answer_metrics(answer, balance) | {"memory/update_rms": update_rms}
         return loss, (memory, metrics)

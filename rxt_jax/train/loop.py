@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rxt_jax.train.feeding import Feed
 from rxt_jax.train.interruption import watch_interruptions
 from rxt_jax.train.metrics import MetricWindow
 from rxt_jax.train.state import TrainState
@@ -37,12 +37,14 @@ class LoopConfig:
 
 
 class LoopResult(NamedTuple):
-    """The last state, whether all updates were done, and seconds per update after compilation."""
+    """The last state, whether all updates were done, seconds per update after compilation, and an upper bound of
+    the share of them in which the device waited for data."""
 
     state: TrainState
     finished: bool
     seconds: float
     compile_seconds: float
+    idle_share: float
 
 
 def run_loop(
@@ -67,26 +69,31 @@ def run_loop(
     """
     window, tokens, latest = MetricWindow(), 0, {}
     began = window_began = time.perf_counter()
-    compile_seconds = 0.0
-    update = start
+    compile_seconds = idle = 0.0
+    update, pending = start, None
+    feed = Feed(batches, place)
     with watch_interruptions() as interruption, _progress(quiet) as bar:
         task = bar.add_task(name, total=updates, completed=start, loss="-", speed="-")
         while update < updates and not interruption.requested:
-            batch = next(batches)
-            tokens += int(np.sum(batch.token_mask))
-            state, metrics = train_step(state, place(batch))
+            placed = feed.take(pending)
+            tokens += placed.tokens
+            state, metrics = train_step(state, placed.batch)
             window.add(metrics)
             update += 1
+            pending = metrics["loss"][0]
+            feed.refill(updates - update, pending)
             if update == start + 1:
                 jax.block_until_ready(metrics)
                 compile_seconds = time.perf_counter() - began
                 began = window_began = time.perf_counter()
-                tokens = 0
+                tokens, feed.idle_seconds = 0, 0.0
             due = update % config.log_every == 0 or update == updates or interruption.requested
             if due:
                 latest = window.read()
                 seconds = max(time.perf_counter() - window_began, 1e-9)
                 latest["tokens_per_second"] = tokens / seconds
+                latest["device_idle_share"] = feed.idle_seconds / seconds
+                idle, feed.idle_seconds = idle + feed.idle_seconds, 0.0
                 report("train", update, latest)
                 if not math.isfinite(latest.get("loss", 0.0)):
                     bar.console.print(f"[yellow]{name}: the loss of update {update} is not finite")
@@ -105,7 +112,8 @@ def run_loop(
     seconds = time.perf_counter() - began
     if save is not None and update > start:
         save(update, state, {})
-    return LoopResult(state, update >= updates, seconds / max(update - start - 1, 1), compile_seconds)
+    per_update = seconds / max(update - start - 1, 1)
+    return LoopResult(state, update >= updates, per_update, compile_seconds, idle / max(seconds, 1e-9))
 
 
 def _progress(quiet: bool) -> Progress:

@@ -2,13 +2,14 @@
 update."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.types import Array
 
-__all__ = ["ScheduleConfig", "learning_rate_factor"]
+__all__ = ["ScheduleConfig", "learning_rate_factor", "published_step_counts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +44,43 @@ def learning_rate_factor(config: ScheduleConfig, update: Array | float, total: i
     """Give the factor in [0, 1] of an update, counted from 0, in a run of `total` updates.
 
     Fractions of an update are allowed. After the end the factor stays where it is (the reference's
-    cosine rises again). Source: supervised spec §8.2 and §8.3.
+    cosine rises again). An array gives float32, a Python number float64. Source: supervised spec §8.2 and §8.3.
     """
-    update = jnp.asarray(update, jnp.float32)
+    if isinstance(update, int | float):
+        return _factor(np, config, np.float64(update), total)
+    return _factor(jnp, config, jnp.asarray(update, jnp.float32), total)
+
+
+def _factor(xp: Any, config: ScheduleConfig, update: Any, total: int) -> Any:
     warmup = int(config.warmup_share * total)
     rise = (update + (0.0 if config.warmup_from_zero else 1.0)) / max(warmup, 1)
-    progress = jnp.clip((update - warmup) / max(total - warmup, 1), 0.0, 1.0)
+    progress = xp.clip((update - warmup) / max(total - warmup, 1), 0.0, 1.0)
     if config.kind == "cosine":
-        fall = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        fall = 0.5 * (1.0 + xp.cos(xp.pi * progress))
     elif config.kind == "wsd":
-        left = jnp.clip((total - update) / max(config.decay_share * total, 1.0), 0.0, 1.0)
+        left = xp.clip((total - update) / max(config.decay_share * total, 1.0), 0.0, 1.0)
         fall = left
     else:
-        return jnp.where(update < warmup, jnp.minimum(rise, 1.0), 1.0)
+        return xp.where(update < warmup, xp.minimum(rise, 1.0), 1.0)
     fall = config.final_ratio + (1.0 - config.final_ratio) * fall
-    return jnp.where(update < warmup, jnp.minimum(rise, 1.0), fall)
+    return xp.where(update < warmup, xp.minimum(rise, 1.0), fall)
+
+
+def published_step_counts(
+    *,
+    dataset_size: int,
+    epochs: int,
+    batch_size: int,
+    warmup_ratio: float = 0.0,
+    num_workers: int = 1,
+    gradient_accumulation_steps: int = 1,
+    curriculum_steps: int = 1,
+) -> dict[str, int]:
+    """Count updates as the published helper does, one batch fewer than really run: for repeating its schedules.
+
+    `curriculum_steps` is the number of interactions of an episode. Source: supervised spec §8.3.
+    """
+    batches = int((dataset_size / batch_size - 1) // num_workers)
+    epoch = batches * curriculum_steps
+    total = int(epochs * epoch / gradient_accumulation_steps)
+    return {"total": total, "warmup": int(warmup_ratio * total), "epoch": epoch, "batch": batches}

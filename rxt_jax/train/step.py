@@ -20,7 +20,7 @@ from rxt_jax.train.optimizer import Optimizer
 from rxt_jax.train.state import TrainState
 from rxt_jax.types import Array, Key, Metrics
 
-__all__ = ["Accumulation", "Stage", "TrainStep", "make_train_step"]
+__all__ = ["Accumulation", "Stage", "TrainStep", "make_train_step", "with_reference"]
 
 Accumulation = Literal["tokens", "batches"]
 """How micro-batches join: as if they were one batch, or as the mean of their means (published)."""
@@ -29,7 +29,8 @@ Accumulation = Literal["tokens", "batches"]
 class Stage(Protocol):
     """What the train step has to know of a stage.
 
-    A stage with a field `interactions_per_update` also has `interactions(batch)`, `begin(model,
+    A stage with a field `reference` other than "none" compares with frozen parameters: its objective gets a model
+    `reference=`. A stage with a field `interactions_per_update` also has `interactions(batch)`, `begin(model,
     rows, key)` and `window_objective(model, memory, interactions, key, counts, start=)`.
     """
 
@@ -92,21 +93,52 @@ def make_train_step(
         key = jax.random.fold_in(root, state.update)
         rebuild = functools.partial(_rebuild, graphdef, state.params)
         trained = optimizer.trained(state.params)
+        bound = with_reference(stage, rebuild, state.reference)
         if per_update is None:
-            loss, gradients, metrics = _accumulate(stage, rebuild, trained, batch, key, accumulation, normalise)
+            loss, gradients, metrics = _accumulate(bound, rebuild, trained, batch, key, accumulation, normalise)
             trained, opt_state, update_metrics = optimizer.apply(
                 gradients, state.opt_state, trained, state.update, finite=jnp.isfinite(loss)
             )
             metrics = metrics | update_metrics | {"loss": (loss, jnp.float32(1.0))}
         else:
             trained, opt_state, metrics = _walk_windows(
-                stage, rebuild, optimizer, trained, state, batch, key, per_update
+                bound, rebuild, optimizer, trained, state, batch, key, per_update
             )
         params = with_parameters(state.params, trained)
-        return TrainState(params, opt_state, state.update + 1), metrics
+        reference = _synced(stage, state.reference, trained, state.update + 1)
+        return TrainState(params, opt_state, state.update + 1, reference), metrics
 
     root = jax.random.fold_in(jax.random.key(seed), stream)
     return TrainStep(step, root, out_shardings=state_shardings)
+
+
+def with_reference(stage: Any, rebuild: Callable, reference: dict[str, Array]) -> Any:
+    """Give a stage that compares with frozen parameters the model that has them; the others come back as they are.
+
+    `rebuild` makes a model from values for some of its parameters.
+    """
+    if getattr(stage, "reference", "none") == "none":
+        return stage
+    return _WithReference(stage, rebuild(reference))
+
+
+class _WithReference:
+    """A stage whose objective gets the model that it compares with."""
+
+    def __init__(self, stage: Any, reference: Any):
+        self.batch_axis, self.label_counts, self.interactions = stage.batch_axis, stage.label_counts, stage.interactions
+        self.objective = functools.partial(stage.objective, reference=reference)
+        self.window_objective = functools.partial(stage.window_objective, reference=reference)
+        self.begin = functools.partial(stage.begin, reference=reference)
+
+
+def _synced(stage: Any, reference: dict[str, Array], trained: dict[str, Array], update: Array) -> dict[str, Array]:
+    """Move the reference towards the policy every `reference_sync_every` updates: ref ← α θ + (1 − α) ref."""
+    every = getattr(stage, "reference_sync_every", None)
+    if every is None:
+        return reference
+    rate = jnp.where(update % every == 0, stage.reference_sync_rate, 0.0)
+    return {path: value + rate * (trained[path] - value) for path, value in reference.items()}
 
 
 def _rebuild(graphdef: nnx.GraphDef, params: nnx.State, trained: dict[str, Array]) -> Any:

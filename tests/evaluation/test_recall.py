@@ -13,8 +13,10 @@ from rich.console import Console
 from small import dialogue_tokenizer, random_conversations, small_config, small_model
 
 from rxt_jax.data.config import DataConfig, DialogueData
+from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import EvaluationConfig, Report, evaluate_split
+from rxt_jax.evaluation.evaluate import recalls_in_rows
 from rxt_jax.evaluation.memories import collect_memories, under_condition
 from rxt_jax.evaluation.recall import Recall, bucket_of, chance_level, contains_value, find_value_tokens
 from rxt_jax.model.episode import with_previous
@@ -194,3 +196,19 @@ def test_an_oracle_of_the_last_interaction_recalls_distance_1_and_nothing_else()
     assert result.conditions["zeroed"].by_distance[1] == [0, 4]
     assert result.conditions["memory"].correct_value_tokens == 4
     assert result.chance == 0.25
+
+
+def test_values_of_dropped_interactions_are_not_asked_for_and_counted():
+    tokenizer = dialogue_tokenizer()
+    recall = [{"slot": "cat", "value": "Tom", "distance": 1}]
+    long, short = ({"query": "word " * size, "answer": "Tom", "recall": recall} for size in (40, 1))
+    episode = {"system": "Be brief.", "interactions": [short, long, short]}
+    for use_system_prompt in (False, True):
+        data = DataConfig(max_length=24, use_system_prompt=use_system_prompt)
+        encoder = RowEncoder(tokenizer, data)
+        rows = encoder.episode(episode)
+        recalls, dropped = recalls_in_rows([episode], [rows], encoder)
+        assert dropped == 1
+        assert [each.turn - use_system_prompt for each in recalls] == [0, 2]
+        for each in recalls:
+            assert find_value_tokens(rows[each.turn].ids, rows[each.turn].prompt_length, "Tom", tokenizer.token_bytes)

@@ -48,7 +48,7 @@ class MiniatureModel(nnx.Module):
                 slots=weight(LAYERS, SLOTS, WIDTH, axes=("slots", "embed")),
             )
 
-    def encode(self, ids, token_mask, *, key=None):
+    def encode(self, ids, token_mask, *, segments=None, key=None):
         del key
         hidden, states = self.embedding.table[...][ids], []
         for layer in range(LAYERS):
@@ -67,7 +67,7 @@ class MiniatureModel(nnx.Module):
         read = jnp.einsum("LBST,LBTD->LBSD", weights * token_mask[None, :, None], encoded)
         return 0.5 * memory + 0.5 * jnp.tanh(read)
 
-    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, key=None):
+    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
         del key
         hidden = self.embedding.table[...][ids]
         for layer in range(LAYERS):
@@ -116,7 +116,7 @@ def random_episodes(
 ) -> EpisodeBatch:
     """Conversations of different lengths; row 0 is always full."""
     parts = [random_rows(seed * 100 + i, rows, length) for i in range(interactions)]
-    ids, token_mask, loss_mask, _ = (np.stack(leaves) for leaves in zip(*parts, strict=True))
+    ids, token_mask, loss_mask = (np.stack([part[leaf] for part in parts]) for leaf in range(3))
     turns = np.random.default_rng(seed).integers(1, interactions + 1, rows)
     turns[0] = interactions
     valid = np.arange(interactions)[:, None] < (turns if ragged else interactions)

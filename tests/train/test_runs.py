@@ -15,8 +15,11 @@ from flax import nnx
 from small import mixture_config, random_conversations, small_config, small_model, small_recipe
 
 from rxt_jax import run as runs
+from rxt_jax.checkpoint import CheckpointStore
+from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.recipe import StageRun, from_json, to_json
-from rxt_jax.run import load, run_recipe
+from rxt_jax.run import run_recipe
+from rxt_jax.run_folder import load
 from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_sharding, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
 from rxt_jax.train.groups import flat_parameters
@@ -130,6 +133,9 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypa
         monkeypatch.undo()
         mesh_of_one(monkeypatch)
         _only_first_stop(tmp_path)
+    other = replace(cut, data=replace(cut.data, mask_probability=0.3))
+    with pytest.raises(ValueError, match=r"data\.mask_probability = 0\.15, this one has 0\.3"):
+        run_recipe(other, quiet=True)
     assert run_recipe(cut, quiet=True)
     resumed = flat(nnx.split(load(tmp_path / "cut").model)[1])
     for path, value in whole.items():
@@ -201,6 +207,17 @@ def test_checkpoints_and_folders_of_another_config_are_refused(tmp_path):
     run: StageRun = recipe.stages["sft"]
     longer = replace(recipe, stages={"sft": replace(run, batch_size=16)})
     with pytest.raises(ValueError, match=r"another stage: stage\.batch_size was 8 and is 16"):
+        run_recipe(longer, quiet=True)
+
+
+def test_another_tokenizer_is_refused_when_a_run_goes_on_and_when_it_is_loaded(tmp_path):
+    recipe = small_recipe(tmp_path / "run", {"sft": InteractionSft()})
+    assert run_recipe(recipe, quiet=True)
+    other = train_tokenizer(["quite another text"] * 9, TokenizerConfig(vocab_size=512), tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"but that of the run folder is {other.fingerprint[:12]}"):
+        load(tmp_path / "run")
+    longer = replace(recipe, model=replace(recipe.model, vocab_size=other.vocab_size))
+    with pytest.raises(ValueError, match=r"was trained with the tokenizer"):
         run_recipe(longer, quiet=True)
 
 
@@ -280,3 +297,21 @@ def test_a_run_that_starts_from_another_takes_what_fits(tmp_path, capsys):
     assert (tmp_path / "second" / "tokenizer.model").read_bytes() == (
         tmp_path / "first" / "tokenizer.model"
     ).read_bytes()
+
+
+def test_a_parameter_that_a_checkpoint_lacks_is_missed_also_where_it_is_read_in_parts(tmp_path, monkeypatch, caplog):
+    store = CheckpointStore(tmp_path)
+    stored = {name: jnp.arange(8.0) for name in ("a", "b", "c")}
+    store.save(1, stored, (), {})
+    store.wait()
+    monkeypatch.setattr("rxt_jax.checkpoint._PART_BYTES", 32)
+
+    def wanted(**more):
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in (stored | more).items()
+        }
+
+    assert store.restore(wanted(), None).params.keys() == stored.keys()
+    assert store.restore(wanted(d=jnp.zeros(8)), None) is None
+    assert "lacks the parameters d" in caplog.text
+    assert store.restore(wanted(a=jnp.zeros(9)), None) is None

@@ -51,7 +51,7 @@ def train(stage, batches, *, config=None, accumulation=1, unfreeze=(), normalise
 
 def rows_of(batch, rows):
     axis = 0 if isinstance(batch, RowBatch) else 1
-    return type(batch)(*(np.take(leaf, rows, axis=axis) for leaf in batch))
+    return jax.tree.map(lambda leaf: np.take(leaf, rows, axis=axis), batch)
 
 
 def assert_close(actual: dict, expected: dict, **tolerance) -> None:

@@ -1,0 +1,124 @@
+"""The same measurement for the stateless baseline, which has its past as text.
+
+Two conditions: with the whole conversation before the question, and with the question alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rxt_jax.data.config import DataConfig
+from rxt_jax.data.rows import Row, RowEncoder, join_rows, stack_conversations
+from rxt_jax.data.sources import EpisodeSource
+from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.evaluation.config import EvaluationConfig
+from rxt_jax.evaluation.evaluate import generate_texts, recalls_in_rows, sample_episodes
+from rxt_jax.evaluation.memories import score_tokens
+from rxt_jax.evaluation.recall import Recall, chance_level, contains_value, find_value_tokens
+from rxt_jax.evaluation.report import ConditionResult, SplitResult
+from rxt_jax.types import EpisodeBatch
+
+__all__ = ["evaluate_baseline"]
+
+_CONDITIONS = ("history", "question_alone")
+
+
+def evaluate_baseline(
+    model: Any, tokenizer: Tokenizer, source: EpisodeSource, data: DataConfig, config: EvaluationConfig
+) -> SplitResult:
+    """Measure a `BaselineTransformer` as `evaluate_split` measures a model with memory.
+
+    Rows are as long as the model allows; of a longer conversation the past is read from the interaction on that lets
+    the question fit, and it is counted as shortened.
+    """
+    data = replace(data, conversation_length=model.config.max_length)
+    episodes, size = sample_episodes(source, config)
+    longest = max(len(episode["interactions"]) for episode in episodes) + data.use_system_prompt
+    encoder = RowEncoder(tokenizer, replace(data, max_interactions=min(longest, data.max_interactions)))
+    result = SplitResult(len(episodes), 0, {name: ConditionResult() for name in _CONDITIONS})
+    graphdef, params = nnx.split(model)
+    rows = [encoder.episode(episode) for episode in episodes]
+    recalls, result.dropped_recalls = recalls_in_rows(episodes, rows, encoder)
+    for name, one in result.conditions.items():
+        pasts = [[_past(row, turn, name, data) for turn in range(len(row))] for row in rows]
+        _answer(one, graphdef, params, pasts, recalls, encoder, config)
+        for start in range(0, len(rows), size):
+            mine = [recall for recall in recalls if start <= recall.episode < start + size]
+            _score(one, graphdef, params, rows[start : start + size], mine, start, name, encoder)
+    result.interactions = sum(row.valid for each in rows for row in each)
+    result.chance = chance_level(recalls)
+    result.cut_rows = encoder.report.cut.total()
+    too_long = sum(1 + sum(len(row.ids) - 1 for row in each) > data.conversation_length for each in rows)
+    result.shortened_episodes = encoder.report.episodes_shortened + too_long
+    return result
+
+
+def _past(rows: Sequence[Row], turn: int, condition: str, data: DataConfig) -> list[int]:
+    """Write the prompt of a turn with as much of the past as fits, newest first, and the answer's first token."""
+    row = rows[turn]
+    question = row.ids[: row.prompt_length + 1]
+    first, room = turn, data.conversation_length - len(question)
+    while condition == "history" and first > 0 and len(rows[first - 1].ids) - 1 <= room:
+        first -= 1
+        room -= len(rows[first].ids) - 1
+    past, _ = join_rows(rows[first:turn], data.conversation_length)
+    return past + question[bool(past) :]
+
+
+def _answer(
+    result: ConditionResult,
+    graphdef: Any,
+    params: Any,
+    pasts: list[list[list[int]]],
+    recalls: Sequence[Recall],
+    encoder: RowEncoder,
+    config: EvaluationConfig,
+) -> None:
+    turns = sorted({(recall.turn, recall.episode) for recall in recalls})
+    prompts = [pasts[episode][turn] for turn, episode in turns]
+    length = encoder.config.conversation_length
+    made = generate_texts(graphdef, params, prompts, lambda numbers: None, encoder, config, length)
+    texts = dict(zip(turns, made, strict=True))
+    for recall in recalls:
+        result.count_recall(recall.distance, contains_value(texts[recall.turn, recall.episode], recall.value))
+
+
+def _score(
+    result: ConditionResult,
+    graphdef: Any,
+    params: Any,
+    rows: list[list[Row]],
+    recalls: Sequence[Recall],
+    first: int,
+    condition: str,
+    encoder: RowEncoder,
+) -> None:
+    """Score all answers: of whole conversations, or of every interaction as a conversation of its own."""
+    turns, length = max(map(len, rows)), encoder.config.conversation_length
+    if condition == "history":
+        conversations = [rows]
+    else:
+        length = encoder.config.max_length
+        conversations = [[row[turn : turn + 1] for row in rows] for turn in range(turns)]
+    stacked = [stack_conversations(each, length, encoder.special.pad) for each in conversations]
+    ids, token_mask, loss_mask = (np.stack(leaves) for leaves in zip(*stacked, strict=True))
+    batch = EpisodeBatch(ids, token_mask, loss_mask, token_mask.any(-1))
+    losses, hits = jax.device_get(score_tokens(graphdef, params, jax.tree.map(jnp.asarray, batch), None))
+    result.count_tokens(losses, hits, loss_mask)
+    for recall in recalls:
+        mine = rows[recall.episode - first]
+        row = mine[recall.turn]
+        found = find_value_tokens(row.ids, row.prompt_length, recall.value, encoder.tokenizer.token_bytes)
+        offset = sum(len(each.ids) - 1 for each in mine[: recall.turn]) if condition == "history" else 0
+        if found is None or offset + len(row.ids) > length:
+            result.values_without_tokens += 1
+            continue
+        place = (0 if condition == "history" else recall.turn, recall.episode - first)
+        of_value = hits[(*place, slice(offset + found.start, offset + found.stop))]
+        result.value_tokens += len(of_value)
+        result.correct_value_tokens += int(np.sum(of_value))

@@ -1,0 +1,154 @@
+"""A run's folder: what it says about itself, loading a model from it, writing one into it.
+
+recipe.json  tokenizer.model  stages/<name>/  metrics.jsonl  tensorboard/  evaluation/  samples/
+"""
+
+import functools
+import importlib.metadata
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from rxt_jax.checkpoint import CheckpointStore
+from rxt_jax.data.config import DataConfig
+from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
+from rxt_jax.model import AnyModel, ReactiveTransformer, make_model
+from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
+from rxt_jax.stages import MemoryAware
+from rxt_jax.train.groups import flat_parameters, with_parameters
+
+__all__ = [
+    "LoadedRun",
+    "check_tokenizer",
+    "claim_folder",
+    "first_difference",
+    "load",
+    "run_and_stage",
+    "write_recipe",
+    "write_run",
+]
+
+RECIPE_FILE = "recipe.json"
+
+
+class LoadedRun(NamedTuple):
+    """A trained model with everything needed to use it."""
+
+    model: AnyModel
+    tokenizer: Tokenizer
+    recipe: Recipe
+
+
+def load(folder: str | Path) -> LoadedRun:
+    """Load a run's model with its tokenizer and recipe.
+
+    `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`.
+    """
+    folder, only = run_and_stage(folder)
+    if not (folder / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE_FILE}")
+    recipe = from_json(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))["recipe"])
+    tokenizer = load_tokenizer(folder)
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make_model(recipe.model, rngs=nnx.Rngs(0))))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {
+        path: jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device)
+        for path, variable in flat_parameters(abstract).items()
+    }
+    for name in reversed(recipe.stages) if only is None else (only,):
+        path = folder / "stages" / name
+        if not path.is_dir():
+            continue
+        store = CheckpointStore(path)
+        checkpoint = store.restore(shapes, None, functools.partial(check_tokenizer, tokenizer=tokenizer, folder=path))
+        store.close()
+        if checkpoint is not None:
+            params = with_parameters(abstract, checkpoint.params)
+            return LoadedRun(nnx.merge(graphdef, params), tokenizer, recipe)
+    place = folder if only is None else folder / "stages" / only
+    raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
+
+
+def write_run(folder: str | Path, model: ReactiveTransformer, tokenizer: Tokenizer, *, stage: str = "imported") -> None:
+    """Write a model that was not trained here as a run of one finished stage; `start_from` trains it on."""
+    folder = Path(folder)
+    if (folder / RECIPE_FILE).is_file():
+        raise FileExistsError(f"{folder} holds a run already; name another folder")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, more than the model's {model.config.vocab_size}"
+        )
+    done = StageRun(stage=MemoryAware(), updates=1, batch_size=1)
+    data = DataConfig(max_length=model.config.max_length, text_length=model.config.max_length)
+    recipe = Recipe(name=folder.name, folder=str(folder), model=model.config, data=data, stages={stage: done})
+    tokenizer.save(folder)
+    write_recipe(recipe, folder)
+    store = CheckpointStore(folder / "stages" / stage, streamed=True)
+    flat = {path: variable[...] for path, variable in flat_parameters(nnx.split(model)[1]).items()}
+    store.save(done.updates, flat, (), {"update": done.updates, "tokenizer": tokenizer.fingerprint})
+    store.close()
+
+
+def run_and_stage(path: str | Path) -> tuple[Path, str | None]:
+    """Tell a run's folder from that of one of its stages."""
+    path = Path(path)
+    return (path.parent.parent, path.name) if path.parent.name == "stages" else (path, None)
+
+
+def claim_folder(recipe: Recipe, folder: Path) -> None:
+    """Refuse a folder that holds the run of another model or tokenizer."""
+    file = folder / RECIPE_FILE
+    if not file.is_file():
+        return
+    old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
+    new = json.loads(json.dumps(to_json(recipe)))
+    for part in ("model", "tokenizer", "seed", "start_from"):
+        before, now = old.get(part), new[part]
+        if part == "model":
+            before, now = ({**each, "vocab_size": None} for each in (before, now))
+        if before != now:
+            raise ValueError(
+                f"{folder} holds a run with another {part}: {first_difference(before, now, part)}. "
+                f"Use another --folder, or the old config."
+            )
+
+
+def check_tokenizer(meta: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
+    """Refuse a checkpoint whose parameters learnt another meaning of the ids; old ones do not say."""
+    trained_with = meta.get("tokenizer")
+    if trained_with not in (None, tokenizer.fingerprint):
+        raise ValueError(
+            f"{folder} was trained with the tokenizer {trained_with[:12]}…, but that of the run folder is "
+            f"{tokenizer.fingerprint[:12]}…: every id would mean something else. Put the old {MODEL_FILE} or "
+            f"{JSON_FILE} back into the run folder, or train in another --folder."
+        )
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "rxt_jax")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    content = {"recipe": to_json(recipe), "versions": versions, "git": _git_state()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _git_state() -> str | None:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def first_difference(old: Any, new: Any, place: str) -> str:
+    """Name the first field in which two configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                return first_difference(old.get(key), new.get(key), f"{place}.{key}")
+    return f"{place} was {old!r} and is {new!r}"

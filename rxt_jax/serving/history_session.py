@@ -1,0 +1,140 @@
+"""A conversation with the stateless baseline, which keeps the past as text and reads it again.
+
+The counterpart of `ChatSession`: same calls, same template, no memory. Source: architecture spec §16.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rxt_jax.data.template import prompt_ids
+from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.serving.generation import Generation, Rules, prefill, read
+from rxt_jax.serving.interaction import ThinkingMode, first_tokens
+from rxt_jax.serving.sampling import SamplingConfig
+from rxt_jax.serving.streaming import Chunk, stream_reply
+from rxt_jax.types import Array
+
+__all__ = ["HistorySession"]
+
+_SMALLEST_BUCKET = 32
+
+
+class HistorySession:
+    """One conversation with a `BaselineTransformer`; `history` holds all its tokens.
+
+    With `persistent_cache` keys and values of the past are kept and only new tokens are read; without it every
+    turn reads the whole past again, as a stateless service does. Lengths are rounded up to powers of two, one
+    compile each; `reply_tokens` bounds a reply.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        sampling: SamplingConfig | None = None,
+        mode: ThinkingMode = "fast",
+        reply_tokens: int = 64,
+        persistent_cache: bool = True,
+        stream_tokens: int = 4,
+        seed: int = 0,
+    ):
+        self.tokenizer = tokenizer
+        self.sampling = sampling or SamplingConfig()
+        self.mode: ThinkingMode = mode
+        self.reply_tokens = reply_tokens
+        self.persistent_cache = persistent_cache
+        self.stream_tokens = stream_tokens
+        self._length = model.config.max_length
+        self._graphdef, self._params = nnx.split(model)
+        self._key = jax.random.key(seed)
+        self._turns = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.history: list[int] = []
+        self._generation: Generation | None = None
+        self._read = 0
+
+    def send(
+        self,
+        query: str | None = None,
+        *,
+        tool_result: str | None = None,
+        mode: ThinkingMode | None = None,
+        internal: str | None = None,
+    ) -> Iterator[Chunk]:
+        """Stream the reply to a query or to a tool's result. A conversation that is full is an error."""
+        if bool(query) == bool(tool_result):
+            raise ValueError("send needs either a query or the result of a tool, and not both.")
+        record = {"query": query, "tool_use": tool_result, "internal": internal}
+        prompt = prompt_ids(record, self.tokenizer.encode, self.tokenizer.special)
+        row = self.history + prompt[bool(self.history) :]
+        if len(row) + 2 > self._length:
+            raise ValueError(
+                f"the conversation has {len(row)} tokens, but the model reads {self._length} with the answer. "
+                f"Begin a new one."
+            )
+        return self._stream(row, first_tokens(mode or self.mode, self.tokenizer.special))
+
+    def answer(self, query: str, **options: Any) -> str:
+        """Return the whole answer of a turn, without thoughts and tool calls."""
+        return "".join(chunk for chunk in self.send(query, **options) if chunk.block == "answer")
+
+    def _stream(self, row: list[int], first: tuple[int, ...]) -> Iterator[Chunk]:
+        key = jax.random.fold_in(self._key, 1 + self._turns)
+        self._turns += 1
+        special = self.tokenizer.special
+        width = min(_bucket(len(row) + self.reply_tokens), self._length)
+        rules = Rules(width, special.eos, self.sampling, special.pad, first, self.reply_tokens)
+        kept, self._generation = self._generation, None
+        if kept is None:
+            self._read = 0
+            generation = _prefill(self._graphdef, self._params, *self._padded(row, width), width)
+        else:
+            new = self._padded(row[self._read :], width)
+            generation = _read(self._graphdef, self._params, kept, *new, width)
+        self.history = row
+        generation, made = yield from stream_reply(
+            self._graphdef, self._params, generation, key, rules, self.tokenizer, self.stream_tokens
+        )
+        self.history = row + made
+        if self.persistent_cache:
+            # The token that ended the reply has not been read: it comes with the next prompt.
+            self._generation, self._read = generation, len(self.history) - 1
+
+    def _padded(self, ids: list[int], width: int) -> tuple[Array, Array]:
+        length = min(_bucket(len(ids)), width)
+        row = np.full((1, length), self.tokenizer.special.pad, np.int32)
+        row[0, : len(ids)] = ids
+        return jnp.asarray(row), jnp.arange(length)[None] < len(ids)
+
+
+def _bucket(length: int) -> int:
+    """Round up to a power of two."""
+    return max(_SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _prefill(graphdef: Any, params: Any, ids: Array, mask: Array, width: int) -> Generation:
+    return prefill(nnx.merge(graphdef, params), None, ids, mask, width)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _read(graphdef: Any, params: Any, kept: Generation, ids: Array, mask: Array, width: int) -> Generation:
+    def widen(leaf: Array) -> Array:
+        # Keys and values are [layers B length K H], the mask is [B length].
+        axis = 1 if leaf.ndim == 2 else 2
+        room = [(0, 0)] * leaf.ndim
+        room[axis] = (0, width - leaf.shape[axis])
+        return jnp.pad(leaf, room)
+
+    wide = kept._replace(cache=jax.tree.map(widen, kept.cache))
+    return read(nnx.merge(graphdef, params), wide, ids, mask, width)

@@ -1,0 +1,45 @@
+"""Training of the stateless baseline: whole conversations in one row, all answers scored at once.
+
+The same conversations, template and scored tokens as stage 4, so that the two models can be compared; here the
+past is read again as text. Source: architecture spec §16, supervised spec §3.13.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy
+from rxt_jax.types import Array, Key, Metrics, RowBatch
+
+__all__ = ["ConversationSft"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationSft:
+    """Options of the baseline's training; for a `BaselineConfig` alone."""
+
+    kind: ClassVar[str] = "conversation_sft"
+    batch_axis: ClassVar[int] = 0
+
+    balance_loss_scale: float = 0.01
+    trainable: tuple[str, ...] = ("embedding", "decoder")
+
+    def label_counts(self, batch: RowBatch) -> dict[str, Array]:
+        """Count the scored tokens; micro-batches add up."""
+        return {"answer": jnp.sum(batch.loss_mask[:, 1:], dtype=jnp.float32), "balance": jnp.float32(1.0)}
+
+    def objective(
+        self, model: Any, batch: RowBatch, key: Key | None, counts: dict[str, Array]
+    ) -> tuple[Array, Metrics]:
+        """Score a batch of conversations; `counts` are the label counts of the whole update."""
+        hidden, balance = model.decode_hidden(batch.ids, batch.token_mask, key=key)
+        answer = projected_answer_cross_entropy(model.logits, hidden, batch.ids, jnp.asarray(batch.loss_mask))
+        loss = answer.loss / jnp.maximum(counts["answer"], 1.0)
+        loss = loss + self.balance_loss_scale * balance / counts["balance"]
+        metrics = {
+            "answer/loss": (answer.loss, answer.count),
+            "answer/accuracy": (answer.correct, answer.count),
+            "router/balance": (balance, jnp.float32(1.0)),
+        }
+        return loss, metrics

@@ -1,0 +1,345 @@
+"""Stage 5, DMPO: preferences between answers, conditioned on memory, with the gradient through memory.
+
+    memory i−1, accepted interaction i−1 ──▶ encode ──▶ update_memory ──▶ memory i
+    memory i, query i + {accepted, rejected, neutral} answer ──▶ decode ──▶ log-probabilities ──▶ loss
+
+Memory is written by accepted answers alone and never holds the answer that it scores. All memories of an episode
+are made first; then the decoder reads them, the answers to one query side by side. The reference is a frozen copy
+of the parameters that train. Source: reinforcement spec §6.6 (normative), §6.4, §6.5 and §6.7.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs, projected_sequence_log_probs
+from rxt_jax.model.episode import fold_key, scan_memories, with_previous
+from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY, row_cosine, write_previous
+from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics, PreferenceBatch
+
+__all__ = ["DirectMemoryPreference", "MemoryRule", "ReferenceKind"]
+
+MemoryRule = Literal["causal", "reference", "document"]
+"""What is written before answer i is scored: interaction i − 1 (the default); interaction i itself except the first
+one (published: the answer leaks into the memory that scores it); interaction i, the reference reading the memory
+before it (the seed document, leaking as well). The latter two are for parity."""
+
+ReferenceKind = Literal["decoder", "full", "none"]
+"""Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, or none."""
+
+
+class _Answers(NamedTuple):
+    """Interactions of an episode for the engine: what is written before each, and the answers to score."""
+
+    interaction: Interaction
+    ids: Array  # [I B k T], accepted, rejected, and neutral if wanted
+    token_mask: Array  # [I B k T]
+    loss_mask: Array  # [I B k T]
+    paired: Array  # [I B], accepted and rejected are there
+    anchored: Array  # [I B], a neutral answer is there as well
+
+    @property
+    def valid(self) -> Array:
+        return self.interaction.valid
+
+
+class _Memories(NamedTuple):
+    """What is carried from interaction to interaction; `reference` is None unless it has a chain of its own."""
+
+    policy: Array
+    reference: Array | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectMemoryPreference:
+    """Options of DMPO.
+
+    `preference` is a loss of `losses.preference`, `mixture` replaces it by several with weights. `anchor_weight` above
+    0 is anchored DMPO: plus that times |log π − log π_ref| of neutral answers; a row without one adds nothing.
+    `sft_weight` adds the mean token loss of accepted answers. `normalisation`: sum (issue and theory) or mean of the
+    interactions' mean losses. `reference_sync_every` updates (None = never) the reference moves by
+    `reference_sync_rate` towards the policy. `interactions_per_call` is how many interactions of a row one call of the
+    decoder scores; calls that no row needs are skipped. The others are those of `MemoryAware`.
+    """
+
+    kind: ClassVar[str] = "direct_memory_preference"
+    batch_axis: ClassVar[int] = 1
+
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    mixture: tuple[tuple[PreferenceConfig, float], ...] = ()
+    logprob_reduction: LogProbReduction = "sum"
+    reference: ReferenceKind = "decoder"
+    reference_sync_every: int | None = None
+    reference_sync_rate: float = 0.6
+    memory_rule: MemoryRule = "causal"
+    memory_gradient_steps: int | None = None
+    interactions_per_update: int | None = None
+    normalisation: Literal["interaction_sum", "interaction_mean"] = "interaction_sum"
+    anchor_weight: float = 0.0
+    sft_weight: float = 0.0
+    balance_loss_scale: float = 0.001
+    interactions_per_call: int = 2
+    remat: bool = True
+    trainable: tuple[str, ...] = (
+        "embedding",
+        "encoder",
+        "decoder",
+        "cross_attention",
+        "memory_attention",
+        "learned_memory",
+    )
+    unfreeze: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("memory_gradient_steps", "interactions_per_update", "reference_sync_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be None or at least 1, got {value}.")
+        if self.interactions_per_call < 1:
+            raise ValueError(f"interactions_per_call must be at least 1, got {self.interactions_per_call}.")
+        for name in ("anchor_weight", "sft_weight", "balance_loss_scale"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for config, _ in self.losses:
+            if config.loss in ("aot", "aot_unpaired"):
+                raise ValueError(f"{config.loss} sorts the pairs of a batch, which masked interactions do not allow.")
+            if config.loss in ("ipo", "sigmoid_norm", "simpo", "orpo", "sft") and self.logprob_reduction != "sum":
+                raise ValueError(f"{config.loss} divides by the length itself. Use logprob_reduction='sum'.")
+        if self.logprob_reduction not in get_args(LogProbReduction):
+            known = ", ".join(get_args(LogProbReduction))
+            raise ValueError(f"logprob_reduction must be one of {known}, got {self.logprob_reduction!r}.")
+
+    @property
+    def losses(self) -> tuple[tuple[PreferenceConfig, float], ...]:
+        """List the losses with their weights."""
+        return self.mixture or ((self.preference, 1.0),)
+
+    @property
+    def reference_groups(self) -> tuple[str, ...]:
+        """Name the parameter groups that the reference has a copy of, those that train."""
+        groups = {
+            "none": (),
+            "decoder": ("embedding", "decoder", "cross_attention"),
+            "full": ("embedding", "encoder", "decoder", "cross_attention", "memory_attention", "learned_memory"),
+        }
+        return tuple(group for group in groups[self.reference] if group in self.trainable)
+
+    def interactions(self, batch: PreferenceBatch) -> _Answers:
+        """Prepare a batch for the engine; `memory_rule` says which row is written before each interaction."""
+        batch = jax.tree.map(jnp.asarray, batch)
+        interaction = with_previous(batch.accepted)
+        if self.memory_rule != "causal":
+            valid = batch.accepted.valid
+            late = self.memory_rule == "document" or jnp.arange(len(valid))[:, None] > 0
+            interaction = interaction._replace(
+                previous_ids=batch.accepted.ids,
+                previous_token_mask=batch.accepted.token_mask,
+                previous_valid=valid & late,
+            )
+        answers = (batch.accepted, batch.rejected, batch.neutral)[: 3 if self.anchor_weight else 2]
+
+        def side_by_side(name: str) -> Array:
+            return jnp.stack([getattr(each, name) for each in answers], axis=2)
+
+        masks = jnp.stack([each.valid for each in answers], axis=2)[..., None]
+        paired = batch.accepted.valid & batch.rejected.valid & _has_answer(batch.accepted) & _has_answer(batch.rejected)
+        return _Answers(
+            interaction,
+            side_by_side("ids"),
+            side_by_side("token_mask") & masks,
+            side_by_side("loss_mask") & masks & paired[..., None, None],
+            paired,
+            paired & batch.neutral.valid & _has_answer(batch.neutral),
+        )
+
+    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> _Memories:
+        """Give the memories at the start of an episode; without a key always the same ones."""
+        key = jax.random.fold_in(jax.random.key(0) if key is None else key, INITIAL_MEMORY_KEY)
+        # The same draw for both: where memory starts at random they start alike.
+        return _Memories(
+            model.initial_memory(batch_size, key),
+            None if self.reference != "full" or reference is None else reference.initial_memory(batch_size, key),
+        )
+
+    def label_counts(self, batch: PreferenceBatch | _Answers) -> dict[str, Array]:
+        """Count pairs and accepted tokens per interaction, `[I]`, and interactions that have any."""
+        answers = batch if isinstance(batch, _Answers) else self.interactions(batch)
+        pairs = jnp.sum(answers.paired, axis=1, dtype=jnp.float32)
+        tokens = jnp.sum(answers.loss_mask[:, :, 0, 1:], dtype=jnp.float32)
+        return {"pairs": pairs, "tokens": tokens, "calls": jnp.sum(pairs > 0, dtype=jnp.float32)}
+
+    def objective(
+        self,
+        model: Any,
+        batch: PreferenceBatch,
+        key: Key | None,
+        counts: dict[str, Array],
+        *,
+        reference: Any = None,
+    ) -> tuple[Array, Metrics]:
+        """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
+        memory = self.begin(model, batch.accepted.ids.shape[1], key, reference=reference)
+        answers = self.interactions(batch)
+        loss, (memory, metrics) = self.window_objective(model, memory, answers, key, counts, reference=reference)
+        return loss, metrics | {"memory/row_cosine": row_cosine(memory.policy)}
+
+    def window_objective(
+        self,
+        model: Any,
+        memory: _Memories,
+        answers: _Answers,
+        key: Key | None,
+        counts: dict[str, Array],
+        *,
+        start: int | Array = 0,
+        reference: Any = None,
+    ) -> tuple[Array, tuple[_Memories, Metrics]]:
+        """Score a run of interactions that starts with `memory`; return the memories after it."""
+        if (reference is None) != (self.reference == "none"):
+            raise ValueError(
+                f"reference={self.reference!r} wants {'no' if reference is not None else 'a'} reference model."
+            )
+        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
+
+        def write(model: Any, memory: Array, answers: _Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
+            memory, change = write_previous(model, memory, answers.interaction, key, gradient=learns_to_write)
+            written = (answers.interaction.previous_valid & answers.valid).astype(jnp.float32)
+            return jnp.float32(0.0), (memory, {"memory/update_rms": (jnp.sum(change * written), jnp.sum(written))})
+
+        def chain(model: Any, memory: Array, key: Key | None) -> tuple[Array, Metrics]:
+            return scan_memories(
+                write,
+                model,
+                memory,
+                answers,
+                key,
+                memory_gradient_steps=self.memory_gradient_steps,
+                remat=self.remat,
+                # The document's rule writes at interaction 0 already: its second write is one earlier.
+                start=start + 1 if self.memory_rule == "document" else start,
+            )
+
+        memories, metrics = chain(model, memory.policy, key)
+        before = jnp.concatenate([memory.policy[None], memories[:-1]])
+        read_by_reference = jax.lax.stop_gradient(before if self.memory_rule == "document" else memories)
+        after = _Memories(memories[-1], memory.reference)
+        if memory.reference is not None:
+            read_by_reference, _ = chain(reference, memory.reference, None)
+            read_by_reference = jax.lax.stop_gradient(read_by_reference)
+            after = after._replace(reference=read_by_reference[-1])
+
+        policy, balance = self._score(model, memories, answers, fold_key(key, 1 << 20))
+        if reference is None:
+            frozen = jax.tree.map(jnp.zeros_like, policy)
+        else:
+            frozen = jax.tree.map(jax.lax.stop_gradient, self._score(reference, read_by_reference, answers, None)[0])
+        loss, scores = self._loss(policy, frozen, answers, counts)
+        loss = loss + self.balance_loss_scale * balance / jnp.maximum(counts["calls"], 1.0)
+        return loss, (after, metrics | scores | {"router/balance": (balance, counts["calls"])})
+
+    def _score(self, model: Any, memories: Array, answers: _Answers, key: Key | None) -> tuple[SequenceLogProbs, Array]:
+        """Read memories `[I L B S D]` with all answers: log-probabilities `[I B k]`, and the routers' loss.
+
+        In every row the interactions that have a pair come first: then calls that no row needs are skipped.
+        """
+        count, rows, kinds, length = answers.ids.shape
+        order = jnp.argsort(~answers.paired, axis=0, stable=True)
+        together = min(self.interactions_per_call, count)
+        calls = -(-count // together)
+
+        def arrange(leaf: Array, batch_axis: int = 1) -> Array:
+            shape = [1] * leaf.ndim
+            shape[0], shape[batch_axis] = order.shape
+            leaf = jnp.take_along_axis(leaf, order.reshape(shape), axis=0)
+            leaf = jnp.pad(leaf, [(0, calls * together - count), *[(0, 0)] * (leaf.ndim - 1)])
+            return leaf.reshape(calls, together, *leaf.shape[1:])
+
+        def call(carry: Array, inputs: tuple) -> tuple[Array, tuple[SequenceLogProbs, Array]]:
+            memories, ids, token_mask, loss_mask, paired, number = inputs
+
+            def read(memories: Array) -> tuple[SequenceLogProbs, Array]:
+                # Row b of interaction i and its k answers are neighbours; k of them share a memory.
+                flat = (together * rows * kinds, length)
+                memory = jnp.moveaxis(memories, 1, 0).reshape(memories.shape[1], together * rows, *memories.shape[3:])
+                hidden, balance = model.decode_hidden(
+                    ids.reshape(flat), token_mask.reshape(flat), memory, key=fold_key(key, number)
+                )
+                found = projected_sequence_log_probs(model.logits, hidden, ids.reshape(flat), loss_mask.reshape(flat))
+                shape = (together, rows, kinds)
+                return SequenceLogProbs(found.total.reshape(shape), found.length.reshape(shape)), jnp.float32(balance)
+
+            def skip(memories: Array) -> tuple[SequenceLogProbs, Array]:
+                zero = jnp.zeros((together, rows, kinds), jnp.float32)
+                return SequenceLogProbs(zero, zero), jnp.float32(0.0)
+
+            return carry, jax.lax.cond(jnp.any(paired), read, skip, memories)
+
+        inputs = (
+            arrange(memories, batch_axis=2),
+            *(arrange(leaf) for leaf in (answers.ids, answers.token_mask, answers.loss_mask, answers.paired)),
+            jnp.arange(calls),
+        )
+        run = jax.checkpoint(call, prevent_cse=False) if self.remat else call
+        _, (found, balances) = jax.lax.scan(run, jnp.float32(0.0), inputs)
+        back = jnp.argsort(order, axis=0)[..., None]
+
+        def put_back(leaf: Array) -> Array:
+            leaf = leaf.reshape(calls * together, *leaf.shape[2:])[:count]
+            return jnp.take_along_axis(leaf, back, axis=0)
+
+        return jax.tree.map(put_back, found), jnp.sum(balances) * together
+
+    def _loss(
+        self, policy: SequenceLogProbs, frozen: SequenceLogProbs, answers: _Answers, counts: dict[str, Array]
+    ) -> tuple[Array, Metrics]:
+        """Turn log-probabilities `[I B k]` into the loss and the metrics of spec §6.7."""
+        reduced, reference = policy.reduced(self.logprob_reduction), frozen.reduced(self.logprob_reduction)
+        lengths = policy.length
+        pair = PairLogProbs(
+            reduced[..., 0], reduced[..., 1], reference[..., 0], reference[..., 1], lengths[..., 0], lengths[..., 1]
+        )
+        paired = answers.paired.astype(jnp.float32)
+        each = jax.vmap(lambda pair: preference_losses(pair, self.losses))(pair)
+        anchor = jnp.zeros_like(each)
+        if self.anchor_weight:
+            drift = reduced[..., 2] - reference[..., 2]
+            # Without a drift there is no direction: the derivative of |x| at 0 is taken as 0 (JAX: 1).
+            anchor = jnp.where(answers.anchored & (drift != 0.0), jnp.abs(drift), 0.0)
+        factor = 1.0 / jnp.maximum(counts["pairs"], 1.0)
+        if self.normalisation == "interaction_mean":
+            factor = factor / jnp.maximum(counts["calls"], 1.0)
+        preference_loss = jnp.sum(jnp.where(answers.paired, each, 0.0) * factor[:, None])
+        loss = preference_loss + self.anchor_weight * jnp.sum(anchor * factor[:, None])
+        loss = loss - self.sft_weight * jnp.sum(policy.total[..., 0]) / jnp.maximum(counts["tokens"], 1.0)
+        means = policy.reduced("mean")
+        rows = {
+            "preference/loss": each,
+            **preference_metrics(pair, self.losses[0][0].beta),
+            "logps/chosen": policy.total[..., 0],
+            "logps/rejected": policy.total[..., 1],
+            "logps/chosen_mean": means[..., 0],
+            "logps/rejected_mean": means[..., 1],
+            "logps/raw_accuracy": (reduced[..., 0] > reduced[..., 1]).astype(jnp.float32),
+            # An estimate of KL(π ‖ π_ref) from answers that the policy did not draw: a measure of drift.
+            "kl/chosen": policy.total[..., 0] - frozen.total[..., 0],
+            "length/chosen": lengths[..., 0],
+            "length/rejected": lengths[..., 1],
+        }
+        metrics: Metrics = {}
+        for name, value in rows.items():
+            value = jnp.where(answers.paired, value, 0.0)
+            metrics[name] = (jnp.sum(value), jnp.sum(paired))
+            for index in range(len(value)):
+                metrics[f"{name}/interaction_{index}"] = (jnp.sum(value[index]), jnp.sum(paired[index]))
+        metrics["nll/chosen"] = (-jnp.sum(policy.total[..., 0]), jnp.sum(policy.length[..., 0]))
+        if self.anchor_weight:
+            metrics["anchor"] = (jnp.sum(anchor), jnp.sum(answers.anchored, dtype=jnp.float32))
+        return loss, metrics
+
+
+def _has_answer(batch: EpisodeBatch) -> Array:
+    """Tell rows whose answer survived the cut."""
+    return jnp.any(batch.loss_mask[..., 1:], axis=-1)
