@@ -1,70 +1,54 @@
-"""Preferences that only memory can decide: accuracy before and after DMPO, with memory and without.
+"""Preferences that only memory can decide: accuracy and recall before and after DMPO, with memory and without.
 
     rxt train configs/toy.py && rxt train configs/toy_preference.py && python benchmarks/toy_preference.py
 
-Held-out conversations; an answer is preferred where log π(accepted) > log π(rejected), the two differing in the value that they name.
+Reads what the run has measured and writes benchmarks/toy_preference.md.
 """
 
-import functools
-from dataclasses import dataclass, replace
-from typing import Any
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import tyro
-from flax import nnx
-
-from rxt_jax.data.config import DialogueData
-from rxt_jax.data.loader import PreferenceBatches
-from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import open_source
-from rxt_jax.model.episode import scan_memories
-from rxt_jax.run_folder import load
-from rxt_jax.stages import DirectMemoryPreference
-from rxt_jax.stages.memory_aware import write_previous
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which models, on how much."""
+    """Which run."""
 
-    runs: tuple[str, ...] = ("runs/toy/stages/memory_pretraining", "runs/toy_preference")
-    batches: int = 8
-    batch_size: int = 32
-
-
-def write(model: Any, memory: Any, answers: Any, key: Any) -> Any:
-    return jnp.float32(0.0), (write_previous(model, memory, answers.interaction, key)[0], {})
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def accuracies(graphdef: Any, stage: DirectMemoryPreference, params: Any, batch: Any) -> tuple[Any, Any]:
-    """Count pairs that are decided rightly, with memory and with zeroed memory, and all pairs."""
-    model = nnx.merge(graphdef, params)
-    answers = stage.interactions(batch)
-    first = stage.begin(model, answers.paired.shape[1], None).policy
-    memories, _ = scan_memories(write, model, first, answers, None)
-    right = []
-    for read in (memories, jnp.zeros_like(memories)):
-        total = stage._score(model, read, answers, None)[0].total
-        right.append(jnp.sum((total[..., 0] > total[..., 1]) & answers.paired))
-    return jnp.stack(right), jnp.sum(answers.paired)
+    run: str = "runs/toy_preference"
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
-    for name in options.runs:
-        run = load(name)
-        encoder = RowEncoder(run.tokenizer, run.recipe.data)
-        source = run.recipe.data.source
-        assert isinstance(source, DialogueData)
-        held_out = open_source(replace(source, split="iid", seed=1, preferences=True))
-        batches = PreferenceBatches(held_out, encoder, batch_size=options.batch_size, seed=0)
-        graphdef, params = nnx.split(run.model)
-        stage = DirectMemoryPreference(reference="none")
-        found = [accuracies(graphdef, stage, params, batches[n]) for n in range(options.batches)]
-        right, pairs = (sum(each[i] for each in found) for i in range(2))
-        print(f"{name}: {int(pairs)} pairs, right with memory {right[0] / pairs:.3f}, zeroed {right[1] / pairs:.3f}")
+    """Write the table."""
+    run = Path(options.run)
+    lines = [
+        "# Preferences that only memory can decide",
+        "",
+        "`rxt train configs/toy.py && rxt train configs/toy_preference.py && python benchmarks/toy_preference.py`; two CPU",
+        "cores. The rejected answer names another value of the same kind; conversations and values held out.",
+        "",
+        "| | pairs right with memory | zeroed | another conversation's | log p accepted | rejected | values recalled |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, part in (("before", "before"), ("after", "")):
+        folder = run / "evaluation" / part
+        preferences = json.loads((folder / "preferences.json").read_text())
+        recall = json.loads((folder / "recall.json").read_text())["iid"]["conditions"]["memory"]["recall"]
+        found = preferences["conditions"]
+        shares = " | ".join(f"{100 * found[each]['accuracy']:.1f} %" for each in ("memory", "zeroed", "shuffled"))
+        logs = " | ".join(f"{found['memory'][f'log_probs_{kind}']:.1f}" for kind in ("chosen", "rejected"))
+        lines.append(f"| {name} ({preferences['pairs']} pairs) | {shares} | {logs} | {100 * recall:.1f} % |")
+    updates = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    updates = [each for each in updates if each["split"] == "train"]
+    lines += ["", "Gradient norms per component and accuracy of training batches:", ""]
+    names = ("encoder", "memory_attention", "decoder", "embedding")
+    lines += [f"| update | {' | '.join(names)} | right |", "|---" * (len(names) + 2) + "|"]
+    for each in updates[:: max(len(updates) // 8, 1)]:
+        norms = " | ".join(f"{each[f'gradient/{name}']:.2f}" for name in names)
+        lines.append(f"| {each['update']} | {norms} | {100 * each['logps/raw_accuracy']:.1f} % |")
+    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

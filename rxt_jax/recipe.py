@@ -120,6 +120,11 @@ class Recipe:
             )
 
     @property
+    def has_preferences(self) -> bool:
+        """Tell whether a stage learns from preferences."""
+        return any(isinstance(run.stage, DirectMemoryPreference) for run in self.stages.values())
+
+    @property
     def run_folder(self) -> Path:
         """Return where everything of this run is written."""
         return Path(self.folder) if self.folder else Path("runs") / self.name

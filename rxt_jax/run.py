@@ -22,9 +22,9 @@ from rxt_jax.data.loader import (
     PreferenceBatches,
     Shard,
     TextBatches,
-    read_ahead,
 )
 from rxt_jax.data.prepared import PreparedEpisodes
+from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import EpisodeSource, leaves, open_source
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
@@ -37,6 +37,7 @@ from rxt_jax.train.groups import flat_parameters, with_parameters
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricWindow
 from rxt_jax.train.optimizer import make_optimizer
+from rxt_jax.train.reference import precompute_reference
 from rxt_jax.train.state import TrainState, make_train_state
 from rxt_jax.train.step import make_train_step, with_reference
 from rxt_jax.train.tracker import Tracker
@@ -56,8 +57,11 @@ def build_model(config: AnyModelConfig, seed: int) -> Any:
     return nnx.merge(graphdef, jax.jit(make)())
 
 
-def make_batches(run: StageRun, source: EpisodeSource, encoder: RowEncoder, seed: int) -> Any:
-    """Choose the rows that a stage trains on."""
+def make_batches(
+    run: StageRun, source: EpisodeSource, encoder: RowEncoder, seed: int, *, model: Any = None, file: Path | None = None
+) -> Any:
+    """Choose the rows that a stage trains on. A stage with a precomputed reference wants the model that is the
+    reference, and a file to keep its log-probabilities in."""
     kinds = {
         "joint_pretraining": TextBatches,
         "interaction_sft": InteractionBatches,
@@ -69,7 +73,13 @@ def make_batches(run: StageRun, source: EpisodeSource, encoder: RowEncoder, seed
         config = replace(encoder.config, max_interactions=run.max_interactions)
         encoder = RowEncoder(encoder.tokenizer, config, encoder.report)
     shard = Shard(jax.process_index(), jax.process_count())
-    options = {} if batches is not EpisodeBatches else {"window": getattr(run.stage, "window", None)}
+    options: dict[str, Any] = {}
+    if batches is EpisodeBatches:
+        options["window"] = getattr(run.stage, "window", None)
+    elif getattr(run.stage, "reference", None) == "precomputed":
+        if model is None or file is None:
+            raise ValueError("a precomputed reference needs the model that it is, and a file.")
+        options["reference"] = precompute_reference(run.stage, model, source, encoder, file, batch_size=run.batch_size)
     return batches(source, encoder, batch_size=run.batch_size, seed=seed, shard=shard, **options)
 
 
@@ -84,8 +94,11 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     claim_folder(recipe, folder)
     source = open_source(recipe.data.source, folder / "quarantine" / "train.jsonl")
     held_out = open_source(recipe.data.evaluation_source, folder / "quarantine" / "evaluation.jsonl")
-    for name, each in (("training", source), ("held-out", held_out)):
-        if each.report is not None:
+    preferences = None
+    if recipe.data.held_out_preferences is not None and recipe.has_preferences:
+        preferences = open_source(recipe.data.held_out_preferences, folder / "quarantine" / "preferences.jsonl")
+    for name, each in (("training", source), ("held-out", held_out), ("held-out preference", preferences)):
+        if each is not None and each.report is not None:
             console.print(f"{name} data: {each.report.summary()}")
     tokenizer = _open_tokenizer(recipe, folder, source)
     recipe = replace(recipe, model=replace(recipe.model, vocab_size=tokenizer.vocab_size))
@@ -97,7 +110,8 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     with Tracker(folder) as tracker:
         for stream, (name, run) in enumerate(recipe.stages.items()):
             stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tokenizer, tracker, quiet)
-            params, finished = stage.train(params, source, held_out, encoder, console)
+            measured = preferences if run.stage.kind == "direct_memory_preference" else held_out
+            params, finished = stage.train(params, source, measured or held_out, encoder, console)
             if not finished:
                 console.print(f"stopped in {name}; the same command goes on from here")
                 return False
@@ -141,6 +155,7 @@ class _StageInFolder:
             trainable=run.stage.trainable,
             unfreeze=getattr(run.stage, "unfreeze", ()),
         )
+        first_params = params
         state = make_train_state(params, optimizer, reference_groups=getattr(run.stage, "reference_groups", ()))
         shardings = state_shardings(state, flat_parameters(state.params), self.mesh)
         state = jax.device_put(state, shardings)
@@ -150,7 +165,7 @@ class _StageInFolder:
             console.print(f"{self.name}: finished before, {start} updates")
             self.store.close()
             return state.params, True
-        batches = make_batches(run, source, encoder, self.recipe.seed + self.stream)
+        batches = self._batches(source, encoder, self.recipe.seed + self.stream, first_params, "train")
         if data_state is not None:
             batches.restore(data_state)
         ahead = read_ahead(batches, start, workers=self.recipe.data.workers)
@@ -176,7 +191,7 @@ class _StageInFolder:
             config=run.loop,
             place=lambda batch: place_batch(batch, placed),
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
-            evaluate=self._held_out_loss(held_out, encoder, placed) if run.loop.evaluate_every else None,
+            evaluate=self._held_out_loss(held_out, encoder, placed, first_params) if run.loop.evaluate_every else None,
             save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
             quiet=self.quiet,
         )
@@ -217,9 +232,13 @@ class _StageInFolder:
         meta = self._identity() | {"update": update, "tokenizer": self.tokenizer.fingerprint, "data": data}
         self.store.save(update, flat, (state.opt_state, state.reference), meta, metrics.get("loss"))
 
-    def _held_out_loss(self, source: EpisodeSource, encoder: RowEncoder, placed: Any) -> Any:
+    def _batches(self, source: EpisodeSource, encoder: RowEncoder, seed: int, params: nnx.State, part: str) -> Any:
+        file = self.recipe.run_folder / "references" / f"{self.name}_{part}.npy"
+        return make_batches(self.run, source, encoder, seed, model=nnx.merge(self.graphdef, params), file=file)
+
+    def _held_out_loss(self, source: EpisodeSource, encoder: RowEncoder, placed: Any, params: nnx.State) -> Any:
         stage = self.run.stage
-        batches = make_batches(self.run, source, encoder, self.recipe.seed)
+        batches = self._batches(source, encoder, self.recipe.seed, params, "held_out")
         prepared = [place_batch(batches[number], placed) for number in range(_HELD_OUT_BATCHES)]
 
         @jax.jit

@@ -66,12 +66,14 @@ class PreferenceBatch(NamedTuple):
     """Conversations with two or three answers to every query, in rows of the same shape.
 
     A row is query part + answer part. `accepted.valid` says whether there is an interaction at all, the others'
-    `valid` whether it has such an answer. Only accepted rows enter memory.
+    `valid` whether it has such an answer. Only accepted rows enter memory. `reference` are the summed
+    log-probabilities of the three answers under a reference model, where they were computed beforehand.
     """
 
     accepted: EpisodeBatch
     rejected: EpisodeBatch
     neutral: EpisodeBatch
+    reference: ShapedArray | None = None  # float32 [I B 3]
 
     @property
     def token_mask(self) -> ShapedArray:

@@ -25,7 +25,7 @@ from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 from rxt_jax.types import EpisodeBatch
 
-__all__ = ["BenchmarkOptions", "best_time", "forward_flops_per_token", "run"]
+__all__ = ["BenchmarkOptions", "best_time", "forward_flops_per_token", "random_conversations", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,15 @@ class BenchmarkOptions:
     """Print JSON."""
 
 
-def forward_flops_per_token(config: ModelConfig, length: int) -> float:
-    """Count the floating-point operations of writing and reading one token, without the backward pass.
+def forward_flops_per_token(config: ModelConfig, length: int) -> tuple[float, float]:
+    """Count the floating-point operations of writing one token into memory, and of decoding one, without the
+    backward pass.
 
     Two per weight that the token meets (k experts of a mixture), plus attention scores and sums. Tools
     that count from the compiled program count the body of a scan once.
     """
     abstract = nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0)))
-    total = 0.0
+    write = read = 0.0
     slots_per_token = config.num_slots / length
     for path, variable in flat_parameters(nnx.split(abstract)[1]).items():
         axes = variable.get_metadata()["axes"]
@@ -65,12 +66,17 @@ def forward_flops_per_token(config: ModelConfig, length: int) -> float:
         reads_tokens = "/attention/key" in path or "/attention/value" in path
         runs_on_slots = path.startswith("memory_attention") and not reads_tokens
         runs_on_slots |= "cross_attention/key" in path or "cross_attention/value" in path
-        total += 2.0 * variable.size * share * (slots_per_token if runs_on_slots else 1.0)
+        flops = 2.0 * variable.size * share * (slots_per_token if runs_on_slots else 1.0)
+        if path.startswith("decoder"):
+            read += flops
+        else:
+            write += flops
     encoder, decoder = config.encoder.attention, config.decoder.attention
     cross, memory = config.decoder.cross_attention, config.memory_attention.layer.attention
-    scores = length * (encoder.output_heads * encoder.head_dim + decoder.output_heads * decoder.head_dim)
-    scores += config.num_slots * (cross.output_heads * cross.head_dim + memory.output_heads * memory.head_dim)
-    return total + 4.0 * config.num_layers * scores
+    layers, slots = 4.0 * config.num_layers, config.num_slots
+    write += layers * (length * encoder.output_heads * encoder.head_dim + slots * memory.output_heads * memory.head_dim)
+    read += layers * (length * decoder.output_heads * decoder.head_dim + slots * cross.output_heads * cross.head_dim)
+    return write, read
 
 
 def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
@@ -117,7 +123,7 @@ def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOpt
     optimizer = make_optimizer(OptimizerConfig(), params, total_updates=1000, trainable=stage.trainable)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=0)
-    batch = _conversations(config.vocab_size, count, options.batch_size, length)
+    batch = random_conversations(config.vocab_size, count, options.batch_size, length)
     began = time.perf_counter()
     state, metrics = step(state, batch)
     jax.block_until_ready(metrics)
@@ -131,7 +137,7 @@ def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOpt
     seconds = best_time(once, options.steps)
     tokens = count * options.batch_size * length
     # Backward costs twice the forward pass; what remat computes again is not counted as useful.
-    flops = 3.0 * tokens * forward_flops_per_token(config, length)
+    flops = 3.0 * tokens * sum(forward_flops_per_token(config, length))
     return {
         "interactions": count,
         "compile_seconds": compile_seconds - seconds,
@@ -154,7 +160,8 @@ def best_time(function: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def _conversations(vocab_size: int, count: int, rows: int, length: int) -> EpisodeBatch:
+def random_conversations(vocab_size: int, count: int, rows: int, length: int) -> EpisodeBatch:
+    """Make conversations of random tokens, the second half of every row an answer."""
     rng = np.random.default_rng(0)
     ids = rng.integers(11, vocab_size, (count, rows, length)).astype(np.int32)
     whole = np.ones(ids.shape, bool)

@@ -11,14 +11,15 @@ from rich.console import Console
 from rxt_jax.cli.options import parse
 from rxt_jax.data.config import DialogueData
 from rxt_jax.data.sources import open_source
-from rxt_jax.evaluation import Report, evaluate_baseline, evaluate_split
+from rxt_jax.evaluation import Report, evaluate_baseline, evaluate_preferences, evaluate_split
 from rxt_jax.model import BaselineTransformer
 from rxt_jax.recipe import Recipe, load_recipe
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import LoadedRun, load
 from rxt_jax.serving import ChatSession, HistorySession
+from rxt_jax.stages import DirectMemoryPreference
 
-__all__ = ["evaluate_run", "open_session", "run", "show_conversation"]
+__all__ = ["before_preferences", "evaluate_run", "open_session", "run", "show_conversation"]
 
 _USAGE = "usage: rxt train CONFIG [--field value ...]; CONFIG is a Python file, for example configs/toy.py"
 
@@ -47,6 +48,12 @@ def run(arguments: Sequence[str]) -> int:
     if not run_recipe(recipe, console=console):
         return 1
     loaded = load(recipe.run_folder)
+    before = before_preferences(loaded.recipe)
+    if before is not None:
+        console.print(f"before the preferences, {before}:")
+        first = load(before)
+        evaluate_run(first._replace(recipe=loaded.recipe), console, "before")
+        console.print("after them:")
     evaluate_run(loaded, console)
     show_conversation(loaded, console)
     console.print(f"\ntalk to it: rxt chat {recipe.run_folder}")
@@ -71,8 +78,24 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
     report = Report(splits)
     console.print(report.table())
     report.save(recipe.run_folder / "evaluation" / part)
+    if recipe.has_preferences and recipe.data.held_out_preferences is not None:
+        source = open_source(recipe.data.held_out_preferences)
+        preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, data, recipe.evaluation)
+        console.print(preferences.table())
+        preferences.save(recipe.run_folder / "evaluation" / part)
     console.print(f"written: {recipe.run_folder / 'evaluation' / part}")
     return report
+
+
+def before_preferences(recipe: Recipe) -> str | None:
+    """Name the checkpoint that the first preference stage of a run begins with, None without such a stage or such
+    a checkpoint."""
+    before = recipe.start_from
+    for name, run in recipe.stages.items():
+        if isinstance(run.stage, DirectMemoryPreference):
+            return before
+        before = str(recipe.run_folder / "stages" / name)
+    return None
 
 
 def open_session(loaded: LoadedRun, **options: Any) -> ChatSession | HistorySession:

@@ -1,6 +1,6 @@
 """Which data a run reads, and how long its rows are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rxt_jax.data.dialogues.spec import DialogueSpec, tiny
@@ -136,7 +136,9 @@ class DataConfig:
     `template`: `pair` writes query and answer only, as published for plain data. `train_control_tokens` and
     `train_eos` say whether `[T]`, `[A]`, `[C]` and `[EOS]` are targets. `parse_control_tokens_in_text` lets `[A]` in a
     text become a control token, as published. `use_system_prompt` writes an episode's `system` into memory before its
-    first interaction. `end_cut_texts` ends a text that is cut with `[EOS]` (published). `end_every_answer=False` gives
+    first interaction. `preference_evaluation_source` holds the preference episodes that a preference stage is
+    measured on beside `evaluation_source` (None: those of the embedded dialogues, if the latter are such).
+    `end_cut_texts` ends a text that is cut with `[EOS]` (published). `end_every_answer=False` gives
     a conversation in one row a single `[EOS]`, at its end (published: the baseline then never learns to stop).
 
     `length_buckets` and `interaction_buckets` are the sizes that batches may have besides the full ones: each
@@ -147,6 +149,7 @@ class DataConfig:
 
     source: DataSource = field(default_factory=DialogueData)
     evaluation_source: DataSource = field(default_factory=lambda: DialogueData(split="iid", seed=1))
+    preference_evaluation_source: DataSource | None = None
     max_length: int = 32
     max_interactions: int = 10
     text_length: int = 48
@@ -182,11 +185,19 @@ class DataConfig:
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}. Use 0 for none.")
 
+    @property
+    def held_out_preferences(self) -> DataSource | None:
+        """Return the source of held-out preference episodes, None where there is none."""
+        if self.preference_evaluation_source is None and isinstance(self.evaluation_source, DialogueData):
+            return replace(self.evaluation_source, preferences=True)
+        return self.preference_evaluation_source
+
 
 BATCH_FIELDS = frozenset(
     {
         "source",
         "evaluation_source",
+        "preference_evaluation_source",
         "max_interactions",
         "conversation_length",
         "end_every_answer",

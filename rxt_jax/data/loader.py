@@ -1,23 +1,22 @@
 """Batches by number: element u is the batch of update u, whatever came before and whoever makes it.
 
 Order is a function of (seed, epoch), every random draw of (seed, batch) or (seed, visit); a run resumes by
-starting at its update. Threads or processes read ahead; with several hosts each makes its rows of the global
+starting at its update. `data.read_ahead` prepares them in time; with several hosts each makes its rows of the global
 batch. Batches are NumPy. Source: supervised spec §13.2, 13.4-13.6.
 """
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
-import grain
 import numpy as np
 
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.order import Shard, make_order, order_fingerprint
 from rxt_jax.data.packing import PackingPlan, stack_packed
-from rxt_jax.data.row_reader import Item, Recent, RowReader
+from rxt_jax.data.row_reader import Alternatives, Item, Recent, RowReader
 from rxt_jax.data.rows import Row, RowEncoder, stack_rows
 from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
@@ -30,10 +29,12 @@ __all__ = [
     "Shard",
     "TextBatches",
     "make_episode_batch",
-    "read_ahead",
+    "make_preference_batch",
 ]
 
 _ENDLESS = 1 << 40
+
+T = TypeVar("T")
 
 
 def make_episode_batch(
@@ -48,6 +49,20 @@ def make_episode_batch(
     ids, token_mask, loss_mask = (leaf.reshape(shape) for leaf in stacked)
     valid = np.array([row.valid for row in by_interaction]).reshape(shape[:2])
     return EpisodeBatch(ids, token_mask, loss_mask, valid)
+
+
+def make_preference_batch(
+    episodes: list[Alternatives],
+    encoder: RowEncoder,
+    num_interactions: int,
+    length: int | None = None,
+    reference: np.ndarray | None = None,
+) -> PreferenceBatch:
+    """Stack encoded preference episodes to three batches of one shape."""
+    accepted, rejected, neutral = (
+        make_episode_batch(list(rows), encoder, num_interactions, length) for rows in zip(*episodes, strict=True)
+    )
+    return PreferenceBatch(accepted, rejected, neutral, reference)
 
 
 class _Batches:
@@ -66,7 +81,7 @@ class _Batches:
         self._reader = RowReader(source, encoder)
         self._order = make_order(source, seed, batch_size)
         self._share = (shard or Shard()).rows(batch_size)
-        elsewhere = ("source", "evaluation_source", "workers")
+        elsewhere = ("source", "evaluation_source", "preference_evaluation_source", "workers")
         settings = {name: value for name, value in asdict(encoder.config).items() if name not in elsewhere}
         self._settings = json.loads(json.dumps(settings))
 
@@ -110,6 +125,17 @@ class _Batches:
 
     def _visits(self, number: int, count: int) -> list[int]:
         return [self._order.visit(position) for position in range(number * count, (number + 1) * count)]
+
+    def _draw_pool(self, number: int, draw: Callable[[int], T], size: Callable[[T], tuple[int, ...]]) -> list[list[T]]:
+        """Draw `sort_pool` batches of episodes at once and sort them by size, batches in random order."""
+        rows, count = self._batch_size, self._config.sort_pool
+        drawn = [draw(visit) for visit in self._visits(number, rows * count)]
+        if count == 1:
+            return [drawn]
+        drawn.sort(key=size)
+        batches = [drawn[start : start + rows] for start in range(0, len(drawn), rows)]
+        order = np.random.default_rng((self._seed, 1, number)).permutation(count)
+        return [batches[i] for i in order]
 
 
 class EpisodeBatches(_Batches):
@@ -160,18 +186,8 @@ class EpisodeBatches(_Batches):
         return batch
 
     def _sorted_pool(self, number: int) -> list[list[tuple[int, int, Item]]]:
-        """Draw `sort_pool` batches at once and sort their episodes by size, batches in random order.
-
-        An episode is how many interactions it has, how many of them are shown before its window, and its rows.
-        """
-        size, count = self._batch_size, self._config.sort_pool
-        episodes = [self._episode(visit) for visit in self._visits(number, size * count)]
-        if count == 1:
-            return [episodes]
-        episodes.sort(key=self._size)
-        batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
-        order = np.random.default_rng((self._seed, 1, number)).permutation(count)
-        return [batches[i] for i in order]
+        """An episode is how many interactions it has, how many of them are shown before its window, and its rows."""
+        return self._draw_pool(number, self._episode, self._size)
 
     def _episode(self, visit: int) -> tuple[int, int, Item]:
         record, most = self._reader.record(visit), self._config.max_interactions
@@ -320,60 +336,54 @@ class ConversationBatches(_Rows):
 
 
 class PreferenceBatches(_Batches):
-    """Conversations with several answers to a query, for the preference stage."""
+    """Conversations with several answers to a query, for the preference stage.
+
+    `reference[item, i, k]` are log-probabilities of the answers under a reference model, in the order of the source
+    (`rxt_jax.train.reference`).
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        encoder: RowEncoder,
+        *,
+        batch_size: int,
+        seed: int,
+        shard: Shard | None = None,
+        reference: np.ndarray | None = None,
+    ):
+        super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+        self._reference = reference
+        self._pool = Recent(self._sorted_pool)
 
     def __getitem__(self, update: int) -> PreferenceBatch:
-        visits = self._visits(update, self._batch_size)[self._share]
-        episodes = [self._reader.preferences(visit) for visit in visits]
-        most = self._config.max_interactions
-        kinds = zip(*episodes, strict=True)
-        return PreferenceBatch(*(make_episode_batch(list(rows), self._encoder, most) for rows in kinds))
+        config = self._config
+        drawn = self._pool(update // config.sort_pool)[update % config.sort_pool]
+        length = None
+        if config.length_buckets:
+            longest = max(_longest(rows) for _, rows in drawn)
+            length = _bucket(longest, config.length_buckets, config.max_length)
+        most = max(len(accepted) for _, (accepted, _, _) in drawn)
+        total = _bucket(most, config.interaction_buckets, config.max_interactions)
+        mine = drawn[self._share]
+        reference = None
+        if self._reference is not None:
+            items = [visit % len(self._reference) for visit, _ in mine]
+            reference = np.moveaxis(self._reference[items, :total], 0, 1)
+        return make_preference_batch([rows for _, rows in mine], self._encoder, total, length, reference)
+
+    def _sorted_pool(self, number: int) -> list[list[tuple[int, Alternatives]]]:
+        return self._draw_pool(number, lambda visit: (visit, self._reader.preferences(visit)), self._size)
+
+    def _size(self, episode: tuple[int, Alternatives]) -> tuple[int, ...]:
+        accepted, rejected, _ = episode[1]
+        pairs = sum(row.valid for row in rejected)
+        sizes = (_bucket(_longest(episode[1]), self._config.length_buckets, self._config.max_length), len(accepted))
+        return (*(sizes if self._config.length_buckets else sizes[1:]), pairs)
 
 
-def read_ahead(batches: Any, start: int, *, threads: int = 1, workers: int = 0, buffer: int = 8) -> Iterator[Any]:
-    """Iterate from batch `start` while threads, or processes, prepare the next ones; their number changes nothing.
-
-    Processes start by importing the main module anew, so a script that uses them needs `if __name__ == "__main__"`.
-    """
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
-    if not workers:
-        return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
-    return _from_workers(batches, start, workers, buffer)
-
-
-class _Counted:
-    """Batches with what their making added to the report, which a worker process has to send home."""
-
-    def __init__(self, batches: Any):
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, number: int) -> tuple[Any, Any]:
-        return self._batches[number], self._batches.report.take()
-
-
-def _from_workers(batches: Any, start: int, workers: int, buffer: int) -> Iterator[Any]:
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for them
-    counted: Any = _Counted(batches)
-    data = grain.MapDataset.source(counted)[start:]
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    per_worker = max(buffer // workers, 1)
-    iterator = iter(
-        data.to_iter_dataset(options).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker)
-        )
-    )
-    try:
-        for batch, counts in iterator:
-            batches.report.count(**counts)
-            yield batch
-    finally:
-        iterator.close()
+def _longest(rows: Alternatives) -> int:
+    return max(len(row.ids) for kind in rows for row in kind)
 
 
 def _bucket(size: int, sizes: tuple[int, ...], full: int) -> int:

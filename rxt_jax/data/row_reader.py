@@ -10,9 +10,12 @@ from rxt_jax.data.prepared import PreparedEpisodes
 from rxt_jax.data.rows import Row, RowEncoder
 from rxt_jax.data.sources import EpisodeSource, leaves, locate
 
-__all__ = ["Item", "Recent", "Record", "RowReader"]
+__all__ = ["Alternatives", "Item", "Recent", "Record", "RowReader"]
 
 T = TypeVar("T")
+
+Alternatives = tuple[list[Row], list[Row], list[Row]]
+"""Accepted, rejected and neutral rows of an episode, one each per interaction."""
 
 
 class Item:
@@ -83,7 +86,7 @@ class RowReader:
         source, visit = locate(self.source, visit)
         return Item(lambda: [self.encoder.conversation(_episode(source, visit))])
 
-    def preferences(self, visit: int) -> tuple[list[Row], list[Row], list[Row]]:
+    def preferences(self, visit: int) -> Alternatives:
         """Encode the episode of a visit as accepted, rejected and neutral rows."""
         source, visit = locate(self.source, visit)
         episode = _episode(source, visit)

@@ -3,6 +3,15 @@
 from rxt_jax.evaluation.baseline import evaluate_baseline
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import evaluate_split
+from rxt_jax.evaluation.preferences import PreferenceReport, evaluate_preferences
 from rxt_jax.evaluation.report import Report, SplitResult
 
-__all__ = ["EvaluationConfig", "Report", "SplitResult", "evaluate_baseline", "evaluate_split"]
+__all__ = [
+    "EvaluationConfig",
+    "PreferenceReport",
+    "Report",
+    "SplitResult",
+    "evaluate_baseline",
+    "evaluate_preferences",
+    "evaluate_split",
+]

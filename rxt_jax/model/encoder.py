@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.model.config import ModelConfig
 from rxt_jax.nn.layers import TokenContext, TransformerLayer
+from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.stack import LayerStack, join_layers
 from rxt_jax.ops.attention import key_mask, segment_mask, segment_positions
 from rxt_jax.types import Key
@@ -24,6 +25,7 @@ class Encoder(nnx.Module):
             rngs=rngs,
         )
         self.zero_padding = config.compatibility.zero_padding
+        self.num_mixtures = sum(isinstance(layer.feed_forward, MixtureConfig) for layer in config.encoder_layers())
 
     def __call__(
         self,
@@ -32,17 +34,19 @@ class Encoder(nnx.Module):
         *,
         segments: Int[Array, "B T"] | None = None,
         key: Key | None = None,
-    ) -> Float[Array, "L B T D"]:
-        """Return the residual stream after every layer, without a final norm."""
+    ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
+        """Return the residual stream after every layer, without a final norm, and the mean balance loss of the
+        mixture layers (0 without any)."""
         visible = None if self.zero_padding else key_mask(token_mask)
         positions = jnp.arange(embedded.shape[1])[None]
         if segments is not None:
             visible, positions = segment_mask(segments), segment_positions(segments)
         context = TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible)
 
-        def apply(layer: TransformerLayer, x: Array, _: None, key: Key | None) -> tuple[Array, Array]:
-            x = layer(x, context, key=key)[0]
-            return x, x
+        def apply(layer: TransformerLayer, x: Array, _: None, key: Key | None) -> tuple[Array, tuple[Array, Array]]:
+            x, balance = layer(x, context, key=key)[:2]
+            return x, (x, balance)
 
-        _, states = self.layers.scan(apply, embedded, key=key)
-        return join_layers(states)
+        _, outputs = self.layers.scan(apply, embedded, key=key)
+        balance = sum((jnp.sum(balance) for _, balance in outputs), jnp.float32(0.0))
+        return join_layers(tuple(states for states, _ in outputs)), balance / max(self.num_mixtures, 1)

@@ -63,6 +63,17 @@ class ReactiveTransformer(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "L B T D"]:
         """Encode an interaction; the states of every layer are returned. `segments`: see `RowBatch`."""
+        return self.encode_balanced(ids, token_mask, segments=segments, key=key)[0]
+
+    def encode_balanced(
+        self,
+        ids: Int[Array, "B T"],
+        token_mask: Bool[Array, "B T"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        key: Key | None = None,
+    ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
+        """Return also the balance loss of the encoder's routers (0 for a dense model)."""
         return self.encoder(self._embed(ids), token_mask, segments=segments, key=key)
 
     def update_memory(

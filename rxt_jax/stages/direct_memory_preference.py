@@ -8,6 +8,8 @@ are made first; then the decoder reads them, the answers to one query side by si
 of the parameters that train. Source: reinforcement spec §6.6 (normative), §6.4, §6.5 and §6.7.
 """
 
+import functools
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -15,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
-from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs, projected_sequence_log_probs
-from rxt_jax.model.episode import fold_key, scan_memories, with_previous
+from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
+from rxt_jax.model.episode import fold_key, scan_memories
+from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
 from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY, row_cosine, write_previous
-from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics, PreferenceBatch
+from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
 __all__ = ["DirectMemoryPreference", "MemoryRule", "ReferenceKind"]
 
@@ -27,23 +30,9 @@ MemoryRule = Literal["causal", "reference", "document"]
 one (published: the answer leaks into the memory that scores it); interaction i, the reference reading the memory
 before it (the seed document, leaking as well). The latter two are for parity."""
 
-ReferenceKind = Literal["decoder", "full", "none"]
-"""Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, or none."""
-
-
-class _Answers(NamedTuple):
-    """Interactions of an episode for the engine: what is written before each, and the answers to score."""
-
-    interaction: Interaction
-    ids: Array  # [I B k T], accepted, rejected, and neutral if wanted
-    token_mask: Array  # [I B k T]
-    loss_mask: Array  # [I B k T]
-    paired: Array  # [I B], accepted and rejected are there
-    anchored: Array  # [I B], a neutral answer is there as well
-
-    @property
-    def valid(self) -> Array:
-        return self.interaction.valid
+ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
+"""Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
+computed once before training and kept in a file (`train.reference`), or none."""
 
 
 class _Memories(NamedTuple):
@@ -62,7 +51,9 @@ class DirectMemoryPreference:
     `sft_weight` adds the mean token loss of accepted answers. `normalisation`: sum (issue and theory) or mean of the
     interactions' mean losses. `reference_sync_every` updates (None = never) the reference moves by
     `reference_sync_rate` towards the policy. `interactions_per_call` is how many interactions of a row one call of the
-    decoder scores; calls that no row needs are skipped. The others are those of `MemoryAware`.
+    decoder scores; calls that no row needs are skipped. `length_desensitisation` α in [0, 1] (LD-DPO): of the longer
+    answer of a pair the tokens beyond the shorter one's length count α, in policy and reference alike, wherever their
+    log-probabilities are used. The others are those of `MemoryAware`.
     """
 
     kind: ClassVar[str] = "direct_memory_preference"
@@ -71,6 +62,7 @@ class DirectMemoryPreference:
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     mixture: tuple[tuple[PreferenceConfig, float], ...] = ()
     logprob_reduction: LogProbReduction = "sum"
+    length_desensitisation: float | None = None
     reference: ReferenceKind = "decoder"
     reference_sync_every: int | None = None
     reference_sync_rate: float = 0.6
@@ -103,7 +95,17 @@ class DirectMemoryPreference:
         for name in ("anchor_weight", "sft_weight", "balance_loss_scale"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.length_desensitisation is not None and not 0.0 <= self.length_desensitisation <= 1.0:
+            raise ValueError(f"length_desensitisation must lie in [0, 1], got {self.length_desensitisation}.")
+        if self.reference_sync_every is not None and self.reference in ("precomputed", "none"):
+            raise ValueError(f"reference={self.reference!r} cannot be synchronised. Use 'decoder' or 'full'.")
         for config, _ in self.losses:
+            if self.logprob_reduction == "mean" and config.beta < 0.5:
+                warnings.warn(
+                    f"beta = {config.beta} with logprob_reduction='mean' hardly prefers anything: means are smaller "
+                    f"than sums by the length of an answer. Usual: 1 to 10.",
+                    stacklevel=3,
+                )
             if config.loss in ("aot", "aot_unpaired"):
                 raise ValueError(f"{config.loss} sorts the pairs of a batch, which masked interactions do not allow.")
             if config.loss in ("ipo", "sigmoid_norm", "simpo", "orpo", "sft") and self.logprob_reduction != "sum":
@@ -122,38 +124,25 @@ class DirectMemoryPreference:
         """Name the parameter groups that the reference has a copy of, those that train."""
         groups = {
             "none": (),
+            "precomputed": (),
             "decoder": ("embedding", "decoder", "cross_attention"),
             "full": ("embedding", "encoder", "decoder", "cross_attention", "memory_attention", "learned_memory"),
         }
         return tuple(group for group in groups[self.reference] if group in self.trainable)
 
-    def interactions(self, batch: PreferenceBatch) -> _Answers:
+    def interactions(self, batch: PreferenceBatch) -> Answers:
         """Prepare a batch for the engine; `memory_rule` says which row is written before each interaction."""
-        batch = jax.tree.map(jnp.asarray, batch)
-        interaction = with_previous(batch.accepted)
-        if self.memory_rule != "causal":
-            valid = batch.accepted.valid
-            late = self.memory_rule == "document" or jnp.arange(len(valid))[:, None] > 0
-            interaction = interaction._replace(
-                previous_ids=batch.accepted.ids,
-                previous_token_mask=batch.accepted.token_mask,
-                previous_valid=valid & late,
-            )
-        answers = (batch.accepted, batch.rejected, batch.neutral)[: 3 if self.anchor_weight else 2]
-
-        def side_by_side(name: str) -> Array:
-            return jnp.stack([getattr(each, name) for each in answers], axis=2)
-
-        masks = jnp.stack([each.valid for each in answers], axis=2)[..., None]
-        paired = batch.accepted.valid & batch.rejected.valid & _has_answer(batch.accepted) & _has_answer(batch.rejected)
-        return _Answers(
-            interaction,
-            side_by_side("ids"),
-            side_by_side("token_mask") & masks,
-            side_by_side("loss_mask") & masks & paired[..., None, None],
-            paired,
-            paired & batch.neutral.valid & _has_answer(batch.neutral),
+        answers = answers_of(batch, neutral=self.anchor_weight > 0.0)
+        if self.memory_rule == "causal":
+            return answers
+        accepted = answers.interaction
+        late = self.memory_rule == "document" or jnp.arange(len(accepted.valid))[:, None] > 0
+        written = accepted._replace(
+            previous_ids=accepted.ids,
+            previous_token_mask=accepted.token_mask,
+            previous_valid=accepted.valid & late,
         )
+        return answers._replace(interaction=written)
 
     def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> _Memories:
         """Give the memories at the start of an episode; without a key always the same ones."""
@@ -164,12 +153,18 @@ class DirectMemoryPreference:
             None if self.reference != "full" or reference is None else reference.initial_memory(batch_size, key),
         )
 
-    def label_counts(self, batch: PreferenceBatch | _Answers) -> dict[str, Array]:
-        """Count pairs and accepted tokens per interaction, `[I]`, and interactions that have any."""
-        answers = batch if isinstance(batch, _Answers) else self.interactions(batch)
+    def label_counts(self, batch: PreferenceBatch | Answers) -> dict[str, Array]:
+        """Count pairs and accepted tokens per interaction, `[I]`, interactions that have any, and memory writes."""
+        answers = batch if isinstance(batch, Answers) else self.interactions(batch)
         pairs = jnp.sum(answers.paired, axis=1, dtype=jnp.float32)
         tokens = jnp.sum(answers.loss_mask[:, :, 0, 1:], dtype=jnp.float32)
-        return {"pairs": pairs, "tokens": tokens, "calls": jnp.sum(pairs > 0, dtype=jnp.float32)}
+        writes = jnp.any(answers.interaction.previous_valid & answers.valid, axis=1)
+        return {
+            "pairs": pairs,
+            "tokens": tokens,
+            "calls": jnp.sum(pairs > 0, dtype=jnp.float32),
+            "writes": jnp.sum(writes, dtype=jnp.float32),
+        }
 
     def objective(
         self,
@@ -190,7 +185,7 @@ class DirectMemoryPreference:
         self,
         model: Any,
         memory: _Memories,
-        answers: _Answers,
+        answers: Answers,
         key: Key | None,
         counts: dict[str, Array],
         *,
@@ -198,30 +193,11 @@ class DirectMemoryPreference:
         reference: Any = None,
     ) -> tuple[Array, tuple[_Memories, Metrics]]:
         """Score a run of interactions that starts with `memory`; return the memories after it."""
-        if (reference is None) != (self.reference == "none"):
+        if (reference is None) != (self.reference in ("none", "precomputed")):
             raise ValueError(
                 f"reference={self.reference!r} wants {'no' if reference is not None else 'a'} reference model."
             )
-        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
-
-        def write(model: Any, memory: Array, answers: _Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
-            memory, change = write_previous(model, memory, answers.interaction, key, gradient=learns_to_write)
-            written = (answers.interaction.previous_valid & answers.valid).astype(jnp.float32)
-            return jnp.float32(0.0), (memory, {"memory/update_rms": (jnp.sum(change * written), jnp.sum(written))})
-
-        def chain(model: Any, memory: Array, key: Key | None) -> tuple[Array, Metrics]:
-            return scan_memories(
-                write,
-                model,
-                memory,
-                answers,
-                key,
-                memory_gradient_steps=self.memory_gradient_steps,
-                remat=self.remat,
-                # The document's rule writes at interaction 0 already: its second write is one earlier.
-                start=start + 1 if self.memory_rule == "document" else start,
-            )
-
+        chain = functools.partial(self._chain, answers=answers, start=start)
         memories, metrics = chain(model, memory.policy, key)
         before = jnp.concatenate([memory.policy[None], memories[:-1]])
         read_by_reference = jax.lax.stop_gradient(before if self.memory_rule == "document" else memories)
@@ -232,68 +208,64 @@ class DirectMemoryPreference:
             after = after._replace(reference=read_by_reference[-1])
 
         policy, balance = self._score(model, memories, answers, fold_key(key, 1 << 20))
-        if reference is None:
+        if self.reference == "precomputed":
+            if answers.reference is None:
+                raise ValueError("reference='precomputed' wants batches that carry the reference's log-probabilities.")
+            frozen = SequenceLogProbs(answers.reference, policy.length)
+        elif reference is None:
             frozen = jax.tree.map(jnp.zeros_like, policy)
         else:
             frozen = jax.tree.map(jax.lax.stop_gradient, self._score(reference, read_by_reference, answers, None)[0])
         loss, scores = self._loss(policy, frozen, answers, counts)
-        loss = loss + self.balance_loss_scale * balance / jnp.maximum(counts["calls"], 1.0)
+        encoder_balance, _ = metrics["router/encoder_balance"]
+        for balanced, passes in ((balance, counts["calls"]), (encoder_balance, counts["writes"])):
+            loss = loss + self.balance_loss_scale * balanced / jnp.maximum(passes, 1.0)
         return loss, (after, metrics | scores | {"router/balance": (balance, counts["calls"])})
 
-    def _score(self, model: Any, memories: Array, answers: _Answers, key: Key | None) -> tuple[SequenceLogProbs, Array]:
-        """Read memories `[I L B S D]` with all answers: log-probabilities `[I B k]`, and the routers' loss.
+    def reference_scores(self, model: Any, batch: PreferenceBatch) -> Array:
+        """Score all three answers with a memory chain of the model's own, `[I B 3]`: what 'precomputed' reads."""
+        answers = answers_of(batch, neutral=True)
+        memory = self.begin(model, batch.accepted.ids.shape[1], None)
+        memories, _ = self._chain(model, memory.policy, None, answers=answers, start=0)
+        return self._score(model, memories, answers, None)[0].total
 
-        In every row the interactions that have a pair come first: then calls that no row needs are skipped.
-        """
-        count, rows, kinds, length = answers.ids.shape
-        order = jnp.argsort(~answers.paired, axis=0, stable=True)
-        together = min(self.interactions_per_call, count)
-        calls = -(-count // together)
+    def _chain(
+        self, model: Any, memory: Array, key: Key | None, *, answers: Answers, start: int | Array
+    ) -> tuple[Array, Metrics]:
+        """Make the memories that the answers are scored with, `[I L B S D]`."""
+        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
 
-        def arrange(leaf: Array, batch_axis: int = 1) -> Array:
-            shape = [1] * leaf.ndim
-            shape[0], shape[batch_axis] = order.shape
-            leaf = jnp.take_along_axis(leaf, order.reshape(shape), axis=0)
-            leaf = jnp.pad(leaf, [(0, calls * together - count), *[(0, 0)] * (leaf.ndim - 1)])
-            return leaf.reshape(calls, together, *leaf.shape[1:])
+        def write(model: Any, memory: Array, answers: Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
+            memory, report = write_previous(model, memory, answers.interaction, key, gradient=learns_to_write)
+            ran = jnp.any(answers.interaction.previous_valid & answers.valid).astype(jnp.float32)
+            balance = {"router/encoder_balance": (report.balance, ran)}
+            return jnp.float32(0.0), (memory, report.metrics(answers.interaction) | balance)
 
-        def call(carry: Array, inputs: tuple) -> tuple[Array, tuple[SequenceLogProbs, Array]]:
-            memories, ids, token_mask, loss_mask, paired, number = inputs
-
-            def read(memories: Array) -> tuple[SequenceLogProbs, Array]:
-                # Row b of interaction i and its k answers are neighbours; k of them share a memory.
-                flat = (together * rows * kinds, length)
-                memory = jnp.moveaxis(memories, 1, 0).reshape(memories.shape[1], together * rows, *memories.shape[3:])
-                hidden, balance = model.decode_hidden(
-                    ids.reshape(flat), token_mask.reshape(flat), memory, key=fold_key(key, number)
-                )
-                found = projected_sequence_log_probs(model.logits, hidden, ids.reshape(flat), loss_mask.reshape(flat))
-                shape = (together, rows, kinds)
-                return SequenceLogProbs(found.total.reshape(shape), found.length.reshape(shape)), jnp.float32(balance)
-
-            def skip(memories: Array) -> tuple[SequenceLogProbs, Array]:
-                zero = jnp.zeros((together, rows, kinds), jnp.float32)
-                return SequenceLogProbs(zero, zero), jnp.float32(0.0)
-
-            return carry, jax.lax.cond(jnp.any(paired), read, skip, memories)
-
-        inputs = (
-            arrange(memories, batch_axis=2),
-            *(arrange(leaf) for leaf in (answers.ids, answers.token_mask, answers.loss_mask, answers.paired)),
-            jnp.arange(calls),
+        return scan_memories(
+            write,
+            model,
+            memory,
+            answers,
+            key,
+            memory_gradient_steps=self.memory_gradient_steps,
+            remat=self.remat,
+            # The document's rule writes at interaction 0 already: its second write is one earlier.
+            start=start + 1 if self.memory_rule == "document" else start,
         )
-        run = jax.checkpoint(call, prevent_cse=False) if self.remat else call
-        _, (found, balances) = jax.lax.scan(run, jnp.float32(0.0), inputs)
-        back = jnp.argsort(order, axis=0)[..., None]
 
-        def put_back(leaf: Array) -> Array:
-            leaf = leaf.reshape(calls * together, *leaf.shape[2:])[:count]
-            return jnp.take_along_axis(leaf, back, axis=0)
-
-        return jax.tree.map(put_back, found), jnp.sum(balances) * together
+    def _score(self, model: Any, memories: Array, answers: Answers, key: Key | None) -> tuple[SequenceLogProbs, Array]:
+        return score_answers(
+            model,
+            memories,
+            answers,
+            key,
+            interactions_per_call=self.interactions_per_call,
+            remat=self.remat,
+            length_desensitisation=self.length_desensitisation,
+        )
 
     def _loss(
-        self, policy: SequenceLogProbs, frozen: SequenceLogProbs, answers: _Answers, counts: dict[str, Array]
+        self, policy: SequenceLogProbs, frozen: SequenceLogProbs, answers: Answers, counts: dict[str, Array]
     ) -> tuple[Array, Metrics]:
         """Turn log-probabilities `[I B k]` into the loss and the metrics of spec §6.7."""
         reduced, reference = policy.reduced(self.logprob_reduction), frozen.reduced(self.logprob_reduction)
@@ -338,8 +310,3 @@ class DirectMemoryPreference:
         if self.anchor_weight:
             metrics["anchor"] = (jnp.sum(anchor), jnp.sum(answers.anchored, dtype=jnp.float32))
         return loss, metrics
-
-
-def _has_answer(batch: EpisodeBatch) -> Array:
-    """Tell rows whose answer survived the cut."""
-    return jnp.any(batch.loss_mask[..., 1:], axis=-1)

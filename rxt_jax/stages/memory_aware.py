@@ -28,31 +28,55 @@ from rxt_jax.stages.answers import (
 )
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
-__all__ = ["INITIAL_MEMORY_KEY", "MemoryAware", "row_cosine", "write_previous"]
+__all__ = ["INITIAL_MEMORY_KEY", "MemoryAware", "WriteReport", "row_cosine", "write_previous"]
 
 INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it shares a key
 
 
+class WriteReport(NamedTuple):
+    """What a write did to the memory of every row, `[B]`: rms of its change, cosine of its slots with what they were
+    (mean over layers and slots; 1 where nothing was written). `balance` is the encoder's router loss."""
+
+    rms: Array
+    cosine: Array
+    balance: Array
+
+    def metrics(self, interaction: Interaction) -> Metrics:
+        """Average over the rows that were written."""
+        written = (interaction.previous_valid & interaction.valid).astype(jnp.float32)
+        count = jnp.sum(written)
+        return {
+            "memory/update_rms": (jnp.sum(self.rms * written), count),
+            "memory/cosine": (jnp.sum(self.cosine * written), count),
+        }
+
+
 def write_previous(
     model: Any, memory: Array, interaction: Interaction, key: Key | None, *, gradient: bool = True
-) -> tuple[Array, Array]:
-    """Write the interaction before this one into memory; also return the rms change of every row.
+) -> tuple[Array, WriteReport]:
+    """Write the interaction before this one into memory; also report what that did.
 
     Rows without a predecessor keep their memory. Where no row has one, the encoder does not run
     at all.
     """
 
-    def write(memory: Array) -> tuple[Array, Array]:
-        encoded = model.encode(interaction.previous_ids, interaction.previous_token_mask, key=fold_key(key, 0))
+    def write(memory: Array) -> tuple[Array, WriteReport]:
+        encoded, balance = model.encode_balanced(
+            interaction.previous_ids, interaction.previous_token_mask, key=fold_key(key, 0)
+        )
         updated = model.update_memory(memory, encoded, interaction.previous_token_mask, key=fold_key(key, 1))
         if not gradient:
-            updated = jax.lax.stop_gradient(updated)
+            updated, balance = jax.lax.stop_gradient((updated, balance))
         updated = keep_rows(interaction.previous_valid, updated, memory)
-        change = jax.lax.stop_gradient(updated - memory).astype(jnp.float32)
-        return updated, jnp.sqrt(jnp.mean(change**2, axis=(0, 2, 3)))
+        old, new = (jax.lax.stop_gradient(each).astype(jnp.float32) for each in (memory, updated))
+        rms = jnp.sqrt(jnp.mean((new - old) ** 2, axis=(0, 2, 3)))
+        norms = jnp.linalg.norm(new, axis=-1) * jnp.linalg.norm(old, axis=-1)
+        cosine = jnp.mean(jnp.sum(new * old, axis=-1) / jnp.maximum(norms, 1e-8), axis=(0, 2))
+        return updated, WriteReport(rms, cosine, balance.astype(jnp.float32))
 
-    def keep(memory: Array) -> tuple[Array, Array]:
-        return memory, jnp.zeros(memory.shape[1], jnp.float32)
+    def keep(memory: Array) -> tuple[Array, WriteReport]:
+        rows = memory.shape[1]
+        return memory, WriteReport(jnp.zeros(rows, jnp.float32), jnp.ones(rows, jnp.float32), jnp.float32(0.0))
 
     needed = jnp.any(interaction.previous_valid & interaction.valid)
     return jax.lax.cond(needed, write, keep, memory)
@@ -212,14 +236,11 @@ class MemoryAware:
             memory = self._forget_rows(model, memory, interaction, jax.random.fold_in(key, 2))
         learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
         to_write = interaction._replace(previous_valid=interaction.previous_valid & scored.writes)
-        memory, change = write_previous(model, memory, to_write, key, gradient=learns_to_write)
+        memory, report = write_previous(model, memory, to_write, key, gradient=learns_to_write)
         labels = answer_labels(interaction, self.train_first_interaction)
         answer, balance = read_memory(model, memory, interaction, labels, fold_key(key, 3))
         loss = scored.answer_factor * answer.loss + scored.balance_factor * balance
-        written = (to_write.previous_valid & interaction.valid).astype(jnp.float32)
-        update_rms = (jnp.sum(change * written), jnp.sum(written))
-        metrics = answer_metrics(answer, balance) | {"memory/update_rms": update_rms}
-        return loss, (memory, metrics)
+        return loss, (memory, answer_metrics(answer, balance) | report.metrics(to_write))
 
     def _forget_rows(self, model: Any, memory: Array, interaction: Interaction, key: Key) -> Array:
         initial = model.initial_memory(memory.shape[1], jax.random.fold_in(key, 0))

@@ -29,7 +29,7 @@ Accumulation = Literal["tokens", "batches"]
 class Stage(Protocol):
     """What the train step has to know of a stage.
 
-    A stage with a field `reference` other than "none" compares with frozen parameters: its objective gets a model
+    A stage with a field `reference` of "decoder" or "full" compares with frozen parameters: its objective gets a model
     `reference=`. A stage with a field `interactions_per_update` also has `interactions(batch)`, `begin(model,
     rows, key)` and `window_objective(model, memory, interactions, key, counts, start=)`.
     """
@@ -117,7 +117,7 @@ def with_reference(stage: Any, rebuild: Callable, reference: dict[str, Array]) -
 
     `rebuild` makes a model from values for some of its parameters.
     """
-    if getattr(stage, "reference", "none") == "none":
+    if getattr(stage, "reference", "none") not in ("decoder", "full"):
         return stage
     return _WithReference(stage, rebuild(reference))
 

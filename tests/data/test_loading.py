@@ -19,11 +19,11 @@ from rxt_jax.data.loader import (
     InteractionBatches,
     Shard,
     TextBatches,
-    read_ahead,
 )
 from rxt_jax.data.order import make_order
 from rxt_jax.data.packing import PackingPlan, first_fit_decreasing
 from rxt_jax.data.preparing import prepare
+from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.row_reader import Item
 from rxt_jax.data.rows import Row, RowEncoder
 from rxt_jax.data.sources import open_source

@@ -11,7 +11,8 @@ from small import dialogue_tokenizer
 
 from rxt_jax.data.config import DataConfig, DialogueData, FileData
 from rxt_jax.data.faults import RecordError
-from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches, read_ahead
+from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches
+from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.records import check_interaction
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source

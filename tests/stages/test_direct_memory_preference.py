@@ -106,7 +106,7 @@ def test_padding_the_order_and_the_split_of_the_batch_change_nothing():
         junk = jax.tree.map(lambda leaf: np.pad(leaf, ((0, 1), (0, 0), (0, 2))[: leaf.ndim]), part)
         return junk._replace(ids=np.where(junk.token_mask, junk.ids, 9))
 
-    padded, kept, found, _ = scorer(STAGE)(PreferenceBatch(*(pad(part) for part in batch)))
+    padded, kept, found, _ = scorer(STAGE)(PreferenceBatch(*(pad(part) for part in batch[:3])))
     np.testing.assert_allclose(padded, loss, rtol=1e-5)
     np.testing.assert_allclose(kept, memory, rtol=1e-4, atol=1e-5)
     for name, (total, count) in metrics.items():

@@ -1,0 +1,91 @@
+"""Log-probabilities of a reference model, computed once before training and kept in a file.
+
+The reference is the model that a preference stage starts from, with a memory chain of its own. Then training needs
+neither its parameters nor its passes. Source: reinforcement spec §6.5 (`full`) and §7.3.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rxt_jax.data.loader import make_preference_batch
+from rxt_jax.data.row_reader import RowReader
+from rxt_jax.data.rows import RowEncoder
+from rxt_jax.data.sources import EpisodeSource
+from rxt_jax.train.groups import flat_parameters
+
+__all__ = ["precompute_reference"]
+
+_RANDOM = ("standard", "normal", "uniform")
+
+
+def precompute_reference(
+    stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder, file: Path, *, batch_size: int = 16
+) -> np.ndarray:
+    """Return log-probabilities `[N I 3]` of the answers of a source's N episodes, read from `file` if it has them.
+
+    `file` (.npy, with a .json beside it that says what it was computed from) is written once: with other data, another
+    tokenizer, row length or other parameters it is computed anew. The memory has to start the same in every episode.
+    """
+    kind = model.config.initial_memory
+    if kind in _RANDOM:
+        raise ValueError(
+            f"reference='precomputed' needs an initial memory that is the same every time, the model's is "
+            f"{kind!r}. Use reference='full'."
+        )
+    if source.size is None:
+        raise ValueError("reference='precomputed' needs a source that ends: a file. Use reference='full'.")
+    described = _describe(stage, model, source, encoder)
+    facts = file.with_suffix(".json")
+    if facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == described:
+        return np.load(file, mmap_mode="r")
+    if jax.process_count() > 1:
+        raise ValueError(f"{file} does not exist yet: run one process alone until it has been written.")
+    totals = _compute(stage, model, source, encoder, batch_size)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, totals)
+    facts.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    return totals
+
+
+def _compute(stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder, batch_size: int) -> np.ndarray:
+    graphdef, params = nnx.split(model)
+    reader, most = RowReader(source, encoder), encoder.config.max_interactions
+    size = source.size or 0
+
+    @jax.jit
+    def score(params: Any, batch: Any) -> jax.Array:
+        return stage.reference_scores(nnx.merge(graphdef, params), batch)
+
+    totals = np.zeros((size, most, 3), np.float32)
+    for start in range(0, size, batch_size):
+        items = np.minimum(np.arange(start, start + batch_size), size - 1)  # one shape, one compile
+        batch = make_preference_batch([reader.preferences(int(item)) for item in items], encoder, most)
+        totals[items] = np.moveaxis(np.asarray(score(params, batch)), 0, 1)
+    return totals
+
+
+def _describe(stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for path, variable in sorted(flat_parameters(nnx.split(model)[1]).items()):
+        digest.update(path.encode())
+        digest.update(np.asarray(variable[...]).tobytes())
+    config = encoder.config
+    return {
+        "source": source.fingerprint,
+        "tokenizer": encoder.tokenizer.fingerprint,
+        "rows": [
+            config.max_length,
+            config.max_interactions,
+            config.overlong,
+            config.template,
+            config.use_system_prompt,
+        ],
+        "parameters": digest.hexdigest(),
+        "length_desensitisation": stage.length_desensitisation,
+    }
