@@ -2,8 +2,9 @@
 
     rxt train configs/toy.py && rxt train configs/toy_preference.py
 
-Every answer that recalls something has a rejected twin that names another value of the same kind.
-`python benchmarks/toy_preference.py` measures what was learnt, with memory and without. Its length is not tuned yet.
+Every answer that recalls something has a rejected twin that names another value of the same kind. The run ends with
+preference accuracy and recall, with memory and without, before and after; `python benchmarks/toy_preference.py` makes
+a table of it (benchmarks/toy_preference.md).
 """
 
 import runpy
@@ -19,15 +20,16 @@ toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 recipe = replace(
     toy,
     name="toy_preference",
-    # The memory has not been trained yet: the stage has to teach it by preferences alone.
+    # Answers were never learnt from memory yet: this stage has to teach it.
     start_from="runs/toy/stages/memory_pretraining",
     data=replace(toy.data, source=replace(toy.data.source, preferences=True)),
     stages={
         "preference": StageRun(
-            stage=DirectMemoryPreference(preference=PreferenceConfig(beta=0.1)),
+            # Without a share of plain likelihood both answers lose probability: pairs are told apart, replies fall apart.
+            stage=DirectMemoryPreference(preference=PreferenceConfig(beta=0.1), sft_weight=1.0),
             updates=400,
             batch_size=32,
-            optimizer=replace(toy.stages["memory_aware"].optimizer, learning_rate=5e-3),
+            optimizer=toy.stages["memory_aware"].optimizer,
             loop=toy.stages["memory_aware"].loop,
         )
     },

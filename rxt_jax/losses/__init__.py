@@ -20,6 +20,7 @@ from rxt_jax.losses.sequence_log_probs import (
     SequenceLogProbs,
     projected_sequence_log_probs,
     sequence_log_probs,
+    shared_length_weights,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "projected_cross_entropy",
     "projected_sequence_log_probs",
     "sequence_log_probs",
+    "shared_length_weights",
     "shifted_weights",
     "token_cross_entropy",
 ]

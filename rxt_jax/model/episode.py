@@ -107,7 +107,7 @@ def scan_memories(
     remat: bool = True,
     start: int | Int[Array, ""] = 0,
 ) -> tuple[PyTree, Metrics]:
-    """Run an objective that only writes; return the memory after every interaction `[I ...]`, and the metrics.
+    """Run an objective that only writes; return the memory and the metrics of every interaction, `[I ...]`.
 
     Where reading does not change memory, all memories of an episode can be made first and read afterwards in calls
     as large as wanted. The rest is that of `scan_interactions`.
@@ -115,7 +115,7 @@ def scan_memories(
     _, (_, metrics, memories) = _walk(
         write, model, memory, interactions, key, memory_gradient_steps, remat, 1, start, True
     )
-    return memories, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+    return memories, metrics
 
 
 def _walk(

@@ -10,7 +10,7 @@ of the parameters that train. Source: reinforcement spec §6.6 (normative), §6.
 
 import functools
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
@@ -33,6 +33,9 @@ before it (the seed document, leaking as well). The latter two are for parity.""
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
 computed once before training and kept in a file (`train.reference`), or none."""
+
+
+_SMOOTHED = ("conservative", "robust", "simpo", "exo_pair", "aot", "aot_unpaired")
 
 
 class _Memories(NamedTuple):
@@ -106,6 +109,8 @@ class DirectMemoryPreference:
                     f"than sums by the length of an answer. Usual: 1 to 10.",
                     stacklevel=3,
                 )
+            if config.label_smoothing and config.loss not in _SMOOTHED:
+                raise ValueError(f"{config.loss} has no label smoothing, got {config.label_smoothing}.")
             if config.loss in ("aot", "aot_unpaired"):
                 raise ValueError(f"{config.loss} sorts the pairs of a batch, which masked interactions do not allow.")
             if config.loss in ("ipo", "sigmoid_norm", "simpo", "orpo", "sft") and self.logprob_reduction != "sum":
@@ -116,8 +121,12 @@ class DirectMemoryPreference:
 
     @property
     def losses(self) -> tuple[tuple[PreferenceConfig, float], ...]:
-        """List the losses with their weights."""
-        return self.mixture or ((self.preference, 1.0),)
+        """List the losses with their weights; `sigmoid` with label smoothing is `conservative`, as published."""
+        given = self.mixture or ((self.preference, 1.0),)
+        return tuple(
+            (replace(each, loss="conservative") if each.loss == "sigmoid" and each.label_smoothing else each, weight)
+            for each, weight in given
+        )
 
     @property
     def reference_groups(self) -> tuple[str, ...]:
@@ -198,7 +207,7 @@ class DirectMemoryPreference:
                 f"reference={self.reference!r} wants {'no' if reference is not None else 'a'} reference model."
             )
         chain = functools.partial(self._chain, answers=answers, start=start)
-        memories, metrics = chain(model, memory.policy, key)
+        memories, written = chain(model, memory.policy, key)
         before = jnp.concatenate([memory.policy[None], memories[:-1]])
         read_by_reference = jax.lax.stop_gradient(before if self.memory_rule == "document" else memories)
         after = _Memories(memories[-1], memory.reference)
@@ -217,10 +226,12 @@ class DirectMemoryPreference:
         else:
             frozen = jax.tree.map(jax.lax.stop_gradient, self._score(reference, read_by_reference, answers, None)[0])
         loss, scores = self._loss(policy, frozen, answers, counts)
-        encoder_balance, _ = metrics["router/encoder_balance"]
-        for balanced, passes in ((balance, counts["calls"]), (encoder_balance, counts["writes"])):
+        encoder_balance = jnp.sum(written.pop("router/encoder_balance")[0])
+        balances = {"router/balance": (balance, counts["calls"])}
+        balances["router/encoder_balance"] = (encoder_balance, counts["writes"])
+        for balanced, passes in balances.values():
             loss = loss + self.balance_loss_scale * balanced / jnp.maximum(passes, 1.0)
-        return loss, (after, metrics | scores | {"router/balance": (balance, counts["calls"])})
+        return loss, (after, _by_interaction(written) | scores | balances)
 
     def reference_scores(self, model: Any, batch: PreferenceBatch) -> Array:
         """Score all three answers with a memory chain of the model's own, `[I B 3]`: what 'precomputed' reads."""
@@ -237,8 +248,7 @@ class DirectMemoryPreference:
 
         def write(model: Any, memory: Array, answers: Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
             memory, report = write_previous(model, memory, answers.interaction, key, gradient=learns_to_write)
-            ran = jnp.any(answers.interaction.previous_valid & answers.valid).astype(jnp.float32)
-            balance = {"router/encoder_balance": (report.balance, ran)}
+            balance = {"router/encoder_balance": (report.balance, jnp.float32(1.0))}
             return jnp.float32(0.0), (memory, report.metrics(answers.interaction) | balance)
 
         return scan_memories(
@@ -287,6 +297,7 @@ class DirectMemoryPreference:
         loss = preference_loss + self.anchor_weight * jnp.sum(anchor * factor[:, None])
         loss = loss - self.sft_weight * jnp.sum(policy.total[..., 0]) / jnp.maximum(counts["tokens"], 1.0)
         means = policy.reduced("mean")
+        anchored = jnp.where(answers.anchored, 1.0, 0.0)
         rows = {
             "preference/loss": each,
             **preference_metrics(pair, self.losses[0][0].beta),
@@ -300,13 +311,16 @@ class DirectMemoryPreference:
             "length/chosen": lengths[..., 0],
             "length/rejected": lengths[..., 1],
         }
-        metrics: Metrics = {}
-        for name, value in rows.items():
-            value = jnp.where(answers.paired, value, 0.0)
-            metrics[name] = (jnp.sum(value), jnp.sum(paired))
-            for index in range(len(value)):
-                metrics[f"{name}/interaction_{index}"] = (jnp.sum(value[index]), jnp.sum(paired[index]))
-        metrics["nll/chosen"] = (-jnp.sum(policy.total[..., 0]), jnp.sum(policy.length[..., 0]))
+        sums = {name: (jnp.sum(jnp.where(answers.paired, x, 0.0), 1), jnp.sum(paired, 1)) for name, x in rows.items()}
+        sums["nll/chosen"] = (-jnp.sum(policy.total[..., 0], 1), jnp.sum(lengths[..., 0], 1))
         if self.anchor_weight:
-            metrics["anchor"] = (jnp.sum(anchor), jnp.sum(answers.anchored, dtype=jnp.float32))
-        return loss, metrics
+            sums["anchor"] = (jnp.sum(anchor, 1), jnp.sum(anchored, 1))
+        return loss, _by_interaction(sums)
+
+
+def _by_interaction(sums: Metrics) -> Metrics:
+    """Give sums and counts `[I]` as totals, and one by one as `name/interaction_i`."""
+    found = {name: (jnp.sum(total), jnp.sum(count)) for name, (total, count) in sums.items()}
+    for name, (total, count) in sums.items():
+        found |= {f"{name}/interaction_{i}": (total[i], count[i]) for i in range(len(total))}
+    return found

@@ -55,6 +55,7 @@ def precompute_reference(
 
 def _compute(stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder, batch_size: int) -> np.ndarray:
     graphdef, params = nnx.split(model)
+    encoder = RowEncoder(encoder.tokenizer, encoder.config)  # its report is not that of the training
     reader, most = RowReader(source, encoder), encoder.config.max_interactions
     size = source.size or 0
 

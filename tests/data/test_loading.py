@@ -17,6 +17,7 @@ from rxt_jax.data.loader import (
     ConversationBatches,
     EpisodeBatches,
     InteractionBatches,
+    PreferenceBatches,
     Shard,
     TextBatches,
 )
@@ -41,6 +42,8 @@ KINDS = {
     "bucketed episodes": (EpisodeBatches, BUCKETS, {}),
     "packed texts": (TextBatches, PACKING, {}),
     "packed interactions": (InteractionBatches, PACKING, {}),
+    "preferences": (PreferenceBatches, {}, {}),
+    "bucketed preferences": (PreferenceBatches, BUCKETS, {}),
     "windows": (EpisodeBatches, {"interaction_buckets": (4,), "sort_pool": 2}, {"window": 2}),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -51,7 +54,12 @@ def make_file(path):
     with path.open("w") as file:
         for number in range(EPISODES):
             episode = source.episode(number)
-            episode["interactions"] = episode["interactions"][: 1 + number % 7]
+            # What a query was answered with is also what was accepted; other kinds of rows do not look there.
+            episode["interactions"] = [
+                each
+                | {"accepted": {"answer": f"{each['answer']}!"}, "rejected": {"answer": "No."} if place % 2 else None}
+                for place, each in enumerate(episode["interactions"][: 1 + number % 7])
+            ]
             file.write(json.dumps(episode | {"system": f"Be kind to number {number}."}) + "\n")
     return FileData(path=str(path))
 
@@ -93,7 +101,7 @@ def test_a_run_interrupted_anywhere_goes_on_with_the_same_batches(data, kind):
 @kinds
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_shares_of_several_processes_make_up_the_batch(data, kind, count):
-    axis = 1 if KINDS[kind][0] is EpisodeBatches else 0
+    axis = 1 if KINDS[kind][0] in (EpisodeBatches, PreferenceBatches) else 0
     whole = make(kind, data)
     parts = [make(kind, data, Shard(index, count)) for index in range(count)]
     for update in (0, 7, 25):
@@ -117,7 +125,7 @@ def test_worker_processes_change_no_batch_and_send_their_counts_home(data, worke
         assert helped.report.rows > 0
 
 
-@kinds
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind][0] is not PreferenceBatches])
 def test_prepared_rows_make_the_same_batches(data, kind, tmp_path):
     changes = {"use_system_prompt": True, "train_eos": False}
     raw = make(kind, data, **changes)

@@ -17,6 +17,8 @@ from rxt_jax.losses import (
     memory_targets,
     new_weight,
     projected_answer_cross_entropy,
+    projected_sequence_log_probs,
+    shared_length_weights,
     shifted_weights,
     token_cross_entropy,
 )
@@ -150,3 +152,28 @@ def test_what_is_not_scored_has_no_gradient_even_if_it_is_broken():
     mask = jnp.array([[True, False, False]])
     slope = jax.grad(lambda logits: token_cross_entropy(logits, jnp.array([[2, 0, 0]]), mask).loss)
     assert bool(jnp.all(jnp.isfinite(slope(LOGITS.at[0, 1].set(jnp.inf)))))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=4),
+    st.floats(0.0, 1.0),
+    st.integers(),
+)
+@settings(max_examples=40, deadline=None)
+def test_tokens_beyond_the_shared_length_count_less(lengths, alpha, seed):
+    """Rows of two answers behind one prompt token; an answer without a token shortens no other."""
+    rng = np.random.default_rng(abs(seed))
+    mask = np.arange(8) < 1 + np.array(lengths)[..., None]
+    mask[..., 0] = False
+    weights = np.asarray(shared_length_weights(jnp.asarray(mask), alpha))
+    for row, (first, second) in zip(weights, lengths, strict=True):
+        shared = min(first or 8, second or 8)
+        for each, length in zip(row, (first, second), strict=True):
+            expected = [1.0 if place < shared else alpha for place in range(length)]
+            np.testing.assert_allclose(each, [0.0, *expected, *[0.0] * (7 - length)], atol=1e-6)
+    logits = jnp.asarray(rng.normal(size=(len(lengths), 8, 5)), jnp.float32)
+    ids, scored = jnp.asarray(rng.integers(0, 5, (len(lengths), 8))), jnp.asarray(mask[:, 0])
+    plain = projected_sequence_log_probs(lambda x: x, logits, ids, scored)
+    both = projected_sequence_log_probs(lambda x: x, logits, ids, scored, 2.0 * scored)
+    np.testing.assert_allclose(both.total, 2.0 * plain.total, rtol=1e-5)
+    np.testing.assert_array_equal(both.length, plain.length)

@@ -1,5 +1,6 @@
 """DMPO: what a score may depend on, what changes nothing, how far gradients reach, and that it learns."""
 
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import random_conversations, small_model
+from small import mixture_config, random_conversations, small_model
 
 from rxt_jax.losses import PreferenceConfig
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
@@ -47,18 +48,8 @@ def scorer(stage):
         memory = stage.begin(model, batch.accepted.ids.shape[1], None, reference=frozen)
         counts = stage.label_counts(batch)
         loss, (memory, metrics) = stage.window_objective(model, memory, answers, None, counts, reference=frozen)
-        scores, _ = stage._score(model, memories(stage, model, memory, answers), answers, None)
-        return loss, memory.policy, metrics, scores.total
-
-    def memories(stage, model, memory, answers):
-        from rxt_jax.model.episode import scan_memories
-        from rxt_jax.stages.memory_aware import write_previous
-
-        def write(model, memory, answers, key):
-            return jnp.float32(0.0), (write_previous(model, memory, answers.interaction, key)[0], {})
-
-        start = stage.begin(model, answers.paired.shape[1], None)
-        return scan_memories(write, model, start.policy, answers, None)[0]
+        scores = stage.reference_scores(model, batch)[..., : 3 if stage.anchor_weight else 2]
+        return loss, memory.policy, metrics, scores
 
     return lambda batch: score(nnx.split(small_model())[1], nnx.split(small_model(seed=1))[1], batch)
 
@@ -237,11 +228,73 @@ def test_updates_inside_the_episode_walk_it_once():
         ({"memory_gradient_steps": 0}, "at least 1"),
         ({"anchor_weight": -1.0}, "negative"),
         ({"logprob_reduction": "median"}, "must be one of"),
+        ({"preference": PreferenceConfig(loss="hinge", label_smoothing=0.1)}, "no label smoothing"),
+        ({"length_desensitisation": 1.5}, "lie in"),
+        ({"reference": "precomputed", "reference_sync_every": 2}, "cannot be synchronised"),
     ],
 )
 def test_impossible_options(fields, message):
     with pytest.raises(ValueError, match=message):
         DirectMemoryPreference(**fields)
+
+
+def test_the_sigmoid_loss_is_smoothed_where_smoothing_is_asked_for():
+    smoothed = {loss: PreferenceConfig(loss=loss, label_smoothing=0.2) for loss in ("sigmoid", "conservative")}
+    found = {loss: DirectMemoryPreference(preference=config).losses for loss, config in smoothed.items()}
+    assert found["sigmoid"] == found["conservative"] == ((smoothed["conservative"], 1.0),)
+    assert DirectMemoryPreference().losses == ((PreferenceConfig(), 1.0),)
+
+
+def test_means_with_a_small_beta_are_warned_about():
+    with pytest.warns(UserWarning, match="hardly prefers anything"):
+        DirectMemoryPreference(logprob_reduction="mean")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DirectMemoryPreference(logprob_reduction="mean", preference=PreferenceConfig(beta=2.0))
+
+
+def test_a_precomputed_reference_is_the_full_one_computed_before():
+    """With the parameters of another model as the reference, so that ratios are not zero."""
+    batch = conversations()
+    frozen = small_model(seed=1)
+    full = replace(STAGE, reference="full")
+    precomputed = replace(STAGE, reference="precomputed")
+    kept = batch._replace(reference=np.asarray(jax.jit(lambda b: full.reference_scores(frozen, b))(batch)))
+
+    @jax.jit
+    def loss(batch):
+        model = small_model()
+        return precomputed.objective(model, batch, None, precomputed.label_counts(batch))
+
+    value, metrics = loss(kept)
+    expected, _, found, _ = scorer(full)(batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["anchor"], found["anchor"], rtol=1e-4)
+    with pytest.raises(ValueError, match="carry the reference's"):
+        loss(batch)
+
+
+def test_the_routers_of_the_encoder_count_as_well():
+    """A loss of nothing but router losses sends a gradient into the encoder's and the decoder's routers."""
+    config = mixture_config()
+    config = replace(config, encoder=replace(config.encoder, feed_forward=config.decoder.feed_forward))
+    graphdef, params = nnx.split(small_model(config))
+    stage = DirectMemoryPreference(
+        preference=PreferenceConfig(beta=1e-9), reference="none", balance_loss_scale=1.0, anchor_weight=0.0
+    )
+    batch = jax.tree.map(jnp.asarray, conversations(interactions=2, rows=2))
+
+    @jax.jit
+    def slopes(params):
+        def loss(params):
+            return stage.objective(nnx.merge(graphdef, params), batch, None, stage.label_counts(batch))[0]
+
+        return jax.grad(loss)(params)
+
+    found = {path: float(jnp.abs(v[...]).max()) for path, v in flat_parameters(slopes(params)).items()}
+    for part in ("encoder", "decoder"):
+        assert any(size > 1e-5 for path, size in found.items() if path.startswith(part) and "router" in path), part
+    assert max(size for path, size in found.items() if path.startswith("decoder/head")) < 1e-6
 
 
 def test_a_memory_of_fewer_rows_is_read_by_neighbours():
