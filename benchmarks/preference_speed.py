@@ -8,6 +8,7 @@ stage 4 costs 4 w + 4 r, DMPO 4 w + 8 r for two answers and 2 r for the referenc
 """
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ import numpy as np
 import tyro
 from flax import nnx
 
-import rxt_jax.losses.sequence_log_probs as sequence_log_probs
 from rxt_jax.cli.benchmark import best_time, forward_flops_per_token, random_conversations
 from rxt_jax.model import ModelConfig, presets
 from rxt_jax.run import build_model
@@ -100,7 +100,8 @@ def main(options: Options) -> None:
     facts["scratch MiB"] = {"chunked": round(scratch(large, DirectMemoryPreference(), batch))}
     logits = replace(DirectMemoryPreference(), interactions_per_call=options.interactions)
     facts["scratch MiB"]["all interactions in one call"] = round(scratch(large, logits, batch))
-    sequence_log_probs._PLACES = options.length
+    # The package has a function of the module's name.
+    sys.modules["rxt_jax.losses.sequence_log_probs"]._PLACES = options.length
     facts["scratch MiB"]["and all places at once"] = round(scratch(large, logits, batch))
     facts["one float32 array of all logits, MiB"] = round(2 * batch.accepted.ids.size * large.vocab_size * 4 / 2**20)
     print(json.dumps(facts, indent=1))

@@ -48,7 +48,8 @@ class Options:
 
     variants: tuple[str, ...] = tuple(VARIANTS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    updates: int = 60
+    updates: int = 40
+    batch_size: int = 8
     learning_rate: float = 2e-3
     results: Path = HERE / "sgd_preference.json"
 
@@ -125,7 +126,9 @@ def _recipe(base: Recipe, name: str, seed: int, options: Options) -> Recipe:
         data = replace(data, source=replace(data.source, path=with_neutral(data.source.path, folder.parent)))
     run = base.stages["preference"]
     optimizer = replace(run.optimizer, learning_rate=options.learning_rate)
-    run = replace(run, stage=VARIANTS[name], updates=options.updates, optimizer=optimizer)
+    run = replace(
+        run, stage=VARIANTS[name], updates=options.updates, batch_size=options.batch_size, optimizer=optimizer
+    )
     return replace(base, folder=str(folder), seed=seed, data=data, stages={"preference": run})
 
 
