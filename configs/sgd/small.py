@@ -2,8 +2,8 @@
 
     rxt train configs/sgd/small.py
 
-Two CPU cores, about 40 minutes; answer perplexity 3.5 with memory, 3.8 with another conversation's, 4.6 without;
-values recalled 26 %, 9 %, 2 % (benchmarks/sgd.md). Needs `../shared/data/sgd/{train,dev}.jsonl` beside the project;
+Two CPU cores, about 40 minutes; answer perplexity 4.0 with memory, 4.6 with another conversation's, 5.3 without;
+values recalled 29 %, 7 %, 3 % (benchmarks/sgd.md). Needs `../shared/data/sgd/{train,dev}.jsonl` beside the project;
 other episodes: `--data.source.path FILE --data.evaluation-source.path FILE`.
 """
 
