@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -54,14 +55,23 @@ def make_file(path):
     with path.open("w") as file:
         for number in range(EPISODES):
             episode = source.episode(number)
-            # What a query was answered with is also what was accepted; other kinds of rows do not look there.
-            episode["interactions"] = [
-                each
-                | {"accepted": {"answer": f"{each['answer']}!"}, "rejected": {"answer": "No."} if place % 2 else None}
-                for place, each in enumerate(episode["interactions"][: 1 + number % 7])
-            ]
+            episode["interactions"] = episode["interactions"][: 1 + number % 7]
             file.write(json.dumps(episode | {"system": f"Be kind to number {number}."}) + "\n")
     return FileData(path=str(path))
+
+
+def preferences_of(data):
+    """The same conversations with every second answer preferred to another one."""
+    path = Path(data.path).with_suffix(".preferences.jsonl")
+    lines = []
+    for line in Path(data.path).read_text().splitlines():
+        episode = json.loads(line)
+        for place, each in enumerate(episode["interactions"]):
+            each["accepted"] = {"answer": each.pop("answer")}
+            each["rejected"] = {"answer": "No."} if place % 2 else None
+        lines.append(json.dumps(episode) + "\n")
+    path.write_text("".join(lines))
+    return replace(data, path=str(path), kind="preference_episode")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,7 @@ def data(tmp_path_factory):
 
 def make(kind, data, shard=None, seed=5, **changes):
     batches, options, arguments = KINDS[kind]
+    data = preferences_of(data) if batches is PreferenceBatches else data
     config = replace(DataConfig(max_length=48, max_interactions=7, text_length=40), **options | changes)
     encoder = RowEncoder(dialogue_tokenizer(), config)
     return batches(open_source(data), encoder, batch_size=ROWS, seed=seed, shard=shard, **arguments)
@@ -155,9 +166,9 @@ def test_another_source_order_or_setting_is_refused(data, tmp_path):
 def test_bucketed_and_packed_batches_lose_no_record(data, kind):
     """One epoch shows what an unsorted, unpacked one shows: every record once."""
     batches = make(kind, data)
-    texts = KINDS[kind][0] is TextBatches
+    readers = {TextBatches: "text", ConversationBatches: "conversation", PreferenceBatches: "preferences"}
     visits = []
-    name = "text" if texts else "conversation" if KINDS[kind][0] is ConversationBatches else "record"
+    name = readers.get(KINDS[kind][0], "record")
     original = getattr(batches._reader, name)
     setattr(batches._reader, name, lambda visit: visits.append(visit) or original(visit))
     for update in range(40):
