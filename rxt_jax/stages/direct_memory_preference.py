@@ -247,7 +247,9 @@ class DirectMemoryPreference:
         learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
 
         def write(model: Any, memory: Array, answers: Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
-            memory, report = write_previous(model, memory, answers.interaction, key, gradient=learns_to_write)
+            memory, report = write_previous(
+                model, memory, answers.interaction, key, gradient=learns_to_write, balanced=True
+            )
             balance = {"router/encoder_balance": (report.balance, jnp.float32(1.0))}
             return jnp.float32(0.0), (memory, report.metrics(answers.interaction) | balance)
 

@@ -35,7 +35,7 @@ INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it s
 
 class WriteReport(NamedTuple):
     """What a write did to the memory of every row, `[B]`: rms of its change, cosine of its slots with what they were
-    (mean over layers and slots; 1 where nothing was written). `balance` is the encoder's router loss."""
+    (mean over layers and slots; 1 where nothing was written). `balance` is the encoder's router loss, 0 if not wanted."""
 
     rms: Array
     cosine: Array
@@ -52,18 +52,27 @@ class WriteReport(NamedTuple):
 
 
 def write_previous(
-    model: Any, memory: Array, interaction: Interaction, key: Key | None, *, gradient: bool = True
+    model: Any,
+    memory: Array,
+    interaction: Interaction,
+    key: Key | None,
+    *,
+    gradient: bool = True,
+    balanced: bool = False,
 ) -> tuple[Array, WriteReport]:
-    """Write the interaction before this one into memory; also report what that did.
+    """Write the interaction before this one into memory; also report what that did, `balanced` with the router loss.
 
     Rows without a predecessor keep their memory. Where no row has one, the encoder does not run
     at all.
     """
 
     def write(memory: Array) -> tuple[Array, WriteReport]:
-        encoded, balance = model.encode_balanced(
-            interaction.previous_ids, interaction.previous_token_mask, key=fold_key(key, 0)
-        )
+        previous = (interaction.previous_ids, interaction.previous_token_mask)
+        balance = jnp.float32(0.0)
+        if balanced:
+            encoded, balance = model.encode_balanced(*previous, key=fold_key(key, 0))
+        else:
+            encoded = model.encode(*previous, key=fold_key(key, 0))
         updated = model.update_memory(memory, encoded, interaction.previous_token_mask, key=fold_key(key, 1))
         if not gradient:
             updated, balance = jax.lax.stop_gradient((updated, balance))
