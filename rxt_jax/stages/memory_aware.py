@@ -35,7 +35,7 @@ INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it s
 
 class WriteReport(NamedTuple):
     """What a write did to the memory of every row, `[B]`: rms of its change, cosine of its slots with what they were
-    (mean over layers and slots; 1 where nothing was written). `balance` is the encoder's router loss, 0 if not wanted."""
+    (mean over layers and slots; 1 where nothing was written). `balance` is the encoder's router loss, 0 if unwanted."""
 
     rms: Array
     cosine: Array
