@@ -25,7 +25,7 @@ recipe = replace(
     data=replace(toy.data, source=replace(toy.data.source, preferences=True)),
     stages={
         "preference": StageRun(
-            # Without a share of plain likelihood both answers lose probability: pairs are told apart, replies fall apart.
+            # Without a share of plain likelihood both answers lose probability: pairs are told apart, replies decay.
             stage=DirectMemoryPreference(preference=PreferenceConfig(beta=0.1), sft_weight=1.0),
             updates=400,
             batch_size=32,
