@@ -12,6 +12,12 @@ from pathlib import Path
 import tyro
 
 
+NOTES = (
+    "The model had never answered from memory before. What has no pair (greetings, notes of what was said) is not trained",
+    "by this stage, and those answers decay: preferences belong behind stage 4, this run only shows what they can teach.",
+)
+
+
 @dataclass(frozen=True)
 class Options:
     """Which run."""
@@ -26,7 +32,7 @@ def main(options: Options) -> None:
         "# Preferences that only memory can decide",
         "",
         "`rxt train configs/toy.py && rxt train configs/toy_preference.py && python benchmarks/toy_preference.py`; two CPU",
-        "cores. The rejected answer names another value of the same kind; conversations and values held out.",
+        "cores. The rejected answer names another value of the same kind; held-out conversations (split iid).",
         "",
         "| | pairs right with memory | zeroed | another conversation's | log p accepted | rejected | values recalled |",
         "|---|---|---|---|---|---|---|",
@@ -47,6 +53,7 @@ def main(options: Options) -> None:
     for each in updates[:: max(len(updates) // 8, 1)]:
         norms = " | ".join(f"{each[f'gradient/{name}']:.2f}" for name in names)
         lines.append(f"| {each['update']} | {norms} | {100 * each['logps/raw_accuracy']:.1f} % |")
+    lines += ["", *NOTES]
     Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
