@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tyro
 
-
 NOTES = (
     "The model had never answered from memory before. What has no pair (greetings, notes of what was said) is not trained",
     "by this stage, and those answers decay: preferences belong behind stage 4, this run only shows what they can teach.",
