@@ -48,6 +48,7 @@ def precompute_reference(
         raise ValueError(f"{file} does not exist yet: run one process alone until it has been written.")
     totals = _compute(stage, model, source, encoder, batch_size)
     file.parent.mkdir(parents=True, exist_ok=True)
+    facts.unlink(missing_ok=True)  # an interrupted write must not pass for what was there before
     np.save(file, totals)
     facts.write_text(json.dumps(described, indent=1), encoding="utf-8")
     return totals
