@@ -77,6 +77,7 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
         splits[name] = measure(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation)
     report = Report(splits)
     console.print(report.table())
+    console.print(report.facts_table())
     report.save(recipe.run_folder / "evaluation" / part)
     if recipe.has_preferences and recipe.data.held_out_preferences is not None:
         source = open_source(recipe.data.held_out_preferences)

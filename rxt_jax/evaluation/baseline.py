@@ -17,9 +17,9 @@ from rxt_jax.data.rows import Row, RowEncoder, join_rows, stack_conversations
 from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.config import EvaluationConfig
-from rxt_jax.evaluation.evaluate import generate_texts, recalls_in_rows, sample_episodes
+from rxt_jax.evaluation.evaluate import absences_in_rows, generate_texts, recalls_in_rows, sample_episodes
 from rxt_jax.evaluation.memories import score_tokens
-from rxt_jax.evaluation.recall import Recall, chance_level, contains_value, find_value_tokens
+from rxt_jax.evaluation.recall import Absence, Recall, chance_level, find_value_tokens
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 from rxt_jax.types import EpisodeBatch
 
@@ -44,9 +44,10 @@ def evaluate_baseline(
     graphdef, params = nnx.split(model)
     rows = [encoder.episode(episode) for episode in episodes]
     recalls, result.dropped_recalls = recalls_in_rows(episodes, rows, encoder)
+    absences = absences_in_rows(episodes, rows, encoder)
     for name, one in result.conditions.items():
         pasts = [[_past(row, turn, name, data) for turn in range(len(row))] for row in rows]
-        _answer(one, graphdef, params, pasts, recalls, encoder, config)
+        _answer(one, graphdef, params, pasts, recalls, absences, encoder, config)
         for start in range(0, len(rows), size):
             mine = [recall for recall in recalls if start <= recall.episode < start + size]
             _score(one, graphdef, params, rows[start : start + size], mine, start, name, encoder)
@@ -76,16 +77,19 @@ def _answer(
     params: Any,
     pasts: list[list[list[int]]],
     recalls: Sequence[Recall],
+    absences: Sequence[Absence],
     encoder: RowEncoder,
     config: EvaluationConfig,
 ) -> None:
-    turns = sorted({(recall.turn, recall.episode) for recall in recalls})
+    turns = sorted({(question.turn, question.episode) for question in (*recalls, *absences)})
     prompts = [pasts[episode][turn] for turn, episode in turns]
     length = encoder.config.conversation_length
     made = generate_texts(graphdef, params, prompts, lambda numbers: None, encoder, config, length)
     texts = dict(zip(turns, made, strict=True))
     for recall in recalls:
-        result.count_recall(recall.distance, contains_value(texts[recall.turn, recall.episode], recall.value))
+        result.count_recall(recall, texts[recall.turn, recall.episode])
+    for absence in absences:
+        result.count_absence(texts[absence.turn, absence.episode])
 
 
 def _score(

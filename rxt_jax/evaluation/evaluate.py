@@ -5,7 +5,7 @@ Every conversation is walked once; the four conditions differ in what the decode
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,12 @@ from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.memories import collect_memories, generate_rows, score_tokens, under_condition
-from rxt_jax.evaluation.recall import Recall, chance_level, contains_value, find_value_tokens, recalls_of
+from rxt_jax.evaluation.recall import Absence, Recall, absences_of, chance_level, find_value_tokens, recalls_of
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 
-__all__ = ["evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
+__all__ = ["absences_in_rows", "evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
+
+Question = TypeVar("Question", Recall, Absence)
 
 
 def evaluate_split(
@@ -53,6 +55,7 @@ def evaluate_split(
         rows = [encoder.episode(episode) for episode in batch_episodes]
         batch = make_episode_batch(rows, encoder, encoder.config.max_interactions)
         recalls, dropped = recalls_in_rows(batch_episodes, rows, encoder)
+        absences = absences_in_rows(batch_episodes, rows, encoder)
         all_recalls += recalls
         result.dropped_recalls += dropped
         result.interactions += int(batch.valid.sum())
@@ -60,7 +63,7 @@ def evaluate_split(
         for name in config.conditions:
             spoilt = under_condition(memories, name)
             _score(result.conditions[name], graphdef, params, batch, spoilt, recalls, rows, encoder)
-            _answer(result.conditions[name], graphdef, params, spoilt, recalls, rows, encoder, config)
+            _answer(result.conditions[name], graphdef, params, spoilt, recalls, absences, rows, encoder, config)
     result.chance = chance_level(all_recalls)
     result.cut_rows, result.shortened_episodes = encoder.report.cut.total(), encoder.report.episodes_shortened
     return result
@@ -79,11 +82,26 @@ def recalls_in_rows(
     episodes: Sequence[Mapping[str, Any]], rows: Sequence[Sequence[Row]], encoder: RowEncoder
 ) -> tuple[list[Recall], int]:
     """List the annotated values with the number of their row for a turn, and count those whose row was dropped."""
+    return _in_rows(recalls_of(episodes, encoder.config.max_interactions), episodes, rows, encoder)
+
+
+def absences_in_rows(
+    episodes: Sequence[Mapping[str, Any]], rows: Sequence[Sequence[Row]], encoder: RowEncoder
+) -> list[Absence]:
+    """List the questions about what was never said with the number of their row for a turn."""
+    return _in_rows(absences_of(episodes, encoder.config.max_interactions), episodes, rows, encoder)[0]
+
+
+def _in_rows(
+    found: list[Question],
+    episodes: Sequence[Mapping[str, Any]],
+    rows: Sequence[Sequence[Row]],
+    encoder: RowEncoder,
+) -> tuple[list[Question], int]:
     first = [encoder.leading_rows(episode) for episode in episodes]
-    found = recalls_of(episodes, encoder.config.max_interactions)
-    found = [recall._replace(turn=recall.turn + first[recall.episode]) for recall in found]
-    found = [recall for recall in found if recall.turn < len(rows[recall.episode])]
-    usable = [recall for recall in found if rows[recall.episode][recall.turn].valid]
+    found = [question._replace(turn=question.turn + first[question.episode]) for question in found]
+    found = [question for question in found if question.turn < len(rows[question.episode])]
+    usable = [question for question in found if rows[question.episode][question.turn].valid]
     return usable, len(found) - len(usable)
 
 
@@ -121,12 +139,13 @@ def _answer(
     params: Any,
     memories: jax.Array,
     recalls: Sequence[Recall],
+    absences: Sequence[Absence],
     rows: list[list[Row]],
     encoder: RowEncoder,
     config: EvaluationConfig,
 ) -> None:
-    """Generate the turns that have to recall something, and look for the values in the text."""
-    turns = sorted({(recall.turn, recall.episode) for recall in recalls})
+    """Generate the turns that ask for something, and look for the values in the text."""
+    turns = sorted({(question.turn, question.episode) for question in (*recalls, *absences)})
     # The first token of the answer part says which block comes: the caller's choice, not the model's.
     prompts = [rows[episode][turn].ids[: rows[episode][turn].prompt_length + 1] for turn, episode in turns]
 
@@ -142,7 +161,9 @@ def _answer(
         )
     )
     for recall in recalls:
-        result.count_recall(recall.distance, contains_value(texts[recall.turn, recall.episode], recall.value))
+        result.count_recall(recall, texts[recall.turn, recall.episode])
+    for absence in absences:
+        result.count_absence(texts[absence.turn, absence.episode])
 
 
 def generate_texts(

@@ -8,30 +8,79 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["BUCKETS", "Recall", "bucket_of", "chance_level", "contains_value", "find_value_tokens", "recalls_of"]
+__all__ = [
+    "BUCKETS",
+    "Absence",
+    "Recall",
+    "absences_of",
+    "bucket_of",
+    "chance_level",
+    "contains_value",
+    "find_value_tokens",
+    "recalls_of",
+    "words_of",
+]
 
 BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 """Distances that are reported together, both ends included."""
 
 
 class Recall(NamedTuple):
-    """One annotated value: where it is asked for, what it is, how many interactions ago it was said."""
+    """One annotated value: where it is asked for, what it is, how many interactions ago it was said.
+
+    `candidates` counts the facts of its type that had been told by then; `others` are values of other questions.
+    """
 
     episode: int
     turn: int
     slot: str
     value: str
     distance: int
+    candidates: int = 1
+    others: tuple[str, ...] = ()
+
+
+class Absence(NamedTuple):
+    """A question about something that was never said."""
+
+    episode: int
+    turn: int
 
 
 def recalls_of(episodes: Sequence[Mapping[str, Any]], max_interactions: int) -> list[Recall]:
     """List the annotated values of episodes, in order."""
     return [
-        Recall(number, turn, str(each.get("slot", "")), str(each["value"]), int(each["distance"]))
+        Recall(
+            number,
+            turn,
+            str(each.get("slot", "")),
+            str(each["value"]),
+            int(each["distance"]),
+            int(each.get("candidates") or 1),
+            _other_values(episode, interaction),
+        )
         for number, episode in enumerate(episodes)
         for turn, interaction in enumerate(episode["interactions"][:max_interactions])
         for each in interaction.get("recall") or ()
     ]
+
+
+def absences_of(episodes: Sequence[Mapping[str, Any]], max_interactions: int) -> list[Absence]:
+    """List the questions that ask for what was never said: their `intent` is `absence`."""
+    return [
+        Absence(number, turn)
+        for number, episode in enumerate(episodes)
+        for turn, interaction in enumerate(episode["interactions"][:max_interactions])
+        if interaction.get("intent") == "absence" and not interaction.get("recall")
+    ]
+
+
+def _other_values(episode: Mapping[str, Any], interaction: Mapping[str, Any]) -> tuple[str, ...]:
+    """List the annotated values of an episode that neither the question nor the reference answer names."""
+    asked = " ".join(str(interaction.get(name) or "") for name in ("query", "tool_use", "think", "answer", "tool_call"))
+    own = " ".join([asked, *(str(each["value"]) for each in interaction.get("recall") or ())])
+    values = (str(each["value"]) for turn in episode["interactions"] for each in turn.get("recall") or ())
+    return tuple(value for value in dict.fromkeys(values) if not contains_value(own, value))
 
 
 def bucket_of(distance: int) -> str:
@@ -44,14 +93,14 @@ def bucket_of(distance: int) -> str:
 
 def contains_value(text: str, value: str) -> bool:
     """Whether a text holds a value as a run of whole words, case and punctuation aside."""
-    return f" {_words(value)} " in f" {_words(text)} "
+    return f" {words_of(value)} " in f" {words_of(text)} "
 
 
 def chance_level(recalls: Iterable[Recall]) -> float:
     """Give the share that a model without memory gets right by naming each slot's most frequent value."""
     by_slot: dict[str, Counter[str]] = {}
     for recall in recalls:
-        by_slot.setdefault(recall.slot, Counter())[_words(recall.value)] += 1
+        by_slot.setdefault(recall.slot, Counter())[words_of(recall.value)] += 1
     total = sum(sum(counter.values()) for counter in by_slot.values())
     return sum(max(counter.values()) for counter in by_slot.values()) / total if total else 0.0
 
@@ -73,6 +122,7 @@ def find_value_tokens(ids: Sequence[int], start: int, value: str, token_bytes: S
     return range(start + int(first), start + int(last) + 1)
 
 
-def _words(text: str) -> str:
+def words_of(text: str) -> str:
+    """Write a text as its words alone, with one space between them, so that only words are compared."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded))

@@ -11,16 +11,21 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from rxt_jax.evaluation.recall import BUCKETS, bucket_of
+from rxt_jax.evaluation.outcome import OUTCOMES, abstains, judge
+from rxt_jax.evaluation.recall import BUCKETS, Recall, bucket_of, contains_value
 
-__all__ = ["ConditionResult", "Report", "SplitResult"]
+__all__ = ["ConditionResult", "Report", "SplitResult", "show_share"]
 
 _BUCKET_NAMES = [bucket_of(low) for low, _ in BUCKETS]
 
 
 @dataclass
 class ConditionResult:
-    """Sums and counts under one memory condition; `by_distance` is distance → [right, asked]."""
+    """Sums and counts under one memory condition; `by_distance` is distance → [right, asked].
+
+    `outcomes` counts answers to the same questions by what they are worth, `two_of_a_type` is [right, asked] of those
+    where more than one fact of the type had been told, `absences` [abstained, asked] of questions about what was not.
+    """
 
     loss: float = 0.0
     tokens: int = 0
@@ -29,6 +34,9 @@ class ConditionResult:
     correct_value_tokens: int = 0
     values_without_tokens: int = 0
     by_distance: dict[int, list[int]] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    two_of_a_type: list[int] = field(default_factory=lambda: [0, 0])
+    absences: list[int] = field(default_factory=lambda: [0, 0])
 
     def count_tokens(self, losses: np.ndarray, hits: np.ndarray, scored: np.ndarray) -> None:
         """Add the scored tokens: negative log-likelihoods, and whether each was the likeliest."""
@@ -36,11 +44,17 @@ class ConditionResult:
         self.correct_tokens += int(np.sum(hits[scored]))
         self.tokens += int(scored.sum())
 
-    def count_recall(self, distance: int, right: bool) -> None:
-        """Add one asked value."""
-        counts = self.by_distance.setdefault(distance, [0, 0])
-        counts[0] += int(right)
-        counts[1] += 1
+    def count_recall(self, recall: Recall, answer: str) -> None:
+        """Add one asked value: recalled where the answer holds it; its outcome also says what else was named."""
+        right = contains_value(answer, recall.value)
+        _add(self.by_distance.setdefault(recall.distance, [0, 0]), right)
+        self.outcomes[judge(answer, [recall.value], recall.others)] += 1
+        if recall.candidates >= 2:
+            _add(self.two_of_a_type, right)
+
+    def count_absence(self, answer: str) -> None:
+        """Add one question about what was never said: whatever is not an abstention is made up."""
+        _add(self.absences, abstains(answer))
 
     def asked(self, bucket: str | None = None) -> int:
         """Count the asked values in a bucket (None = all)."""
@@ -67,6 +81,24 @@ class ConditionResult:
                 str(distance): right / asked for distance, (right, asked) in sorted(self.by_distance.items())
             },
             "asked_by_distance": {str(distance): asked for distance, (_, asked) in sorted(self.by_distance.items())},
+            **self._facts(),
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        """Say what the answers that are not right say; `wrong_rate` counts all that neither are nor abstain."""
+        asked = sum(self.outcomes.values())
+        shares = {name: count / asked if asked else None for name, count in self.outcomes.items()}
+        right, of_a_type = self.two_of_a_type
+        abstained, never_said = self.absences
+        wrong = self.outcomes["wrong_fact"] + self.outcomes["other"]
+        return {
+            "outcomes": shares,
+            "wrong_rate": wrong / asked if asked else None,
+            "absent_rate": shares["absent"],
+            "two_of_a_type": right / of_a_type if of_a_type else None,
+            "asked_two_of_a_type": of_a_type,
+            "made_up_rate": 1 - abstained / never_said if never_said else None,
+            "asked_never_said": never_said,
         }
 
 
@@ -117,12 +149,39 @@ class Report:
                 summary = one.summary()
                 table.add_row(
                     f"  {condition}",
-                    *(_share(summary["recall_by_bucket"][name]) for name in _BUCKET_NAMES),
-                    _share(summary["recall"]),
-                    _share(summary["value_token_accuracy"]),
+                    *(show_share(summary["recall_by_bucket"][name]) for name in _BUCKET_NAMES),
+                    show_share(summary["recall"]),
+                    show_share(summary["value_token_accuracy"]),
                     f"{summary['answer_perplexity']:.4g}",
                 )
-            table.add_row("  chance", *[""] * len(_BUCKET_NAMES), _share(result.chance), end_section=True)
+            table.add_row("  chance", *[""] * len(_BUCKET_NAMES), show_share(result.chance), end_section=True)
+        return table
+
+    def facts_table(self) -> Table:
+        """Show in 80 columns what the answers say that do not recall, and what is said where nothing was told."""
+        table = Table(
+            title="what the answers to these questions say, in %",
+            caption="wrong: asserts something else, of it confused: another value of the conversation;\n"
+            "absent: 'you have not told me'; two of a type: recall where several facts of\n"
+            "one type were told; made up: no abstention where nothing was said",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 0, 0, 1),
+        )
+        table.add_column("memory", no_wrap=True)
+        for name in ("right", "wrong", "of it\nconfused", "absent", "two of\na type", "made\nup"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for split, result in self.splits.items():
+            first = next(iter(result.conditions.values()))
+            asked = [first.asked() or ""] + [""] * 3 + [first.two_of_a_type[1] or "", first.absences[1] or ""]
+            table.add_row(f"[bold]{split}[/bold]", *(f"[grey50]{count}[/]" for count in asked))
+            for number, (condition, one) in enumerate(result.conditions.items(), 1):
+                facts = one.summary()
+                outcomes = facts["outcomes"]
+                shares = (outcomes["right"], facts["wrong_rate"], outcomes["wrong_fact"], outcomes["absent"])
+                shares = (*shares, facts["two_of_a_type"], facts["made_up_rate"])
+                ends = number == len(result.conditions)
+                table.add_row(f"  {condition}", *map(show_share, shares), end_section=ends)
         return table
 
     def summary(self) -> dict[str, Any]:
@@ -162,5 +221,11 @@ class Report:
         plt.close(figure)
 
 
-def _share(value: float | None) -> str:
+def show_share(value: float | None) -> str:
+    """Write a share in percent, nothing for None."""
     return "" if value is None else f"{100 * value:.1f}" if value < 0.9995 else "100"
+
+
+def _add(counts: list[int], right: bool) -> None:
+    counts[0] += int(right)
+    counts[1] += 1

@@ -97,6 +97,19 @@ def test_evaluate_prints_json_for_programs_and_reads_files(run_folder, tmp_path,
     assert (run_folder / "evaluation" / "episodes" / "recall.png").is_file()
 
 
+def test_evaluate_lets_people_who_typed_ask(run_folder, tmp_path, capsys):
+    turns = [{"user": "My cat is Tom."}, {"user": "My cat?", "expect": ["Tom"]}, {"user": "My dog?", "absent": True}]
+    file = tmp_path / "typed.jsonl"
+    file.write_text(json.dumps({"id": "a", "habit": "pets", "turns": turns}))
+    assert main(["evaluate", str(run_folder), "--data", str(file), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["conditions"]["memory"]["all"]["asked"] == summary["questions"] == 2
+    assert "== a (pets)" in (run_folder / "evaluation" / "typed" / "transcript.txt").read_text()
+    file.write_text(json.dumps({"id": "a", "habit": "pets", "turns": [{"user": 3}]}))
+    assert main(["evaluate", str(run_folder), "--data", str(file)]) == 2
+    assert "typed.jsonl, line 1, turn 0: field 'user' must be text" in capsys.readouterr().err
+
+
 def test_chat_reads_lines(run_folder, tmp_path, monkeypatch, capsys):
     import io
 

@@ -1,0 +1,145 @@
+"""Typed conversations are answered in batches as one by one, scored, counted by habit, and written for people."""
+
+import io
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from small import dialogue_tokenizer, small_config, small_model
+
+from rxt_jax.data.hand_typed import TypedConversation, TypedTurn
+from rxt_jax.evaluation.free_conversations import _prompts, answer_freely
+from rxt_jax.evaluation.hand_typed import HandTypedReport, evaluate_hand_typed, score_turns, wrong_values
+from rxt_jax.serving import ChatSession
+
+LENGTH = 24
+TYPED = [
+    ["my cat is Tom", "hello", "What is my cat's name?", "and my dog?"],
+    ["I live in Oslo."],
+    ["hi", "no"],
+    ["good day", "word " * 40, "My house number is 12.", "What is my house number?", "thanks"],
+]
+
+
+def tiny():
+    tokenizer = dialogue_tokenizer()
+    return small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH)), tokenizer
+
+
+def one_by_one(model, tokenizer, zeroed):
+    answers = []
+    for messages in TYPED:
+        session = ChatSession(model, tokenizer, max_length=LENGTH)
+        answers.append([])
+        for message in messages:
+            if zeroed:
+                session.memory = jnp.zeros_like(session.memory)
+            try:
+                answers[-1].append(session.answer(message).strip())
+            except ValueError as error:
+                assert "Say it in several turns" in str(error)
+                answers[-1].append(None)
+    return answers
+
+
+@pytest.mark.parametrize("zeroed", [False, True])
+def test_a_batch_answers_what_single_conversations_answer(zeroed):
+    model, tokenizer = tiny()
+    expected = one_by_one(model, tokenizer, zeroed)
+    assert expected[3][1] is None
+    assert len({text for each in expected for text in each}) > 3  # a model that always says the same proves nothing
+    for batch_size in (3, 64):
+        found = answer_freely(model, tokenizer, TYPED, max_length=LENGTH, batch_size=batch_size, zeroed=zeroed)
+        assert found == expected
+
+
+def test_filler_has_no_room_for_a_reply_and_is_not_written():
+    _, tokenizer = tiny()
+    ids, mask, going = _prompts(["hello", None, "word " * 40], tokenizer, 4, LENGTH)
+    assert going.tolist() == [True, False, False, False]
+    assert mask[1:].all() and not mask[0].all()
+    assert np.all(ids[1:] == tokenizer.special.pad)
+
+
+CONVERSATION = TypedConversation(
+    "t1",
+    "pets",
+    (
+        TypedTurn("my dogs are Bruno and Anna Maria, anna maria is 5"),
+        TypedTurn("my cat is Miso"),
+        TypedTurn("Which dog is 5?", ("Anna Maria", "Anna")),
+        TypedTurn("My cat?", ("Miso",)),
+        TypedTurn("My other dog, not Miso?", ("Bruno",), ("Anna Maria",)),
+        TypedTurn("My horse?", absent=True),
+    ),
+)
+ASKED = CONVERSATION.turns[2:]
+
+
+def test_other_values_of_the_conversation_are_wrong_unless_the_question_names_them():
+    dog, cat, other, horse = (wrong_values(CONVERSATION, turn) for turn in ASKED)
+    assert dog == ["Miso", "Bruno"]
+    assert cat == ["Anna Maria", "Anna", "Bruno"]
+    assert other == ["Anna Maria"]
+    assert horse == ["Anna Maria", "Anna", "Miso", "Bruno"]
+
+
+def test_values_that_are_spellings_of_the_right_one_are_not_wrong():
+    turns = (TypedTurn("at 7 pm?", ("7 pm", "7pm")), TypedTurn("when?", ("7pm", "seven")), TypedTurn("who?", ("Ada",)))
+    assert wrong_values(TypedConversation("t", "times", turns), turns[1]) == ["Ada"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcomes"),
+    [
+        (["Anna", "It is Miso.", "Bruno!", "You have not told me."], ["right"] * 4),
+        (["Bruno", "Anna", "Anna Maria", "Miso"], ["wrong_fact"] * 4),
+        (["I do not know.", "You never said.", "no idea", "Noted."], ["absent"] * 3 + ["other"]),
+        ([None, "", "Rex", None], ["other"] * 4),
+    ],
+)
+def test_a_fake_answerer_is_scored(answers, outcomes):
+    scored = score_turns(CONVERSATION, ["Noted.", "Noted.", *answers])
+    assert [each.outcome for each in scored] == [None, None, *outcomes]
+
+
+def report():
+    said = ["Noted.", "Noted.", "Bruno", "Miso", "I do not know.", "You have not told me."]
+    other = TypedConversation("t2", "lower_case", (TypedTurn("im ada"), TypedTurn("who am i", ("Ada",))))
+    conversations = [CONVERSATION, other]
+    memory = [score_turns(CONVERSATION, said), score_turns(other, [None, "Your horse is Blitz."])]
+    zeroed = [score_turns(CONVERSATION, ["Noted."] * 6), score_turns(other, ["Noted.", "Ada"])]
+    return HandTypedReport(conversations, {"memory": memory, "zeroed": zeroed})
+
+
+def test_the_report_counts_by_kind_and_by_habit(tmp_path):
+    report().save(tmp_path)
+    summary = json.loads((tmp_path / "hand_typed.json").read_text())
+    assert (summary["conversations"], summary["questions"], summary["messages_too_long"]) == (2, 5, 1)
+    memory, zeroed = summary["conditions"]["memory"], summary["conditions"]["zeroed"]
+    assert memory["all"] == {"asked": 5, "right": 0.4, "wrong_fact": 0.2, "absent": 0.2, "other": 0.2}
+    assert memory["told"]["asked"] == 4 and memory["told"]["right"] == 0.25
+    assert memory["never_said"] == {"asked": 1, "right": 1.0, "wrong_fact": 0.0, "absent": 0.0, "other": 0.0}
+    assert memory["by_habit"]["pets"]["asked"] == 4
+    assert zeroed["by_habit"]["lower_case"]["right"] == 1.0
+
+
+def test_the_table_fits_and_the_transcript_marks_failures(tmp_path):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report().table())
+    shown = console.export_text()
+    assert "…" not in shown and {"lower_case", "40.0", "asked"} <= set(shown.split())
+    lines = report().transcript().splitlines()
+    assert "== t1 (pets)" in lines and "   you    My cat?" in lines and "ok model  Miso" in lines
+    assert "!! model  Bruno   [wrong fact; right: Anna Maria | Anna]" in lines
+    assert "!! model  I do not know.   [says it was not told; right: Bruno]" in lines
+    assert sum(line.startswith("!!") for line in lines) == 3
+
+
+def test_an_untrained_model_is_measured():
+    model, tokenizer = tiny()
+    found = evaluate_hand_typed(model, tokenizer, [CONVERSATION], max_length=LENGTH, batch_size=2)
+    assert found.summary()["conditions"]["zeroed"]["all"]["asked"] == 4
+    assert found.summary()["conditions"]["memory"]["all"]["right"] < 0.5
