@@ -20,7 +20,8 @@ import jax
 import tyro
 
 from rxt_jax.data.config import FileData
-from rxt_jax.data.sources import open_source
+from rxt_jax.data.faults import ReadReport
+from rxt_jax.data.sources import open_source, read_records
 from rxt_jax.evaluation import evaluate_preferences, evaluate_split
 from rxt_jax.losses import PreferenceConfig
 from rxt_jax.recipe import Recipe
@@ -54,13 +55,12 @@ class Options:
     results: Path = HERE / "sgd_preference.json"
 
 
-def with_neutral(path: str, folder: Path) -> str:
+def with_neutral(data: FileData, folder: Path) -> str:
     """Copy preference episodes and give every pair the neutral answer."""
     target = folder / "preferences_with_neutral.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(path, encoding="utf-8") as source, target.open("w", encoding="utf-8") as sink:
-        for line in source:
-            episode = json.loads(line)
+    with target.open("w", encoding="utf-8") as sink:
+        for episode in read_records(data, ReadReport()):
             for interaction in episode["interactions"]:
                 if interaction["rejected"]:
                     interaction["neutral"] = {"answer": NEUTRAL}
@@ -123,7 +123,7 @@ def _recipe(base: Recipe, name: str, seed: int, options: Options) -> Recipe:
     folder, data = Path("runs") / "sgd_preferences" / f"{name.replace(' ', '_')}_{seed}", base.data
     assert isinstance(data.source, FileData)
     if VARIANTS[name].anchor_weight:
-        data = replace(data, source=replace(data.source, path=with_neutral(data.source.path, folder.parent)))
+        data = replace(data, source=replace(data.source, path=with_neutral(data.source, folder.parent)))
     run = base.stages["preference"]
     optimizer = replace(run.optimizer, learning_rate=options.learning_rate)
     run = replace(

@@ -2,9 +2,9 @@
 
     rxt train configs/sgd/small.py && rxt train configs/sgd/preference.py
 
-A rejected answer has recalled values replaced by others of the same slot. The run ends with recall on `dev.jsonl` and
-accuracy on `preferences_dev.jsonl`, before and after. `python benchmarks/sgd_preference.py` compares losses
-(benchmarks/sgd_preference.md).
+A rejected answer has recalled values replaced by others of the same slot. The run ends with recall on held-out
+conversations and accuracy on held-out preferences, before and after. The data are where configs/sgd/small.py finds
+them (RXT_SGD_FOLDER). `python benchmarks/sgd_preference.py` compares losses (benchmarks/sgd_preference.md).
 """
 
 import runpy
@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from rxt_jax.data.config import FileData
+from rxt_jax.data.sgd import sgd_path
 from rxt_jax.losses import PreferenceConfig
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.stages import DirectMemoryPreference
 
-small: Recipe = runpy.run_path(str(Path(__file__).with_name("small.py")))["recipe"]
+found = runpy.run_path(str(Path(__file__).with_name("small.py")))
+small: Recipe = found["recipe"]
+train, dev = (sgd_path(found["folder"], split, preferences=True) for split in ("train", "dev"))
 before = small.stages["memory_aware"]
 
 recipe = replace(
@@ -25,10 +28,8 @@ recipe = replace(
     start_from="runs/sgd",
     data=replace(
         small.data,
-        source=FileData(path="../shared/data/sgd/preferences_train.jsonl", kind="preference_episode"),
-        preference_evaluation_source=FileData(
-            path="../shared/data/sgd/preferences_dev.jsonl", kind="preference_episode"
-        ),
+        source=FileData(path=train, kind="preference_episode"),
+        preference_evaluation_source=FileData(path=dev, kind="preference_episode"),
     ),
     evaluation=replace(small.evaluation, conditions=("memory", "zeroed", "shuffled")),
     stages={

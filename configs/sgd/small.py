@@ -3,13 +3,16 @@
     rxt train configs/sgd/small.py
 
 Two CPU cores, about 40 minutes; answer perplexity 4.0 with memory, 4.6 with another conversation's, 5.3 without;
-values recalled 29 %, 7 %, 3 % (benchmarks/sgd.md). Needs `../shared/data/sgd/{train,dev}.jsonl` beside the project;
-other episodes: `--data.source.path FILE --data.evaluation-source.path FILE`.
+values recalled 29 %, 7 %, 3 % (benchmarks/sgd.md). The data are in the folder that RXT_SGD_FOLDER names: the data set
+as it is published (docs/data.md says where), or `train.jsonl` and `dev.jsonl` made of it. Other episodes:
+`--data.source.path FILE --data.evaluation-source.path FILE`.
 """
 
+import os
 from dataclasses import replace
 
 from rxt_jax.data.config import DataConfig, FileData
+from rxt_jax.data.sgd import sgd_path
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import presets
@@ -22,6 +25,7 @@ from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 from rxt_jax.train.schedule import ScheduleConfig
 
+folder = os.environ.get("RXT_SGD_FOLDER", "../shared/data/sgd")
 attention = AttentionConfig(num_query_heads=8, num_kv_heads=8, head_dim=16, output_bias=False)
 feed_forward = FeedForwardConfig(mlp_dim=384, bias=False)
 toy = presets.toy()
@@ -50,8 +54,8 @@ recipe = Recipe(
     cpu_devices=2,
     model=model,
     data=DataConfig(
-        source=FileData(path="../shared/data/sgd/train.jsonl"),
-        evaluation_source=FileData(path="../shared/data/sgd/dev.jsonl"),
+        source=FileData(path=sgd_path(folder, "train")),
+        evaluation_source=FileData(path=sgd_path(folder, "dev")),
         max_length=96,
         max_interactions=25,
         text_length=96,

@@ -61,7 +61,8 @@ class FaultPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class FileData:
-    """Records of files: a file, a folder, a glob, `hub:NAME` (`rxt_jax.data.readers`), or a prepared folder.
+    """Records of files: a file, a folder, a glob, `hub:NAME` or `sgd:FOLDER:SPLIT` (`rxt_jax.data.readers`), or a
+    prepared folder.
 
     `kind` says what a record is, see `docs/data.md`; `fields` maps our names of fields to those of the file.
     """

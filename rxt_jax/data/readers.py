@@ -4,7 +4,8 @@
     .parquet   .arrow .feather   .array_record (one JSON object per record)
 
 A path is a file, a folder (all such files in it, by name), a glob, or `hub:NAME[@REVISION][:SUBSET][:SPLIT]`
-with a dataset's id or folder, which Hugging Face `datasets` reads (split `train` unless named). What cannot be
+with a dataset's id or folder, which Hugging Face `datasets` reads (split `train` unless named), or
+`sgd:FOLDER:SPLIT[:preferences]`, the published Schema-Guided Dialogue data (`rxt_jax.data.sgd`). What cannot be
 read as a record comes out as a `RecordError` in its place, so that whoever reads decides what a bad line costs.
 """
 
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 
 from rxt_jax.data.faults import RecordError
 from rxt_jax.data.records import parse_json_lines, parse_text_lines
+from rxt_jax.data.sgd import SGD_PREFIX, read_sgd, sgd_files
 
 __all__ = ["SUFFIXES", "Raw", "data_files", "files_fingerprint", "read_raw"]
 
@@ -33,6 +35,9 @@ def read_raw(path: str | Path) -> Iterator[Raw]:
     """Yield every record of a file, folder or glob, in the order of the files' names."""
     if str(path).startswith(_HUB):
         yield from _read_hub(str(path))
+        return
+    if str(path).startswith(SGD_PREFIX):
+        yield from read_sgd(str(path))
         return
     for file in data_files(path):
         yield from _reader(file)(file)
@@ -60,7 +65,8 @@ def files_fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256()
     if str(path).startswith(_HUB):
         return _open_hub(str(path))._fingerprint
-    for file in data_files(path):
+    files = sgd_files(str(path)) if str(path).startswith(SGD_PREFIX) else data_files(path)
+    for file in files:
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
