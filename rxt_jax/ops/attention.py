@@ -1,6 +1,7 @@
 """The one attention function. Every head layout of the library is a case of it."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,21 +60,71 @@ def attend(
     if query_heads < kv_heads:
         query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
         query_heads = kv_heads
-    grouped = query.reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
-    visible = None if mask is None else mask[:, None, None]
+    # Heads lead, so that every product is one of plain matrices; the group of a key head is more rows of queries.
+    grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
+    rows = jnp.moveaxis(grouped, 1, 3).reshape(batch, kv_heads, -1, head_dim)
+    attended: Any = _weigh(rows, key.swapaxes(1, 2), value.swapaxes(1, 2), mask, dropout_key, dropout_rate)
+    attended = attended.reshape(batch, kv_heads, query_heads // kv_heads, length, head_dim)
+    return jnp.moveaxis(attended, 3, 1).reshape(batch, length, query_heads, head_dim)
 
-    # Scores and weights are computed again in the backward pass: keeping `[B heads T S]` float32
-    # arrays of every layer costs more time than their two products, and the most memory.
-    @partial(jax.checkpoint, prevent_cse=False)
-    def weigh(grouped: Array, key: Array, value: Array) -> Array:
-        scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32) * (head_dim**-0.5)
-        if visible is not None:
-            scores = jnp.where(visible, scores, _EXCLUDED)
-        weights = jax.nn.softmax(scores, axis=-1)
-        if visible is not None:
-            weights = jnp.where(visible, weights, 0.0)
-        weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
-        return jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
 
-    attended = weigh(grouped, key, value)
-    return attended.reshape(batch, length, query_heads, head_dim)
+# The derivative is written by hand because the one that JAX derives keeps or transposes `[B K R S]` arrays, which
+# cost more than the products. This one keeps a number per query, from which the weights are one exponential away.
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _weigh(
+    query: Float[Array, "B K R H"],
+    key: Float[Array, "B K S H"],
+    value: Float[Array, "B K S H"],
+    mask: Bool[Array, "B T1 S"] | None,
+    dropout_key: Key | None,
+    dropout_rate: float,
+) -> Float[Array, "B K R H"]:
+    """Compute softmax(q kᵀ) v for the R = G · T queries of every key head, group by group; queries come scaled."""
+    return _weigh_forward(query, key, value, mask, dropout_key, dropout_rate)[0]
+
+
+def _weigh_forward(
+    query: Array, key: Array, value: Array, mask: Array | None, dropout_key: Key | None, dropout_rate: float
+) -> tuple[Array, tuple[Any, ...]]:
+    scores = _scores(query, key, mask)
+    # A query without any key has no peak; this one makes its weights exp(-5e29) = 0. All others sum to 1 at least.
+    peak = jnp.max(scores, axis=-1, keepdims=True, initial=_EXCLUDED / 2)
+    weights = jnp.exp(scores - peak)
+    total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
+    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
+    attended = (_product("BKRS,BKSH->BKRH", weights, value) / total).astype(value.dtype)
+    return attended, (query, key, value, mask, dropout_key, attended, peak + jnp.log(total))
+
+
+def _weigh_backward(
+    dropout_rate: float, kept: tuple[Any, ...], slope: Float[Array, "B K R H"]
+) -> tuple[Array | None, ...]:
+    query, key, value, mask, dropout_key, attended, log_sum = kept
+    weights = jnp.exp(_scores(query, key, mask) - log_sum)
+    # What a weight contributes, less what all weights of the query contribute together.
+    mean = jnp.sum(slope.astype(jnp.float32) * attended.astype(jnp.float32), axis=-1, keepdims=True)
+    gain = dropout(_product("BKRH,BKSH->BKRS", slope, value), dropout_rate, dropout_key) - mean
+    score_slope = (weights * gain).astype(query.dtype)
+    weights = dropout(weights, dropout_rate, dropout_key).astype(value.dtype)
+    query_slope = _product("BKRS,BKSH->BKRH", score_slope, key)
+    # Sums over queries as H × S products: only the narrow factor and the result are transposed.
+    key_slope = _product("BKRH,BKRS->BKHS", query, score_slope).swapaxes(-1, -2)
+    value_slope = _product("BKRH,BKRS->BKHS", slope, weights).swapaxes(-1, -2)
+    return query_slope.astype(query.dtype), key_slope.astype(key.dtype), value_slope.astype(value.dtype), None, None
+
+
+_weigh.defvjp(_weigh_forward, _weigh_backward)
+
+
+def _scores(
+    query: Float[Array, "B K R H"], key: Float[Array, "B K S H"], mask: Bool[Array, "B T1 S"] | None
+) -> Float[Array, "B K R S"]:
+    scores = _product("BKRH,BKSH->BKRS", query, key)
+    if mask is None:
+        return scores
+    groups = 1 if mask.shape[1] == 1 else query.shape[2] // mask.shape[1]
+    return jnp.where(jnp.tile(mask, (1, groups, 1))[:, None], scores, _EXCLUDED)
+
+
+def _product(equation: str, left: Array, right: Array) -> Array:
+    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
