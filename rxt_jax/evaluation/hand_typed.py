@@ -183,10 +183,11 @@ def _at(shares: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 def _caption(too_long: int) -> str:
     caption = (
-        "right: names the value and no other one; wrong fact: names another one of the conversation;\n"
-        "absent: 'you have not told me', which is right where nothing was said"
+        "right: names the value and no other; wrong fact: names another one\n"
+        "of the conversation; absent: 'you have not told me', which counts\n"
+        "as right where nothing was said"
     )
-    return caption + (f"\n{too_long} messages are too long for this run: unanswered, not remembered" * bool(too_long))
+    return caption + (f"\n{too_long} messages are too long for this run: never answered" * bool(too_long))
 
 
 def _answer_line(scored: ScoredTurn) -> str:

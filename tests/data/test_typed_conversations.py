@@ -18,6 +18,15 @@ SCORED = [(each, turn) for each in CONVERSATIONS for turn in each.turns if turn.
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
 
+def test_there_are_enough_of_all_kinds():
+    absent = sum(turn.absent for _, turn in SCORED)
+    assert len(CONVERSATIONS) >= 160
+    assert len(SCORED) >= 320
+    assert 0.12 <= absent / len(SCORED) <= 0.18
+    assert len({each.habit for each in CONVERSATIONS}) >= 20
+    assert sum(10 <= len(each.turns) <= 14 for each in CONVERSATIONS) >= 8
+
+
 def test_every_conversation_is_one_that_a_person_would_type():
     for each in CONVERSATIONS:
         assert 3 <= len(each.turns) <= 14, each.id
