@@ -20,9 +20,13 @@ _USAGE = """usage: rxt COMMAND [options]
   inspect RUN         parameters, checkpoints and recipe of a run
   benchmark           speed and memory of a training step
 
-rxt COMMAND --help lists the options of a command."""
+rxt COMMAND --help lists the options of a command.
+Compiled programs are kept in the user's cache folder; JAX_ENABLE_COMPILATION_CACHE=0 switches that off."""
 
 COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "convert", "inspect", "benchmark")
+
+# Commands that wait for compiled programs. `benchmark` times the compiler, so it does without what is kept.
+_COMPILING = ("train", "chat", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import importlib
 
     module = importlib.import_module(f"rxt_jax.cli.{command}")
+    if command in _COMPILING:
+        from rxt_jax.cli.compilation_cache import use_compilation_cache
+
+        use_compilation_cache()
     try:
         return module.run(rest)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
