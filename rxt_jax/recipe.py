@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.data.config import DataConfig, DialogueData, FaultPolicy, FileData, MixedData, PackingConfig, PartData
+from rxt_jax.data.config import DataSource, DataConfig, DialogueData, FaultPolicy, FileData, MixedData, PackingConfig, PartData
 from rxt_jax.data.dialogues.spec import DialogueSpec
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
@@ -56,7 +56,7 @@ StageConfig = (
 class StageRun:
     """One stage of a run: its objective, how long, how many rows at once, and its optimizer.
 
-    `max_interactions` shortens the episodes of this stage (None = as the data says); `accumulation`
+    `source` are other data to train on than the recipe's (None = the recipe's), for a curriculum. `max_interactions` shortens the episodes of this stage (None = as the data says); `accumulation`
     splits a batch into that many micro-batches.
     """
 
@@ -66,6 +66,7 @@ class StageRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulation: int = 1
     max_interactions: int | None = None
+    source: DataSource | None = None
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

@@ -116,7 +116,8 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
         for stream, (name, run) in enumerate(recipe.stages.items()):
             stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tokenizer, tracker, quiet)
             measured = preferences if run.stage.kind == "direct_memory_preference" else held_out
-            params, finished = stage.train(params, source, measured or held_out, encoder, console)
+            own = source if run.source is None else open_source(run.source, folder / "quarantine" / f"{name}.jsonl")
+            params, finished = stage.train(params, own, measured or held_out, encoder, console)
             if not finished:
                 console.print(f"stopped in {name}; the same command goes on from here")
                 return False

@@ -31,16 +31,18 @@ __all__ = [
 ]
 
 
-def toy(vocab_size: int = 640) -> ModelConfig:
-    """Half a million parameters: learns to remember a conversation in minutes on two CPU cores."""
-    attention = AttentionConfig(num_query_heads=4, num_kv_heads=4, head_dim=16, output_bias=False)
-    feed_forward = FeedForwardConfig(mlp_dim=192, bias=False)
+def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, num_slots: int, max_length: int) -> ModelConfig:
+    """Two layers with heads of 16, for CPUs."""
+    attention = AttentionConfig(
+        num_query_heads=embed_dim // 16, num_kv_heads=embed_dim // 16, head_dim=16, output_bias=False
+    )
+    feed_forward = FeedForwardConfig(mlp_dim=mlp_dim, bias=False)
     return ModelConfig(
         vocab_size=vocab_size,
-        embed_dim=64,
+        embed_dim=embed_dim,
         num_layers=2,
-        num_slots=32,
-        max_length=48,
+        num_slots=num_slots,
+        max_length=max_length,
         encoder=EncoderConfig(attention=attention, feed_forward=feed_forward),
         decoder=DecoderConfig(
             attention=attention,
@@ -58,6 +60,16 @@ def toy(vocab_size: int = 640) -> ModelConfig:
         embedding_std=0.05,
         scan_unroll=2,
     )
+
+
+def toy(vocab_size: int = 640) -> ModelConfig:
+    """Half a million parameters: learns to remember a conversation in minutes on two CPU cores."""
+    return _small(vocab_size, embed_dim=64, mlp_dim=192, num_slots=32, max_length=48)
+
+
+def companion(vocab_size: int = 2048) -> ModelConfig:
+    """Two million parameters, for ordinary sentences: hours on two CPU cores."""
+    return _small(vocab_size, embed_dim=128, mlp_dim=512, num_slots=64, max_length=64)
 
 
 def _alpha(
@@ -242,6 +254,6 @@ def baseline_like(config: ModelConfig, *, max_length: int) -> BaselineConfig:
 
 PRESETS = {
     preset.__name__: preset
-    for preset in (toy, rxt_alpha_micro, rxt_alpha_micro_plus, rxt_alpha_mini, rxt_beta_3b_a190m)
+    for preset in (toy, companion, rxt_alpha_micro, rxt_alpha_micro_plus, rxt_alpha_mini, rxt_beta_3b_a190m)
 }
 """Name → function of the vocabulary size."""

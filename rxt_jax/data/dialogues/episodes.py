@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from rxt_jax.data.dialogues.attributes import ATTRIBUTES
 from rxt_jax.data.dialogues.draws import Draws, stream_key
 from rxt_jax.data.dialogues.phrasing import Phrasebook
 from rxt_jax.data.dialogues.plan import Horizon, plan_turns
 from rxt_jax.data.dialogues.realize import Narrator
 from rxt_jax.data.dialogues.script import World
 from rxt_jax.data.dialogues.spec import SPLITS, DialogueSpec
+from rxt_jax.data.dialogues.typing_habits import draw_habits
 
 __all__ = ["Dialogues"]
 
@@ -24,28 +24,33 @@ class Dialogues:
         self.spec = spec
         self.seed = seed
         self.split = split
-        longer = split == "longer"
-        self.horizon = Horizon(
-            interactions=spec.longer_interactions if longer else spec.interactions,
-            distance=spec.longer_distance if longer else spec.max_distance,
-        )
+        interactions, distance = {
+            "longer": (spec.longer_interactions, spec.longer_distance),
+            "longest": (spec.longest_interactions, spec.longest_distance),
+        }.get(split, (spec.interactions, spec.max_distance))
+        self.horizon = Horizon(interactions=interactions, distance=distance)
         self._weights = self.horizon.gap_weights()
-        self._book = Phrasebook(spec, held_out=split == "unseen_phrasings")
-        open_keys = any(ATTRIBUTES[slot].open_key for slot in spec.attributes)
-        self._most_chains = spec.facts[1] if open_keys else len(spec.attributes)
+        self._book = Phrasebook(spec, held_out=split in ("unseen_phrasings", "all_unseen"))
         self._key = stream_key(seed, SPLITS.index(split), _EPISODES)
         self._text_key = stream_key(seed, SPLITS.index(split), _TEXTS)
 
     def episode(self, index: int) -> dict[str, Any]:
         """Return episode `index`: `{"id", "split", "interactions"}`."""
         draws = Draws(self._key, index)
-        world = World(draws, self._book, self.split == "unseen_values")
-        turns, chains = plan_turns(draws, self.spec, self.horizon, self._weights, self._most_chains)
+        habits = draw_habits(draws, self.spec.careless_share, self.spec.typo_share)
+        world = World(
+            draws,
+            self._book,
+            held_out_values=self.split in ("unseen_values", "all_unseen"),
+            held_out_keys=self.split in ("unseen_keys", "all_unseen"),
+            lower=habits.lower,
+        )
+        turns, chains = plan_turns(draws, self.spec, self.horizon, self._weights)
         world.populate(chains)
         return {
             "id": f"{self.split}-{self.seed}-{index}",
             "split": self.split,
-            "interactions": Narrator(draws, self._book, world).tell(turns),
+            "interactions": Narrator(draws, self._book, world, habits).tell(turns),
         }
 
     def text(self, index: int) -> str:

@@ -1,127 +1,95 @@
-"""The phrase book: every sentence a spec and a split can use, laid out flat before the first episode."""
+"""The phrase book: every sentence a spec and a split can use, and facts put into words with it."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-from rxt_jax.data.dialogues import talk
-from rxt_jax.data.dialogues.attributes import ATTRIBUTES, TOOLS, Attribute, Tool
-from rxt_jax.data.dialogues.families import FAMILIES, Family
-from rxt_jax.data.dialogues.families_things import THING_FAMILIES
-from rxt_jax.data.dialogues.inventories import HELD_OUT_EVERY
+from rxt_jax.data.dialogues.draws import Draws
+from rxt_jax.data.dialogues.properties import Property, properties
 from rxt_jax.data.dialogues.spec import DialogueSpec
+from rxt_jax.data.dialogues.subjects import Forms, Subject
+from rxt_jax.data.dialogues.talk import side_of_phrases, talk
+from rxt_jax.data.dialogues.templates import needs_bare_noun, render
 
-__all__ = ["AttributePhrases", "Phrasebook", "fill", "sentence"]
+__all__ = ["Fact", "Phrasebook"]
 
-T = TypeVar("T")
-
-ALL_FAMILIES: dict[str, Family] = {**FAMILIES, **THING_FAMILIES}
-
-
-def sentence(clause: str) -> str:
-    """Turn a clause into a sentence: capital letter, full stop where no mark stands."""
-    mark = "" if clause[-1] in ".?!" else "."
-    return clause[0].upper() + clause[1:] + mark
-
-
-def fill(template: str, value: str, key: str = "") -> str:
-    """Put value, its article and an open key into a template."""
-    if "{a}" in template:
-        template = template.replace("{a}", "an" if value[0] in "aeiou" else "a")
-    if "{k}" in template:
-        template = template.replace("{k}", key)
-    return template.replace("{v}", value)
+_USER_LISTS = (
+    "state_frames", "openers", "closers", "question_closers", "stories", "ask_frames", "noun_frames", "follow_ups",
+    "follow_up_subjects", "change_markers", "corrections", "withdrawals", "joins", "summary", "older", "younger", "history",
+    "first", "sums", "copies", "tool_frames",
+)  # fmt: skip
+_ACTS = ("state", "change", "ask", "embedded")
 
 
-def _split(items: Sequence[T], held_out: bool) -> list[T]:
-    last = HELD_OUT_EVERY - 1
-    return [item for i, item in enumerate(items) if (i % HELD_OUT_EVERY == last) == held_out]
+@dataclass(slots=True)
+class Fact:
+    """One value of one property of a subject, as long as it holds. Without a value it is not known, or taken back."""
 
+    property: Property
+    subject: Subject
+    value_type: str
+    value: str
+    key: str = ""
+    former: str = ""
+    """The value it replaces, empty for a new fact."""
 
-def _diagonal(first: Sequence[T], second: Sequence[T]) -> list[tuple[T, T]]:
-    """All pairs, ordered so that a short prefix already varies both sides."""
-    places = ((i, j) for i in range(len(first)) for j in range(len(second)))
-    return [(first[i], second[j]) for i, j in sorted(places, key=lambda ij: (sum(ij), ij))]
+    def say(self, template: str, my: str, forms: Forms | None = None) -> str:
+        """Put the fact into a template as the user ("my") or the model ("your") says it."""
+        forms = forms or self.subject.forms(my)
+        return render(template, forms, self.subject.bare, self.value, self.key, model=my == "your")
 
+    @property
+    def slot(self) -> str:
+        """What the fact is about, as the user would name it: the same for two facts that cannot both hold."""
+        return self.say(self.property.noun, "my")
 
-class AttributePhrases:
-    """The sentences about one attribute: user side of one split, the model's side of all."""
+    @property
+    def model_noun(self) -> str:
+        """What the fact is about, as the model would name it."""
+        return self.say(self.property.noun, "your")
 
-    def __init__(self, attribute: Attribute, book: "Phrasebook"):
-        family = ALL_FAMILIES[attribute.family]
-        # The key of an open attribute is known only within an episode.
-        key = "{k}" if attribute.open_key else attribute.key
-
-        def keyed(items: Sequence[str]) -> list[str]:
-            return [item.replace("{k}", key) for item in items]
-
-        noun = family.noun.replace("{k}", key)
-        user_noun, model_noun = noun.replace("{my}", "my"), noun.replace("{my}", "your")
-        clauses = keyed(book.of(family.state))
-        framed = [frame.format(clause=keyed(family.state)[0]) for frame in book.of(talk.STATE_FRAMES)]
-        asked = [frame.format(noun=user_noun) for frame in book.of(talk.ASK_FRAMES)]
-        changes = _diagonal(book.of(talk.CHANGE_MARKERS), keyed(book.of(family.change)))
-        tells = keyed(family.tell)
-        self.attribute = attribute
-        self.noun = user_noun
-        self.model_noun = model_noun
-        self.clauses = book.user(clauses)
-        self.state = book.user(clauses + framed)
-        self.ask = book.user(keyed(book.of(family.ask)) + asked)
-        self.change = book.user([marker + change for marker, change in changes])
-        self.history = book.user([t.format(noun=user_noun) for t in book.of(talk.HISTORY)])
-        self.tells = tells[:1] if book.spec.answer_phrasings == 1 else tells
-        self.tell = book.model([frame.format(tell=tell) for frame, tell in _diagonal(talk.TELL_FRAMES, tells)])
-        self.echo = book.model([frame.format(tell=tell) for frame, tell in _diagonal(talk.ECHO_FRAMES, tells)])
-        self.absence = book.model([frame.format(noun=model_noun) for frame in talk.ABSENCE])
+    @property
+    def tell(self) -> str:
+        """What the model says of it: the key before the value."""
+        return self.say(self.property.tell, "your")
 
 
 class Phrasebook:
-    """All phrasings of one spec; `held_out` picks the user phrasings that training never sees."""
+    """All phrasings of one spec; `held_out` picks the user phrasings that training never hears."""
 
     def __init__(self, spec: DialogueSpec, held_out: bool):
         self.spec = spec
         self.held_out = held_out
-        tools = [TOOLS[name].result for name in spec.tools]
-        attributes = [ATTRIBUTES[slot] for slot in spec.attributes] + tools
-        self.attributes = {a.slot: AttributePhrases(a, self) for a in attributes}
-        extra = (
-            Attribute("person_city", "person_city", "", "city", open_key="name"),
-            Attribute("purchase", "purchase", "", "thing"),
-        )
-        self.attributes |= {a.slot: AttributePhrases(a, self) for a in extra}
-        self.acknowledge = self.model(talk.ACKNOWLEDGE)
-        self.tool_done = self.model(talk.TOOL_DONE)
-        self.compare = self.listed(talk.COMPARE)
-        self.summary = self.listed(talk.SUMMARY)
-        self.first = self.listed(talk.FIRST)
-        self.count = self.listed(talk.COUNT)
-        self.hop = self.listed(talk.HOP)
-        self.chat = self.listed(talk.CHAT)
-        self.sum = self.listed(talk.SUM)
-        self.copy = self.listed(talk.COPY)
-        self.define = self.listed(talk.DEFINE)
-        self.similar = self.listed(talk.SIMILAR)
-        self.fillers = self.listed(talk.FILLERS)
-        self.tool_frames = self.listed(talk.TOOL_FRAMES)
-        self.instructions = talk.INSTRUCTIONS[: spec.phrasings]
+        known = properties()
+        self.properties = [known[name] for name in spec.properties or known if known[name].weight]
+        self.weights = [each.weight for each in self.properties]
+        self.lists: dict[str, list[Any]] = {name: self._side(talk()[name]) for name in _USER_LISTS}
+        self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
+        self.instructions = [tuple(each) for each in talk()["instructions"]]
+        self._acts = {
+            (name, act): self._side(getattr(each, act)) for name, each in known.items() for act in _ACTS
+        }
 
-    def of(self, items: Sequence[T]) -> list[T]:
-        """The items of this split's side."""
-        return _split(items, self.held_out)
+    def _side(self, items: Any) -> list[Any]:
+        return side_of_phrases(items, self.held_out)[: self.spec.phrasings]
 
-    def user(self, items: list[T]) -> list[T]:
-        """Restrict what the user says to the breadth of the spec."""
-        return items[: self.spec.phrasings]
+    def any(self, draws: Draws, name: str) -> Any:
+        """Draw a phrase of `talk.toml`."""
+        return draws.choice(self.lists[name])
 
-    def model(self, items: Sequence[T]) -> list[T]:
-        """Restrict what the model says to the breadth of the spec."""
-        return list(items[: self.spec.answer_phrasings])
+    def phrases(self, fact: Fact, act: str) -> list[str]:
+        """List the phrases of an act that fit the subject of a fact; may be empty."""
+        found = self._acts[fact.property.name, act]
+        return found if fact.subject.bare else [each for each in found if not needs_bare_noun(each)]
 
-    def listed(self, items: Sequence[T]) -> list[T]:
-        """The items of this split's side within the breadth of the spec."""
-        return self.user(self.of(items))
-
-    def tool_request(self, tool: Tool, attribute: Attribute, speaker: str = "my") -> str:
-        """Say what a tool should do with an attribute."""
-        noun = ALL_FAMILIES[attribute.family].noun.replace("{my}", speaker)
-        return tool.request.format(noun=noun.replace("{k}", attribute.key), k=attribute.key, my=speaker)
+    def clause(self, draws: Draws, fact: Fact, act: str, forms: Forms | None = None) -> str:
+        """Say an act of the user about a fact; with `forms` (a pronoun) only as far as a phrase names the subject."""
+        found = self.phrases(fact, act)
+        if forms is not None:
+            found = [each for each in found if "{S}" in each or "{P}" in each or "{O}" in each] or found
+            found = [each for each in found if not needs_bare_noun(each)] or found
+        if not found:
+            raise ValueError(
+                f"phrases/: [{fact.property.name}] has no phrase `{act}` for a subject of kind {fact.subject.kind} in "
+                f"this split; add some without {{B}}"
+            )
+        return fact.say(draws.choice(found), "my", forms)

@@ -92,13 +92,13 @@ class _Timeline:
     def may_ask(self, chain: Chain, place: int) -> bool:
         """Whether the value of a chain still holds, and is the latest mentioned, when asked for at `place`."""
         end = chain.replaced_by
-        return chain.kind != "purchase" and chain.last < place and (end is None or place < end.first)
+        return chain.kind != "withdrawn" and chain.last < place and (end is None or place < end.first)
 
     def may_state(self, chain: Chain, place: int) -> bool:
         """Whether the statement of a chain can move back to `place`."""
         turn, start = self.turns[chain.first], chain.replaces
         alone = turn is not None and turn.kind == "state" and len(turn.chains) == 1
-        return alone and chain.kind != "purchase" and place < chain.first and (start is None or start.last < place)
+        return alone and chain.kind != "withdrawn" and place < chain.first and (start is None or start.last < place)
 
     def ask(self, chain: Chain, place: int) -> None:
         """Ask for a chain at `place`, or state it there and turn its old statement into the question."""
@@ -110,7 +110,7 @@ class _Timeline:
             self.turns[chain.first] = Turn("recall", chain)
             chain.first = place
 
-    def place_recall(self, gap: int, two_facts: bool) -> None:
+    def place_recall(self, gap: int, several_facts: bool) -> None:
         """Put one question `gap` turns after a mention: of a chain that is there, or of a new one."""
         turns, length = self.turns, len(self.turns)
         options: list[tuple[int, Chain | None]] = []
@@ -125,7 +125,7 @@ class _Timeline:
             shared: list[tuple[int, Chain | None]] = [
                 (chain.first, None)
                 for chain in self.chains
-                if two_facts
+                if several_facts
                 and chain.kind == "any"
                 and chain.replaces is None
                 and self.may_state(chain, -1)
@@ -152,6 +152,17 @@ class _Timeline:
         before, after = sorted(self.draws.shuffled(free)[:2])
         old, new = self.open_chain("any", before, before), self.open_chain("any", after, after)
         old.replaced_by, new.replaces = new, old
+
+    def place_withdrawal(self) -> None:
+        """Put a fact and a later turn that takes it back."""
+        free = self.free()
+        if len(free) < 2 or not self.room(2):
+            return
+        before, after = sorted(self.draws.shuffled(free)[:2])
+        old, gone = self.open_chain("any", before, before), Chain("withdrawn", after, after)
+        self.chains.append(gone)
+        self.turns[after] = Turn("withdraw", gone)
+        old.replaced_by, gone.replaces = gone, old
 
     def place_derived(self, kind: str, chain_kinds: tuple[str, ...]) -> None:
         """Put a question that needs several values, each stated somewhere before."""
@@ -208,11 +219,11 @@ class _Timeline:
 
 
 def plan_turns(
-    draws: Draws, spec: DialogueSpec, horizon: Horizon, weights: tuple[int, ...], most_chains: int
+    draws: Draws, spec: DialogueSpec, horizon: Horizon, weights: tuple[int, ...]
 ) -> tuple[list[Turn], list[Chain]]:
     """Draw the timeline of one episode."""
     length = draws.between(*horizon.interactions)
-    facts = min(draws.between(*spec.facts), most_chains)
+    facts = draws.between(*spec.facts)
     timeline = _Timeline(draws, weights, [None] * length, facts)
     if length > 2 and draws.chance(spec.summary_share):
         timeline.turns[-1] = Turn("summary")
@@ -221,16 +232,17 @@ def plan_turns(
         timeline.place_tool()
     for kind, share, chain_kinds in (
         ("compare", spec.compare_share, ("number", "number")),
-        ("hop", spec.hop_share, ("person", "person_city")),
-        ("count", spec.count_share, ("purchase",) * (2 + draws.below(2))),
+        ("hop", spec.hop_share, ("person", "about_person")),
     ):
         if draws.chance(share * length):
             timeline.place_derived(kind, chain_kinds)
     for _ in range(draws.rounded(spec.updates * timeline.most_chains)):
         timeline.place_change()
+    for _ in range(draws.rounded(spec.withdrawals * timeline.most_chains)):
+        timeline.place_withdrawal()
     gaps = [timeline.gap(length - 1) for _ in range(draws.rounded(spec.recall_share * length))]
     for gap in sorted(gaps, reverse=True):
-        timeline.place_recall(gap, draws.chance(spec.two_facts_share))
+        timeline.place_recall(gap, draws.chance(spec.several_facts_share))
     timeline.fill(
         {
             "distractor": draws.rounded(spec.distractor_share * length),

@@ -36,15 +36,15 @@ class PreferenceDialogues:
         for index in range(_SURVEYED):
             for interaction in self.dialogues.episode(index)["interactions"]:
                 for recall in interaction.get("recall", ()):
-                    found.setdefault(recall["slot"], set()).add(recall["value"])
-        return {slot: sorted(values) for slot, values in found.items()}
+                    found.setdefault(recall["type"], set()).add(recall["value"])
+        return {value_type: sorted(values) for value_type, values in found.items()}
 
     def _with_rejected(self, interaction: dict[str, Any], draws: Draws) -> dict[str, Any]:
         kept = {name: value for name, value in interaction.items() if name not in ("think", "answer", "tool_call")}
         accepted = {name: interaction[name] for name in ("think", "answer", "tool_call") if interaction.get(name)}
         rejected = dict(accepted)
         for recall in interaction.get("recall", ()):
-            others = [value for value in self._values.get(recall["slot"], ()) if value != recall["value"]]
+            others = [value for value in self._values.get(recall["type"], ()) if value != recall["value"]]
             if others:
                 wrong = others[draws.below(len(others))]
                 rejected = {name: text.replace(recall["value"], wrong) for name, text in rejected.items()}

@@ -4,13 +4,16 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rxt_jax.data.dialogues import talk
 from rxt_jax.data.dialogues.draws import Draws
-from rxt_jax.data.dialogues.phrasing import Phrasebook, fill, sentence
+from rxt_jax.data.dialogues.phrasing import Fact, Phrasebook
 from rxt_jax.data.dialogues.plan import Turn
-from rxt_jax.data.dialogues.script import Fact, World, stated_before
+from rxt_jax.data.dialogues.script import World, stated_before
+from rxt_jax.data.dialogues.subjects import Forms
+from rxt_jax.data.dialogues.talk import talk
+from rxt_jax.data.dialogues.templates import sentence
+from rxt_jax.data.dialogues.typing_habits import TypingHabits
 
-__all__ = ["Narrator"]
+__all__ = ["Narrator", "mentions"]
 
 Interaction = dict[str, Any]
 
@@ -18,63 +21,93 @@ Interaction = dict[str, Any]
 class Narrator:
     """Tells one episode turn by turn and remembers when every value was last said."""
 
-    def __init__(self, draws: Draws, book: Phrasebook, world: World):
+    def __init__(self, draws: Draws, book: Phrasebook, world: World, habits: TypingHabits):
         self.draws = draws
         self.book = book
         self.spec = book.spec
         self.world = world
+        self.habits = habits
         self.last_said: dict[str, int] = {}
         self.bags: dict[str, set[str]] = {}
+        self.before: tuple[str, list[Fact]] = ("", [])
+        """Kind and facts of the turn before."""
 
     def tell(self, turns: list[Turn]) -> list[Interaction]:
         """Realize the turns of an episode in order."""
         return [self._turn(i, turn, turns) for i, turn in enumerate(turns)]
 
     def _turn(self, position: int, turn: Turn, turns: list[Turn]) -> Interaction:
-        facts = [chain.fact for chain in turn.chains]
+        facts: list[Fact] = [chain.fact for chain in turn.chains]
         told: list[Fact] = []
         kind = turn.kind
         if kind in ("absence", "summary", "first"):
-            known = stated_before(turns[:position])
-            silent = kind == "absence" and not self.world.silent({fact.slot for fact in known})
-            if silent or (kind != "absence" and not known):
-                kind = "distractor"
+            facts = stated_before(turns[:position])
+            known = [fact for fact in facts if fact.value]
             # "First" asks for the first words of all, so it is not asked once they are out of date.
-            outdated = kind == "first" and known and known[0] is not _first_told(turns)
-            if outdated:
-                kind = "distractor"
-            facts = [] if kind == "distractor" else known
+            outdated = kind == "first" and (not facts or facts[0] is not _first_told(turns) or not facts[0].value)
+            if outdated or (kind == "summary" and not known):
+                kind, facts = "distractor", []
+            elif kind == "summary":
+                facts = known[-self.spec.summary_facts :]
+            elif kind == "absence":
+                facts = [self.world.unstated(known, [fact for fact in facts if not fact.value])]
         if kind == "state" and facts[0].former:
             kind = "update"
         interaction = _TURNS[kind](self, facts, told)
         interaction["intent"] = interaction.pop("intent", kind)
-        if kind in _WRAPPED:
-            self._wrap(interaction, {word for fact in facts for word in f"{fact.value} {fact.key}".split()})
+        self.before = (kind, facts)
         self._annotate(position, interaction, told, facts)
         return interaction
 
-    def _wrap(self, interaction: Interaction, protected: set[str]) -> None:
-        """Open the query with a discourse marker, or let a key slip; a share of zero draws nothing."""
-        query = interaction["query"]
-        if self.spec.filler_share and self.draws.chance(self.spec.filler_share):
-            filler = self.draws.choice(self.book.fillers)
-            first = query.split()[0]
-            capital = filler.endswith(". ") or first.rstrip(".,?") in protected | {"I"}
-            query = sentence(filler + (query if capital else query[0].lower() + query[1:]))
-        if self.spec.noise and self.draws.chance(self.spec.noise):
-            words = query.split(" ")
-            places = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3 and word not in protected]
-            if places:
-                place = self.draws.choice(places)
-                letters = list(words[place])
-                at = self.draws.between(1, len(letters) - 3)
-                letters[at], letters[at + 1] = letters[at + 1], letters[at]
-                words[place] = "".join(letters)
-            query = " ".join(words)
-        interaction["query"] = query
+    # What the user types
 
-    def _say(self, items: Sequence[str], fact: Fact) -> str:
-        return fill(self.draws.choice(items), fact.value, fact.key)
+    def _type(self, clause: str, facts: Sequence[Fact]) -> str:
+        protected = [text for fact in facts for text in (fact.value, fact.key, fact.former)]
+        return self.habits.type(self.draws, clause, protected)
+
+    def _wrapped(self, clause: str, closers: str, facts: Sequence[Fact]) -> str:
+        """Put a greeting, a marker, a bit of story or thanks around a clause."""
+        draws, book = self.draws, self.book
+        if not draws.chance(self.spec.wrapped_share):
+            return clause
+        form = draws.below(10)
+        if form < 6:
+            opener = book.any(draws, "openers")
+        elif form < 7 and closers == "closers":
+            opener = book.any(draws, "stories")
+        else:
+            return f"{sentence(clause) if closers == 'closers' else clause} {book.any(draws, closers)}"
+        return f"{opener} {sentence(clause) if opener[-1] in '.!' else clause}"
+
+    def _forms(self, fact: Fact) -> Forms | None:
+        """Say he, she or it where the turn before was about the same subject and nothing else."""
+        kind, facts = self.before
+        same = len(facts) == 1 and facts[0].subject == fact.subject and fact.subject.kind != "self"
+        if same and kind in ("state", "update", "recall") and self.draws.chance(self.spec.pronoun_share):
+            return fact.subject.pronoun()
+        return None
+
+    def _question(self, fact: Fact) -> str:
+        """Ask for a fact."""
+        draws, book = self.draws, self.book
+        kind, before = self.before
+        if kind in ("recall", "absence") and before[0].slot != fact.slot and draws.chance(self.spec.follow_up_share):
+            if before[0].property is fact.property and before[0].key == fact.key:
+                return book.any(draws, "follow_up_subjects").format(s=fact.subject.forms("my").object)
+            return book.any(draws, "follow_ups").format(n=fact.slot)
+        forms = self._forms(fact)
+        form = draws.below(20)
+        embedded = book.phrases(fact, "embedded")
+        if form < 5 and embedded:
+            question = book.any(draws, "ask_frames").format(q=book.clause(draws, fact, "embedded", forms))
+        elif form < 9:
+            noun = fact.say(fact.property.noun, "my", forms)
+            question = book.any(draws, "noun_frames").format(n=noun)
+        else:
+            question = book.clause(draws, fact, "ask", forms) + "?"
+        return self._wrapped(question, "question_closers", [fact])
+
+    # Answers
 
     def _answer(self, interaction: Interaction, clause: str, think: str = "") -> Interaction:
         """Finish the answer; some turns get a thought, some an instruction that shapes it."""
@@ -88,179 +121,182 @@ class Narrator:
         interaction["answer"] = answer
         return interaction
 
-    def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: Sequence[str]):
+    def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: str) -> Interaction:
         if not self.draws.chance(self.spec.echo_probability):
-            return self._answer(interaction, self.draws.choice(silent))
+            return self._answer(interaction, silent)
         told.extend(facts)
-        clause = self._say(facts[0].phrases.echo, facts[0])
-        for fact in facts[1:]:
-            clause += " and " + self._say(fact.phrases.tells, fact)
-        return self._answer(interaction, clause)
+        return self._answer(interaction, talk()["echo"].format(t=" and ".join(fact.tell for fact in facts)))
+
+    # Turns
 
     def _state(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        if len(facts) == 1:
-            clause = self._say(facts[0].phrases.state, facts[0])
+        draws, book = self.draws, self.book
+        forms = [self._forms(facts[0])]
+        for before, fact in zip(facts, facts[1:], strict=False):
+            # "My sister is called Ana and she is 34."
+            same = fact.subject == before.subject and fact.subject.kind != "self"
+            forms.append(fact.subject.pronoun() if same and draws.chance(0.7) else None)
+        clauses = [book.clause(draws, fact, "state", form) for fact, form in zip(facts, forms, strict=True)]
+        clause = clauses[0]
+        for more in clauses[1:]:
+            clause = book.any(draws, "joins").format(a=clause, b=more, B=more[0].upper() + more[1:])
+        if len(clauses) == 1 and draws.chance(0.2):
+            clause = book.any(draws, "state_frames").format(c=clause)
         else:
-            clause = " and ".join(self._say(fact.phrases.clauses, fact) for fact in facts)
-        return self._acknowledge({"query": sentence(clause)}, facts, told, self.book.acknowledge)
+            clause = self._wrapped(clause, "closers", facts)
+        return self._acknowledge({"query": self._type(clause, facts)}, facts, told, talk()["acknowledge"])
 
     def _update(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        query = sentence(self._say(facts[0].phrases.change, facts[0]))
-        return self._acknowledge({"query": query}, facts, told, self.book.acknowledge)
+        draws, book, fact = self.draws, self.book, facts[0]
+        kind, before = self.before
+        just_said = kind in ("state", "update") and len(before) == 1 and before[0].slot == fact.slot
+        if just_said and draws.chance(0.7):
+            clause = book.any(draws, "corrections").format(v=fact.value, old=fact.former)
+        elif book.phrases(fact, "change") and draws.chance(0.4):
+            clause = book.clause(draws, fact, "change")
+        else:
+            clause = book.any(draws, "change_markers").format(c=book.clause(draws, fact, "state"))
+        return self._acknowledge({"query": self._type(clause, facts)}, facts, told, talk()["acknowledge"])
+
+    def _withdraw(self, facts: list[Fact], told: list[Fact]) -> Interaction:
+        fact = facts[0]
+        query = self._type(self.book.any(self.draws, "withdrawals").format(n=fact.slot), facts)
+        return self._answer({"query": query}, talk()["withdrawn"].format(n=fact.model_noun))
 
     def _recall(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         fact = facts[0]
         told.append(fact)
-        query = sentence(self._say(fact.phrases.ask, fact))
-        think = fill(fact.phrases.model_noun, "", fact.key) + ": " + fact.value
-        return self._answer({"query": query}, self._say(fact.phrases.tell, fact), think)
+        return self._answer(
+            {"query": self._type(self._question(fact), facts)}, fact.tell, f"{fact.model_noun}: {fact.value}"
+        )
 
     def _history(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         """Ask for a value that was replaced: the one question whose answer is out of date on purpose."""
         fact = facts[0]
         told.append(fact)
-        query = sentence(self._say(fact.phrases.history, fact))
-        noun = fill(fact.phrases.model_noun, "", fact.key)
-        clause = talk.HISTORY_TELL.format(noun=noun, v=fact.value)
-        return self._answer({"query": query}, clause, f"{noun} before: {fact.value}")
+        query = self._type(self.book.any(self.draws, "history").format(n=fact.slot), facts)
+        return self._answer(
+            {"query": query}, f"before that, {fact.model_noun} was {fact.value}", f"{fact.model_noun} before: {fact.value}"
+        )
 
     def _absence(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        fact = self.world.unstated({fact.slot for fact in facts})
-        query = sentence(self._say(fact.phrases.ask, fact))
-        noun = fill(fact.phrases.model_noun, "", fact.key)
-        clause = self._say(fact.phrases.absence, fact)
-        return self._answer({"query": query, "asked": fact.slot}, clause, f"{noun}: not told")
+        fact = facts[0]
+        query = self._type(self._question(fact), facts)
+        clause = talk()["absence"].format(n=fact.model_noun)
+        return self._answer({"query": query, "asked": fact.slot}, clause, f"{fact.model_noun}: not told")
 
     def _compare(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        first, second = facts
-        template, sign = self.draws.choice(self.book.compare)
-        winner = max(facts, key=lambda fact: sign * int(fact.value))
+        draws = self.draws
+        list_name, pick = draws.choice((("older", max), ("younger", min)))
+        winner = pick(facts, key=lambda fact: int(fact.value))
         told.append(winner)
-        query = template.format(first=first.phrases.noun, second=second.phrases.noun)
-        clause = talk.COMPARE_TELL[sign].format(noun=winner.phrases.model_noun, v=winner.value)
-        think = ", ".join(f"{fact.phrases.model_noun}: {fact.value}" for fact in facts)
-        return self._answer({"query": sentence(query)}, clause, think)
+        first, second = (fact.subject.forms("my").object for fact in facts)
+        query = self._type(self.book.any(draws, list_name).format(a=first, b=second), facts)
+        forms = winner.subject.forms("your")
+        clause = f"{forms.subject} {'are' if forms.first or forms.plural else 'is'} {list_name}, at {winner.value}"
+        think = ", ".join(f"{fact.model_noun}: {fact.value}" for fact in facts)
+        return self._answer({"query": query}, clause, think)
 
     def _summary(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         told.extend(facts)
-        clauses = [self._say(fact.phrases.tells, fact) for fact in facts]
+        clauses = [fact.tell for fact in facts]
         clause = ", ".join(clauses[:-1]) + " and " + clauses[-1] if len(clauses) > 1 else clauses[0]
-        return self._answer({"query": sentence(self.draws.choice(self.book.summary))}, clause)
+        return self._answer({"query": self._type(self.book.any(self.draws, "summary"), facts)}, clause)
 
     def _first(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         told.append(facts[0])
-        clause = talk.FIRST_TELL.format(tell=self._say(facts[0].phrases.tells, facts[0]))
-        return self._answer({"query": sentence(self.draws.choice(self.book.first))}, clause)
-
-    def _count(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        told.extend(facts)
-        listed = ", ".join(fact.value for fact in facts)
-        clause = talk.COUNT_TELL.format(count=talk.COUNT_WORDS[len(facts)], list=listed)
-        return self._answer({"query": sentence(self.draws.choice(self.book.count))}, clause, listed)
+        query = self._type(self.book.any(self.draws, "first"), facts)
+        return self._answer({"query": query}, f"first you told me that {facts[0].tell}")
 
     def _hop(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        person, city = facts
-        told.extend(facts)
-        key = person.phrases.attribute.key
-        clause = talk.HOP_TELL.format(k=key, name=person.value, v=city.value)
-        think = f"your {key}: {person.value}, {person.value}: {city.value}"
-        return self._answer({"query": sentence(self.draws.choice(self.book.hop).format(k=key))}, clause, think)
+        """Ask of "my sister" what was said of "Ana"."""
+        person, fact = facts
+        asked = Fact(fact.property, person.subject, fact.value_type, fact.value, fact.key)
+        told.append(fact)
+        self.before = ("", [])
+        query = self._type(self.book.clause(self.draws, asked, "ask") + "?", facts)
+        return self._answer({"query": query}, asked.tell, f"{person.tell}, {fact.tell}")
 
     def _tool_call(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         tool, fact = self.world.tool, facts[0]
         assert tool is not None
         told.append(fact)
-        request = self.book.tool_request(tool, fact.phrases.attribute)
-        mirrored = self.book.tool_request(tool, fact.phrases.attribute, "your")
-        interaction = {"query": sentence(self.draws.choice(self.book.tool_frames).format(request=request))}
-        self._answer(interaction, f"I will {mirrored}")
-        interaction["tool_call"] = json.dumps({"tool": tool.name, tool.field: fact.value})
+        request = tool.request.format(n=fact.slot)
+        query = self._type(self.book.any(self.draws, "tool_frames").format(r=request), facts)
+        interaction = self._answer({"query": query}, f"I will {tool.request.format(n=fact.model_noun)}")
+        interaction["tool_call"] = json.dumps({"tool": tool.name, tool.field: fact.value}, ensure_ascii=False)
         return interaction
 
     def _tool_result(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        result = facts.pop(0)
-        facts[:] = [result]
-        interaction = {"tool_use": json.dumps({result.slot: result.value})}
-        return self._acknowledge(interaction, facts, told, self.book.tool_done)
+        result = facts[0]
+        interaction = {"tool_use": json.dumps({result.key: result.value})}
+        return self._acknowledge(interaction, facts, told, talk()["tool_done"])
 
     def _distractor(self, facts: list[Fact], told: list[Fact]) -> Interaction:
-        if self.draws.chance(self.spec.similar_share):
-            return self._similar(facts)
-        draw, book = self.draws, self.book
-        kind = draw.choice(("chat", "sum", "copy", "define"))
-        if kind == "chat":
-            query, answer = draw.choice(book.chat)
-        elif kind == "sum":
-            x, y = draw.between(1, 9), draw.between(1, 9)
-            query, answer = draw.choice(book.sum).format(x=x, y=y), f"{x} plus {y} is {x + y}"
-        elif kind == "copy":
-            x, y = draw.choice(talk.COPY_WORDS), draw.choice(talk.COPY_WORDS)
-            query, answer = draw.choice(book.copy).format(x=x, y=y), f"{x} {y}"
+        draws, book = self.draws, self.book
+        form = draws.below(10)
+        if form == 0:
+            x, y = draws.between(1, 9), draws.between(1, 9)
+            query, answer, kind = book.any(draws, "sums").format(x=x, y=y), f"{x} plus {y} is {x + y}", "sum"
+        elif form == 1:
+            word = self.world.cased(self.world.value("word"))
+            query, answer, kind = book.any(draws, "copies").format(x=word), word, "copy"
         else:
-            x, answer = draw.choice(talk.DEFINITIONS)
-            query, answer = draw.choice(book.define).format(x=x), f"a {x} is a {answer}"
-        return self._answer({"query": sentence(query), "intent": kind}, answer)
-
-    def _similar(self, facts: list[Fact]) -> Interaction:
-        """Somebody else's fact of a type the user talks about: near, and not to be kept."""
-        fact = self.world.fact(self.draws.choice(self.spec.attributes))
-        clause = self._say(fact.phrases.clauses, fact)
-        query = self.draws.choice(self.book.similar).format(clause=clause)
-        facts.append(fact)
-        interaction = {"query": sentence(query), "intent": "similar"}
-        return self._answer(interaction, self.draws.choice(self.book.acknowledge))
+            says, answer = draws.choice(book.chat)
+            query, kind = draws.choice(says), "chat"
+        return self._answer({"query": self.habits.type(draws, query, ()), "intent": kind}, answer)
 
     def _annotate(self, position: int, interaction: Interaction, told: list[Fact], facts: list[Fact]) -> None:
-        """Note which values the answer takes from memory, then that all of them have been said."""
-        own = interaction.get("query") or interaction.get("tool_use", "")
-        spoken = f"{own} {interaction.get('think', '')} {interaction['answer']} {interaction.get('tool_call', '')}"
-        recall = []
-        for fact in told:
-            if fact.value in own or _spoken_name(fact) not in self.last_said:
-                continue
-            recall.append(
-                {
-                    "slot": fact.slot,
-                    "value": fact.value,
-                    "distance": position - self.last_said[_spoken_name(fact)],
-                    "type": fact.value_type,
-                    "candidates": len(self.bags[fact.value_type]),
-                }
-            )
+        """Note which values the answer takes from memory, then which values have been said where."""
+        own = (interaction.get("query") or interaction.get("tool_use", "")).casefold()
+        spoken = f"{own} {interaction.get('think', '')} {interaction['answer']} {interaction.get('tool_call', '')}".casefold()
+        recall = [
+            {
+                "slot": fact.slot,
+                "value": fact.value,
+                "distance": position - self.last_said[fact.value],
+                "type": fact.value_type,
+                "candidates": len(self.bags[fact.value_type]),
+            }
+            for fact in told
+            if fact.value in self.last_said and not mentions(fact.value, own)
+        ]
         for fact in facts:
-            for word, name, value_type in (
-                (fact.value, _spoken_name(fact), fact.value_type),
-                (fact.key, fact.key, fact.phrases.attribute.open_key),
-            ):
-                if word and word in spoken:
-                    self.last_said[name] = position
-                    self.bags.setdefault(value_type, set()).add(word)
+            if fact.value and mentions(fact.value, spoken):
+                self.last_said[fact.value] = position
+                self.bags.setdefault(fact.value_type, set()).add(fact.value)
+        for value in self.last_said:  # a value may be a common word that small talk or another fact says as well
+            if self.last_said[value] != position and mentions(value, spoken):
+                self.last_said[value] = position
         if recall:
             interaction["recall"] = recall
 
 
-def _spoken_name(fact: Fact) -> str:
-    """Tell values apart: only opinions can be the same of two things."""
-    return f"{fact.key} {fact.value}" if fact.value_type == "opinion" else fact.value
+def mentions(value: str, text: str) -> bool:
+    """Whether a casefolded text says a value as words of its own."""
+    value, start = value.casefold(), 0
+    while (at := text.find(value, start)) >= 0:
+        end = at + len(value)
+        if not (at and text[at - 1].isalnum()) and not (end < len(text) and text[end].isalnum()):
+            return True
+        start = at + 1
+    return False
 
 
 def _first_told(turns: list[Turn]) -> Fact:
     return next(turn for turn in turns if turn.kind == "state").chains[0].fact
 
 
-_WRAPPED = ("state", "update", "recall", "history", "compare", "summary", "first", "count", "hop")
-"""Kinds of turn whose query fillers and noise may touch: no answer is copied from its words, values apart."""
-
 _TURNS: dict[str, Callable[[Narrator, list[Fact], list[Fact]], Interaction]] = {
     "state": Narrator._state,
     "update": Narrator._update,
+    "withdraw": Narrator._withdraw,
     "recall": Narrator._recall,
     "history": Narrator._history,
     "absence": Narrator._absence,
     "compare": Narrator._compare,
     "summary": Narrator._summary,
     "first": Narrator._first,
-    "count": Narrator._count,
     "hop": Narrator._hop,
     "tool_call": Narrator._tool_call,
     "tool_result": Narrator._tool_result,

@@ -1,130 +1,151 @@
-"""The world of an episode: which attribute and which value every chain of the plan is about."""
+"""The world of an episode: which property of whom, and which value, every chain of the plan is about."""
 
-from dataclasses import dataclass
-
-from rxt_jax.data.dialogues.attributes import ATTRIBUTES, TOOLS, Tool
 from rxt_jax.data.dialogues.draws import Draws
-from rxt_jax.data.dialogues.inventories import inventory
-from rxt_jax.data.dialogues.phrasing import AttributePhrases, Phrasebook
+from rxt_jax.data.dialogues.phrasing import Fact, Phrasebook
 from rxt_jax.data.dialogues.plan import Chain, Turn
+from rxt_jax.data.dialogues.properties import Property, properties
+from rxt_jax.data.dialogues.subjects import Subject, draw_noun, draw_subject
+from rxt_jax.data.dialogues.tools import TOOLS, Tool
+from rxt_jax.data.dialogues.values import OPINIONS, draw_value
 
-__all__ = ["Fact", "World"]
+__all__ = ["World", "stated_before"]
 
-
-@dataclass(slots=True)
-class Fact:
-    """One value of one attribute, as long as it holds."""
-
-    slot: str
-    value_type: str
-    phrases: AttributePhrases
-    value: str
-    key: str = ""
-    former: str = ""
-    """The value it replaces, empty for a new fact."""
+_COMPARED = "person_age"
+_PERSON = "person_name"
+_TRIES = 200
 
 
 class World:
-    """Facts of one episode. Values of one type differ, so an answer can be right for one reason only."""
+    """Facts of one episode. No two are about the same thing, so every question has one answer."""
 
-    def __init__(self, draws: Draws, book: Phrasebook, held_out_values: bool):
+    def __init__(self, draws: Draws, book: Phrasebook, *, held_out_values: bool, held_out_keys: bool, lower: bool):
         self.draws = draws
         self.book = book
+        self.spec = book.spec
         self.held_out_values = held_out_values
+        self.held_out_keys = held_out_keys
+        self.lower = lower
+        """The user types everything in lower case, so that is how the facts are known."""
+        self.facts: list[Fact] = []
+        self.slots: set[str] = set()
         self.taken: set[str] = set()
-        self.slots = draws.shuffled(book.spec.attributes)
-        self.used: set[str] = set()
         self.tool: Tool | None = None
 
+    def cased(self, text: str) -> str:
+        """Write a word as this user does."""
+        return text.lower() if self.lower else text
+
     def value(self, value_type: str) -> str:
-        """Draw a value nobody has in this episode."""
-        values = inventory(value_type, self.book.spec.values_per_type)
-        pool = values.held_out if self.held_out_values else values.train
-        if value_type == "opinion":
-            return self.draws.choice(pool)
-        if len(pool) <= len(self.taken) and self.taken.issuperset(pool):
-            raise ValueError(
-                f"an episode needs more than {len(pool)} values of type {value_type}; "
-                f"raise values_per_type, or lower facts, tool_share or similar_share"
-            )
-        while True:
-            value = self.draws.choice(pool)
-            if value not in self.taken:
-                self.taken.add(value)
-                return value
+        """Draw a value; mostly one that nobody has in this episode."""
+        shared = [fact.value for fact in self.facts if fact.value_type == value_type and fact.value]
+        if shared and self.draws.chance(self.spec.same_value_share):
+            return self.draws.choice(shared)
+        value = ""
+        for _ in range(_TRIES):  # types of few values, such as opinions, may be used up: then one comes again
+            value = self.cased(draw_value(self.draws, value_type, self.held_out_values, self.spec.invented_values))
+            if value.casefold() not in self.taken:
+                break
+        self.taken.add(value.casefold())
+        return value
 
-    def fact(self, slot: str) -> Fact:
-        """Make a fact with a new value."""
-        phrases = self.book.attributes[slot]
-        attribute = phrases.attribute
-        key = self.value(attribute.open_key) if attribute.open_key else ""
-        return Fact(slot, attribute.value_type, phrases, self.value(attribute.value_type), key)
+    def fact(self, prop: Property | None = None, subject: Subject | None = None, key: str = "", fill: bool = True) -> Fact:
+        """Make a fact about something new in this episode; without `fill` nobody tells its value."""
+        for _ in range(_TRIES):
+            chosen, about = (prop, subject) if prop is not None else self._topic()
+            if about is None:
+                about = self._subject(chosen)
+            name = key or (self._key(chosen) if chosen.keys else "")
+            fact = Fact(chosen, about, self.draws.choice(chosen.values), "", name)
+            if fact.slot.casefold() not in self.slots and self.book.phrases(fact, "state") and self.book.phrases(fact, "ask"):
+                if fill:
+                    fact.value = self.value(fact.value_type)
+                    self.facts.append(fact)
+                self.slots.add(fact.slot.casefold())
+                return fact
+        raise ValueError(
+            f"found nothing new to talk about after {len(self.slots)} facts; name more properties, or lower facts"
+        )
 
-    def unused_slot(self, value_type: str | None = None, among: tuple[str, ...] | None = None) -> str:
-        """Take the next attribute of the episode's random order that fits."""
-        for slot in self.slots:
-            attribute = ATTRIBUTES[slot]
-            if slot in self.used or (among is not None and slot not in among):
-                continue
-            if value_type is None or attribute.value_type == value_type:
-                if not attribute.open_key:
-                    self.used.add(slot)
-                return slot
-        raise ValueError(f"no attribute left of type {value_type}, among {among}")
+    def _topic(self) -> tuple[Property, Subject | None]:
+        """Draw a property; sometimes one that was there with another subject, or another one of the same subject."""
+        draws, spec = self.draws, self.spec
+        if self.facts and draws.chance(spec.confusable_share):
+            again = draws.choice(self.facts)
+            if again.property.weight and (again.subject.kind != "self" or len(again.property.subjects) > 1 or again.key):
+                return again.property, None
+        if self.facts and draws.chance(spec.same_subject_share):
+            subject = draws.choice(self.facts).subject
+            fitting = [each for each in self.book.properties if subject.kind in each.subjects]
+            if fitting:
+                return draws.choice(fitting), subject
+        return self.book.properties[draws.weighted(self.book.weights)], None
+
+    def _subject(self, prop: Property) -> Subject:
+        subject = draw_subject(self.draws, self.draws.choice(prop.subjects), self.held_out_keys, self.spec.invented_keys)
+        return subject._replace(noun=self.cased(subject.noun), owner=self.cased(subject.owner))
+
+    def _key(self, prop: Property) -> str:
+        return self.cased(draw_noun(self.draws, prop.keys, self.held_out_keys, self.spec.invented_keys))
 
     def populate(self, chains: list[Chain]) -> None:
         """Give every chain its fact; the choosy ones first."""
+        known = properties()
+        person: Fact | None = None
         for chain in chains:
-            if chain.kind == "argument":
-                self.tool = TOOLS[self.draws.choice(self.book.spec.tools)]
-                chain.fact = self.fact(self.unused_slot(among=self.tool.sources))
-            elif chain.kind == "number" and chain.replaces is None:
-                chain.fact = self.fact(self.unused_slot("number"))
+            if chain.kind == "number":
+                chain.fact = self.fact(known[_COMPARED])
             elif chain.kind == "person":
-                chain.fact = self.fact(self.unused_slot("name"))
-            elif chain.kind == "purchase":
-                chain.fact = self.fact("purchase")
-        person = ""
-        for chain in chains:
-            if chain.kind == "person":
-                person = chain.fact.value
-            elif chain.kind == "person_city":
-                phrases = self.book.attributes["person_city"]
-                chain.fact = Fact("person_city", "city", phrases, self.value("city"), person)
-            elif chain.kind == "result" and self.tool is not None:
-                chain.fact = self.fact(self.tool.result.slot)
+                relative = draw_subject(self.draws, "relative", self.held_out_keys, 0.0)
+                relative = relative._replace(noun=self.cased(relative.noun))
+                person = chain.fact = self.fact(known[_PERSON], relative)
+            elif chain.kind == "about_person" and person is not None:
+                prop = self.draws.choice(self._hops())
+                chain.fact = self.fact(prop, Subject("named", person.value, she=person.subject.she))
+                # Asked of the relative, the answer is the same: nobody may tell another one.
+                self.slots.add(Fact(prop, person.subject, "", "").slot.casefold())
+            elif chain.kind == "result":
+                self.tool = TOOLS[self.draws.choice(self.spec.tools)]
+                chain.fact = self.fact(known["tool_result"], Subject("self"), self.tool.result)
         for chain in sorted(chains, key=lambda c: c.first):
             if chain.replaces is not None:
-                old = chain.replaces.fact
-                value = self.opposite(old) if old.value_type == "opinion" else self.value(old.value_type)
-                chain.fact = Fact(old.slot, old.value_type, old.phrases, value, old.key, old.value)
+                old: Fact = chain.replaces.fact
+                value = "" if chain.kind == "withdrawn" else self._other(old)
+                chain.fact = Fact(old.property, old.subject, old.value_type, value, old.key, old.value)
             elif chain.fact is None:
-                chain.fact = self.fact(self.unused_slot())
+                chain.fact = self.fact()
 
-    def opposite(self, fact: Fact) -> str:
-        """Draw another opinion."""
-        values = inventory("opinion").train
-        return self.draws.choice([v for v in values if v != fact.value])
+    def _hops(self) -> list[Property]:
+        """List what can be said of Ana and asked of my sister."""
+        return [
+            each for each in self.book.properties if {"named", "relative"} <= set(each.subjects) and not each.keys
+        ]
 
-    def silent(self, said: set[str]) -> list[str]:
-        """List the attributes the user has not spoken about; an open one can always be asked for a new key."""
-        return [slot for slot in self.book.spec.attributes if slot not in said or ATTRIBUTES[slot].open_key]
+    def _other(self, fact: Fact) -> str:
+        if fact.value_type == "opinion":
+            return self.draws.choice([value for value in OPINIONS if value != fact.value])
+        while (value := self.value(fact.value_type)) == fact.value:
+            pass
+        return value
 
-    def unstated(self, said: set[str]) -> Fact:
-        """Draw an attribute the user has not spoken about, with a value that is never told."""
-        phrases = self.book.attributes[self.draws.choice(self.silent(said))]
-        key = self.value(phrases.attribute.open_key) if phrases.attribute.open_key else ""
-        return Fact(phrases.attribute.slot, phrases.attribute.value_type, phrases, "", key)
+    def unstated(self, known: list[Fact], withdrawn: list[Fact]) -> Fact:
+        """Draw something the user has not told, or has taken back; often close to what was told."""
+        draws = self.draws
+        if withdrawn and draws.chance(0.6):
+            gone = draws.choice(withdrawn)
+            return Fact(gone.property, gone.subject, gone.value_type, "", gone.key)
+        if known and draws.chance(0.5):
+            near = draws.choice(known)
+            if near.property.weight and (near.subject.kind != "self" or len(near.property.subjects) > 1 or near.key):
+                return self.fact(near.property, fill=False)
+        return self.fact(fill=False)
 
 
 def stated_before(turns: list[Turn]) -> list[Fact]:
-    """Facts that hold after these turns, oldest statement first."""
-    facts: dict[tuple[str, str, str], Fact] = {}
+    """Facts that hold after these turns, oldest statement first; those taken back have an empty value."""
+    facts: dict[str, Fact] = {}
     for turn in turns:
-        if turn.kind in ("state", "tool_result"):
-            for chain in turn.chains[: 1 if turn.kind == "tool_result" else None]:
-                fact = chain.fact
-                name = (fact.slot, fact.key, fact.value if fact.slot == "purchase" else "")
-                facts.pop(name, None)
-                facts[name] = fact
+        if turn.kind in ("state", "withdraw", "tool_result"):
+            for chain in turn.chains:
+                facts.pop(chain.fact.slot, None)
+                facts[chain.fact.slot] = chain.fact
     return list(facts.values())

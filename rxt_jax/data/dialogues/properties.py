@@ -1,0 +1,64 @@
+"""Properties: what can be known of a subject and how it is said, read from the tables of `phrases/*.toml`."""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+__all__ = ["PHRASE_FILES", "Property", "properties"]
+
+PHRASE_FILES = ("people", "personal", "pets", "things", "numbers", "plans", "open", "special")
+
+
+class Property(NamedTuple):
+    """One table of a phrase file; `phrases/README.md` says what the templates may hold."""
+
+    name: str
+    values: tuple[str, ...]
+    subjects: tuple[str, ...]
+    keys: tuple[str, ...]
+    """Word lists of its open key, empty where it has none."""
+    noun: str
+    state: tuple[str, ...]
+    change: tuple[str, ...]
+    ask: tuple[str, ...]
+    embedded: tuple[str, ...]
+    tell: str
+    weight: int
+    """How often it is talked about, see `phrases/weights.toml`; 0 = never by chance."""
+
+
+def _listed(entry: Any) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+@cache
+def properties() -> dict[str, Property]:
+    """Read all tables."""
+    weights = tomllib.loads((files(__package__) / "phrases" / "weights.toml").read_text(encoding="utf-8"))
+    found: dict[str, Property] = {}
+    for file in PHRASE_FILES:
+        text = (files(__package__) / "phrases" / f"{file}.toml").read_text(encoding="utf-8")
+        for name, table in tomllib.loads(text).items():
+            if name in found:
+                raise ValueError(f"phrases/{file}.toml: the property {name} stands in two files")
+            try:
+                found[name] = Property(
+                    name=name,
+                    values=_listed(table["value"]),
+                    subjects=_listed(table["subjects"]),
+                    keys=_listed(table.get("key", ())),
+                    noun=table["noun"],
+                    state=tuple(table["state"]),
+                    change=tuple(table.get("change", ())),
+                    ask=tuple(table["ask"]),
+                    embedded=tuple(table["embedded"]),
+                    tell=table["tell"],
+                    weight=weights.get(name, weights["default"]),
+                )
+            except KeyError as error:
+                raise ValueError(f"phrases/{file}.toml: [{name}] lacks the field {error}") from error
+    unknown = sorted(set(weights) - set(found) - {"default"})
+    if unknown:
+        raise ValueError(f"phrases/weights.toml: no file has a property {', '.join(unknown)}")
+    return found
