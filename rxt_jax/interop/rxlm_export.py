@@ -4,11 +4,10 @@ Source: architecture spec §18 and §19.
 """
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -20,6 +19,7 @@ from rxt_jax.model.reactive_transformer import ReactiveTransformer
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.weights import WEIGHTS_FILE, Tensor, write_tensors
 
 __all__ = ["fields_from_model", "save_rxlm"]
 
@@ -246,28 +246,6 @@ def _whole(number: float) -> float | int:
     return int(number) if number == int(number) else number
 
 
-class Tensor(NamedTuple):
-    """A tensor that is made when it is written."""
-
-    name: str
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-
 def _write(folder: Path, fields: dict[str, Any], tensors: Sequence[Tensor]) -> None:
-    """Write both files, the tensors one by one: `safetensors` itself wants all of them in memory, twice.
-
-    The format is eight bytes with the length of a JSON header, the header, and the values in its order.
-    """
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    tensors, end = sorted(tensors, key=lambda tensor: tensor.name), 0
-    for tensor in tensors:
-        start, end = end, end + 4 * math.prod(tensor.shape)
-        header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors:
-            file.write(np.asarray(tensor.read(), "<f4").data)
+    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"}, "float32")
