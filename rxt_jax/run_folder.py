@@ -1,6 +1,9 @@
 """A run's folder: what it says about itself, loading a model from it, writing one into it.
 
 recipe.json  tokenizer.model  stages/<name>/  metrics.jsonl  tensorboard/  evaluation/  samples/
+
+An exported model (`rxt_jax/export.py`) is such a folder with `model.safetensors` in place of everything else.
+Orbax is imported where checkpoints are: who loads an exported model does not wait for it.
 """
 
 import functools
@@ -13,15 +16,17 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.model import AnyModel, ReactiveTransformer, make_model
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
+from rxt_jax.shipped import named_folder
 from rxt_jax.stages import MemoryAware
 from rxt_jax.train.groups import flat_parameters, with_parameters
+from rxt_jax.weights import WEIGHTS_FILE, read_weights
 
 __all__ = [
+    "RECIPE_FILE",
     "LoadedRun",
     "check_tokenizer",
     "claim_folder",
@@ -44,9 +49,10 @@ class LoadedRun(NamedTuple):
 
 
 def load(folder: str | Path) -> LoadedRun:
-    """Load a run's model with its tokenizer and recipe.
+    """Load a run's model with its tokenizer and recipe, the parameters in float32.
 
-    `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`.
+    `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`; or that of
+    an exported model; or `"companion"`, the model that comes with the package.
     """
     folder, only = run_and_stage(folder)
     if not (folder / RECIPE_FILE).is_file():
@@ -59,6 +65,21 @@ def load(folder: str | Path) -> LoadedRun:
         path: jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device)
         for path, variable in flat_parameters(abstract).items()
     }
+    if only is None and (folder / WEIGHTS_FILE).is_file():
+        weights = read_weights(folder / WEIGHTS_FILE, shapes)
+        check_tokenizer(weights.meta, tokenizer, folder)
+        values = weights.params
+    else:
+        values = _newest_parameters(folder, recipe, only, tokenizer, shapes)
+    return LoadedRun(nnx.merge(graphdef, with_parameters(abstract, values)), tokenizer, recipe)
+
+
+def _newest_parameters(
+    folder: Path, recipe: Recipe, only: str | None, tokenizer: Tokenizer, shapes: dict[str, Any]
+) -> dict[str, Any]:
+    """Read the parameters of the last stage that has a checkpoint, or those of one stage."""
+    from rxt_jax.checkpoint import CheckpointStore
+
     for name in reversed(recipe.stages) if only is None else (only,):
         path = folder / "stages" / name
         if not path.is_dir():
@@ -67,14 +88,15 @@ def load(folder: str | Path) -> LoadedRun:
         checkpoint = store.restore(shapes, None, functools.partial(check_tokenizer, tokenizer=tokenizer, folder=path))
         store.close()
         if checkpoint is not None:
-            params = with_parameters(abstract, checkpoint.params)
-            return LoadedRun(nnx.merge(graphdef, params), tokenizer, recipe)
+            return checkpoint.params
     place = folder if only is None else folder / "stages" / only
     raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
 
 
 def write_run(folder: str | Path, model: ReactiveTransformer, tokenizer: Tokenizer, *, stage: str = "imported") -> None:
     """Write a model that was not trained here as a run of one finished stage; `start_from` trains it on."""
+    from rxt_jax.checkpoint import CheckpointStore
+
     folder = Path(folder)
     if (folder / RECIPE_FILE).is_file():
         raise FileExistsError(f"{folder} holds a run already; name another folder")
@@ -94,8 +116,8 @@ def write_run(folder: str | Path, model: ReactiveTransformer, tokenizer: Tokeniz
 
 
 def run_and_stage(path: str | Path) -> tuple[Path, str | None]:
-    """Tell a run's folder from that of one of its stages."""
-    path = Path(path)
+    """Tell a run's folder from that of one of its stages; `"companion"` is the folder of the shipped model."""
+    path = named_folder(path)
     return (path.parent.parent, path.name) if path.parent.name == "stages" else (path, None)
 
 

@@ -15,6 +15,7 @@ from rxt_jax.interop import load_rxlm, save_rxlm
 from rxt_jax.interop.hub import download, is_hub, uploaded
 from rxt_jax.model import ReactiveTransformer
 from rxt_jax.run_folder import load, run_and_stage, write_run
+from rxt_jax.shipped import named_folder
 
 __all__ = ["ConvertOptions", "run"]
 
@@ -45,7 +46,7 @@ class ConvertOptions:
 def run(arguments: Sequence[str]) -> int:
     """Convert; what the source is says in which direction."""
     options = parse(ConvertOptions, arguments, "rxt convert")
-    source = download(options.source) if is_hub(options.source) else Path(options.source)
+    source = download(options.source) if is_hub(options.source) else named_folder(options.source)
     if not is_hub(options.destination):
         written = _convert(source, Path(options.destination), options)
     else:

@@ -17,6 +17,7 @@ from rxt_jax.data.hand_typed import holds_typed_conversations, read_typed_conver
 from rxt_jax.evaluation import EvaluationConfig, HandTypedReport, evaluate_hand_typed
 from rxt_jax.model import BaselineTransformer
 from rxt_jax.run_folder import LoadedRun, load, run_and_stage
+from rxt_jax.shipped import is_shipped
 
 __all__ = ["EvaluateOptions", "run"]
 
@@ -26,12 +27,14 @@ class EvaluateOptions:
     """Measure recall by distance, with memory as it is, zeroed, shuffled and frozen."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of the run, or of one of its stages: `runs/toy/stages/interaction_sft`."""
+    """Folder of the run, or of one of its stages: `runs/toy/stages/interaction_sft`; or `companion`."""
     data: str | None = None
     """A jsonl file of episodes instead of the run's own held-out data; its result has a folder of its own.
 
     `hand_typed` is the packaged file of conversations that people typed; a file of that format works as well."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    output: str | None = None
+    """Folder that gets the `evaluation/` instead of the run's own; that of `companion` goes to `runs/companion`."""
     json: bool = False
     """Print the result as JSON and nothing else."""
 
@@ -42,7 +45,9 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(EvaluateOptions, arguments, "rxt evaluate")
     loaded = load(options.run)
     folder, stage = run_and_stage(options.run)
-    recipe = replace(loaded.recipe, evaluation=options.evaluation, folder=str(folder))
+    if is_shipped(options.run):
+        folder = Path("runs") / options.run  # nothing is written into an installed package
+    recipe = replace(loaded.recipe, evaluation=options.evaluation, folder=options.output or str(folder))
     typed = options.data is not None and holds_typed_conversations(options.data)
     if options.data is not None and not typed:
         recipe = replace(recipe, data=replace(recipe.data, evaluation_source=FileData(path=options.data)))

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -16,7 +15,9 @@ from rxt_jax.cli.options import parse
 from rxt_jax.model import AnyModelConfig, make_model
 from rxt_jax.model.presets import PRESETS
 from rxt_jax.recipe import from_json
+from rxt_jax.shipped import named_folder
 from rxt_jax.train.groups import flat_parameters
+from rxt_jax.weights import WEIGHTS_FILE
 
 __all__ = ["InspectOptions", "count_parameters", "run"]
 
@@ -26,7 +27,7 @@ class InspectOptions:
     """Count the parameters of a run or of a preset, nothing is allocated; list a run's checkpoints."""
 
     target: Annotated[str, tyro.conf.Positional]
-    """Folder of a run, or the name of a preset such as rxt_alpha_micro."""
+    """Folder of a run or of an exported model, `companion`, or the name of a preset such as rxt_alpha_micro."""
     parameters: bool = False
     """List every parameter with its shape and axes."""
     json: bool = False
@@ -46,13 +47,13 @@ def count_parameters(config: AnyModelConfig) -> tuple[dict[str, int], dict[str, 
 def run(arguments: Sequence[str]) -> int:
     """Inspect."""
     options = parse(InspectOptions, arguments, "rxt inspect")
-    folder, checkpoints = Path(options.target), {}
+    folder, checkpoints = named_folder(options.target), {}
     if options.target in PRESETS:
         config = PRESETS[options.target]()
     elif (folder / "recipe.json").is_file():
         recipe = from_json(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["recipe"])
         config = recipe.model
-        for name in recipe.stages:
+        for name in () if (folder / WEIGHTS_FILE).is_file() else recipe.stages:
             steps = (folder / "stages" / name).glob("[0-9]*")
             checkpoints[name] = sorted(int(step.name) for step in steps if step.name.isdigit())
     else:

@@ -18,6 +18,7 @@ from rxt_jax.data.special_tokens import CONTROL_PIECES
 from rxt_jax.data.statistics import Example, Statistics, measure
 from rxt_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
+from rxt_jax.shipped import named_folder
 
 __all__ = ["InspectDataOptions", "inspect_data"]
 
@@ -126,6 +127,6 @@ def render(example: Example, tokenizer: Tokenizer) -> Text:
 
 def _tokenizer(options: InspectDataOptions, source: EpisodeSource, count: int) -> Tokenizer:
     if options.tokenizer is not None:
-        return load_tokenizer(options.tokenizer)
+        return load_tokenizer(named_folder(options.tokenizer))
     texts = _TOKENIZER_TEXTS if source.size is None else min(count, _TOKENIZER_TEXTS)
     return train_tokenizer((source.text(number) for number in range(texts)), TokenizerConfig())

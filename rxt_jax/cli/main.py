@@ -16,14 +16,16 @@ _USAGE = """usage: rxt COMMAND [options]
   evaluate RUN        measure recall by distance and answer perplexity
   data                generate | inspect | prepare: what records and rows look like; rows tokenised once
   tokenizer           train | inspect
+  export RUN FOLDER   a finished run as a small folder to hand on: parameters, recipe, tokenizer, model card
   convert SRC DST     a published checkpoint to a run, or a run to one
   inspect RUN         parameters, checkpoints and recipe of a run
   benchmark           speed and memory of a training step
 
+RUN is a folder, or `companion`: the model that comes with the package.
 rxt COMMAND --help lists the options of a command.
 Compiled programs are kept in the user's cache folder; JAX_ENABLE_COMPILATION_CACHE=0 switches that off."""
 
-COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "convert", "inspect", "benchmark")
+COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "export", "convert", "inspect", "benchmark")
 
 # Commands that wait for compiled programs. `benchmark` times the compiler, so it does without what is kept.
 _COMPILING = ("train", "chat", "evaluate")

@@ -15,6 +15,7 @@ from rxt_jax.data.preparing import prepare
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.tokenizer import load_tokenizer
 from rxt_jax.recipe import load_recipe
+from rxt_jax.shipped import named_folder
 
 __all__ = ["PrepareOptions", "run"]
 
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(PrepareOptions, arguments, "rxt data prepare")
     config = options.config if options.recipe is None else load_recipe(options.recipe).data
     data = FileData(path=options.path, kind=options.kind, fields=options.fields, faults=options.faults)
-    encoder = RowEncoder(load_tokenizer(options.tokenizer), config)
+    encoder = RowEncoder(load_tokenizer(named_folder(options.tokenizer)), config)
     began = time.perf_counter()
     manifest = prepare(data, encoder, options.folder, workers=options.workers)
     seconds = time.perf_counter() - began

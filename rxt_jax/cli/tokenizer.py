@@ -13,6 +13,7 @@ from rxt_jax.data.records import record_texts
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer import load_tokenizer
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
+from rxt_jax.shipped import named_folder
 
 __all__ = ["InspectTokenizerOptions", "TrainTokenizerOptions", "run"]
 
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if arguments[0] == "inspect":
         options = parse(InspectTokenizerOptions, arguments[1:], "rxt tokenizer inspect")
-        tokenizer = load_tokenizer(options.folder)
+        tokenizer = load_tokenizer(named_folder(options.folder))
         for identity in tokenizer.encode(options.text):
             print(f"{identity:6} {tokenizer.token_bytes[identity]!r}")
         return 0

@@ -1,0 +1,55 @@
+"""A finished run as a folder to hand on: parameters, recipe, tokenizer and a model card, a few megabytes.
+
+model.safetensors  recipe.json  tokenizer.model  README.md
+
+`run_folder.load` reads it like a run; a run may start from it. The package ships one, `rxt_jax/companion/`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from rxt_jax.model_card import model_card
+from rxt_jax.run_folder import RECIPE_FILE, load, run_and_stage
+from rxt_jax.train.groups import flat_parameters
+from rxt_jax.weights import WEIGHTS_FILE, WeightDtype, write_weights
+
+__all__ = ["CARD_FILE", "export_model"]
+
+CARD_FILE = "README.md"
+
+
+def export_model(run: str | Path, folder: str | Path, *, dtype: WeightDtype = "bfloat16") -> Path:
+    """Write the model of a run (or of one of its stages) into a folder; return the file of its parameters.
+
+    The recipe stays what the run was trained with, versions included, but forgets the run's place. A model card that
+    is there already stays. Raises a `FileExistsError` where the folder holds a run or a model.
+    """
+    folder = Path(folder)
+    for name in (RECIPE_FILE, WEIGHTS_FILE):
+        if (folder / name).exists():
+            raise FileExistsError(f"{folder} has a {name} already; name another folder, or remove what is in this one")
+    loaded = load(run)
+    source, stage = run_and_stage(run)
+    content = json.loads((source / RECIPE_FILE).read_text(encoding="utf-8"))
+    content["recipe"]["folder"] = None
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded.tokenizer.save(folder)
+    params = {path: variable[...] for path, variable in flat_parameters(nnx.split(loaded.model)[1]).items()}
+    meta = {"tokenizer": loaded.tokenizer.fingerprint, "stage": stage or list(loaded.recipe.stages)[-1]}
+    write_weights(folder / WEIGHTS_FILE, params, meta, dtype)
+    if not (folder / CARD_FILE).exists():
+        count = sum(value.size for value in params.values())
+        card = model_card(loaded.recipe, count, dtype, _measured(source, stage))
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    # Last, because a folder with a recipe counts as a model.
+    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return folder / WEIGHTS_FILE
+
+
+def _measured(source: Path, stage: str | None) -> dict[str, Any]:
+    """Read the run's last evaluation, empty where there is none."""
+    file = source / "evaluation" / (stage or "") / "recall.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
