@@ -115,7 +115,7 @@ def _reply(
 
 def memory_table(session: ChatSession) -> Table:
     """Show per layer how much every slot changed in the last interaction, relative to the largest change."""
-    level, change = session.memory_change()
+    level, change, *_ = session.memory_change()
     table = Table(title="memory: change of every slot in the last interaction")
     for name in ("layer", "level (rms)", "change (rms)", "slots"):
         table.add_column(name)

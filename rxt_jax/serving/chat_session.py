@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
+import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +18,12 @@ from rxt_jax.data.template import SYSTEM_TITLE, prompt_ids, system_prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.serving.generation import Generation, Rules, prefill
 from rxt_jax.serving.interaction import Answered, ThinkingMode, first_tokens, interact
+from rxt_jax.serving.memory_change import MemoryChange, measure_change
 from rxt_jax.serving.sampling import SamplingConfig
 from rxt_jax.serving.streaming import Chunk, ReplyText, stream_reply
 from rxt_jax.types import Array, Key
 
-__all__ = ["ChatSession", "MemoryChange", "answer_together"]
-
-
-class MemoryChange(NamedTuple):
-    """Root mean square of memory and of its last change, `[L S]`."""
-
-    level: np.ndarray
-    change: np.ndarray
+__all__ = ["ChatSession", "answer_together"]
 
 
 class ChatSession:
@@ -57,13 +53,38 @@ class ChatSession:
         self.stream_tokens = stream_tokens
         self.reply_tokens = reply_tokens
         self._graphdef, self._params = nnx.split(model)
-        self._key = jax.random.key(seed)
         self._turns = 0
         described = repr(model.config) + tokenizer.fingerprint
         self._fingerprint = hashlib.sha256(described.encode()).hexdigest()
-        self._initial = model.initial_memory(1, jax.random.fold_in(self._key, 0))
+        self._key, self._initial = _begin(self._graphdef, self._params, seed)
         self.memory: Array = self._initial
         self.previous_memory: Array = self._initial
+
+    @property
+    def parameters(self) -> tuple[Any, Any]:
+        """Give the model as functions take it: graph definition and parameters."""
+        return self._graphdef, self._params
+
+    def prepare(self) -> None:
+        """Compile what a turn runs, its programs side by side, so that the first turn answers at once.
+
+        Nothing is remembered, so this may run in a thread while the first query is being typed.
+        """
+        special = self.tokenizer.special
+        row = self._padded([special.bos, special.query, special.answer])
+        given = (self._graphdef, self._params, self.memory, *row)
+        with ThreadPoolExecutor() as threads:
+            # XLA compiles without holding Python's lock.
+            others = [threads.submit(program, *given) for program in (_prefill, _write)]
+            one = jax.tree.leaves(self._params)[0]
+            place = one.sharding if one.committed else None  # as the results of a real prefill would be
+            shapes = _prefill.eval_shape(*given)
+            like = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), place), shapes)
+            key = jax.random.fold_in(self._key, 0)
+            rules = self._rules(first_tokens(self.mode, special))
+            list(stream_reply(self._graphdef, self._params, like, key, rules, self.tokenizer, self.stream_tokens))
+            for each in others:
+                each.result()
 
     def reset(self) -> None:
         """Forget everything."""
@@ -84,11 +105,12 @@ class ChatSession:
         tool_result: str | None = None,
         mode: ThinkingMode | None = None,
         internal: str | None = None,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, bool]:
         """Stream the reply to a query or to a tool's result; memory is written when it is complete.
 
         The write is dispatched behind the last piece of text and waited for by nobody. A reply that is
-        not read to its end writes nothing. A prompt of `max_length` tokens or more is an error.
+        not read to its end writes nothing. A prompt of `max_length` tokens or more is an error. The generator
+        returns whether the reply ended by itself: False where it was cut because the interaction was full.
         """
         prompt = self.prompt(query, tool_result=tool_result, internal=internal)
         first = first_tokens(mode or self.mode, self.tokenizer.special)
@@ -101,9 +123,10 @@ class ChatSession:
         record = {"query": query, "tool_use": tool_result, "internal": internal}
         prompt = prompt_ids(record, self.tokenizer.encode, self.tokenizer.special)
         if len(prompt) + 2 > self.max_length:
+            parts = math.ceil(2 * len(prompt) / self.max_length)  # each with as much room for its answer
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens, but one interaction holds {self.max_length} with its answer. "
-                f"Say it in several turns."
+                f"that is {len(prompt)} tokens long, but one interaction holds {self.max_length} with its answer. "
+                f"Send it in {parts} parts; nothing was written to memory."
             )
         return prompt
 
@@ -112,12 +135,8 @@ class ChatSession:
         return "".join(chunk for chunk in self.send(query, **options) if chunk.block == "answer")
 
     def memory_change(self) -> MemoryChange:
-        """Measure what the last interaction changed."""
-
-        def size(array: Array) -> np.ndarray:
-            return np.sqrt(np.mean(np.asarray(array, np.float32)[:, 0] ** 2, axis=-1))
-
-        return MemoryChange(size(self.memory), size(self.memory - self.previous_memory))
+        """Measure what memory holds and what the last interaction changed."""
+        return measure_change(self.memory, self.previous_memory, self._initial)
 
     def export_memory(self, path: str | Path) -> None:
         """Write the memory to a file."""
@@ -137,22 +156,26 @@ class ChatSession:
             raise ValueError(f"{path} holds the memory of another model or tokenizer; load it with that one")
         self.memory = self.previous_memory = jnp.asarray(memory)
 
-    def _stream(self, prompt: list[int], first: tuple[int, ...]) -> Iterator[Chunk]:
-        special = self.tokenizer.special
+    def _stream(self, prompt: list[int], first: tuple[int, ...]) -> Generator[Chunk, None, bool]:
         key = jax.random.fold_in(self._key, 1 + self._turns)
         self._turns += 1
         generation = _prefill(self._graphdef, self._params, self.memory, *self._padded(prompt))
-        rules = Rules(self.max_length, special.eos, self.sampling, special.pad, first, self.reply_tokens)
+        rules = self._rules(first)
         _, made = yield from stream_reply(
             self._graphdef, self._params, generation, key, rules, self.tokenizer, self.stream_tokens
         )
         self.previous_memory = self.memory
         self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(prompt + made))
+        return rules.end_id in made
+
+    def _rules(self, first: tuple[int, ...]) -> Rules:
+        special = self.tokenizer.special
+        return Rules(self.max_length, special.eos, self.sampling, special.pad, first, self.reply_tokens)
 
     def _padded(self, ids: list[int]) -> tuple[Array, Array]:
         row = np.full((1, self.max_length), self.tokenizer.special.pad, np.int32)
         row[0, : len(ids)] = ids[: self.max_length]
-        return jnp.asarray(row), jnp.arange(self.max_length)[None] < len(ids)
+        return jnp.asarray(row), jnp.asarray(np.arange(self.max_length)[None] < len(ids))
 
 
 def answer_together(
@@ -183,6 +206,13 @@ def answer_together(
         text = ReplyText(session.tokenizer)
         replies.append([*text.push(made[row][reply_mask[row]].tolist()), *text.close()])
     return replies
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _begin(graphdef: Any, params: Any, seed: int) -> tuple[Key, Array]:
+    """Make the key of a conversation and the memory before it, in one program."""
+    key = jax.random.key(seed)
+    return key, nnx.merge(graphdef, params).initial_memory(1, jax.random.fold_in(key, 0))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,7 +4,7 @@ The counterpart of `ChatSession`: same calls, same template, no memory. Source: 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -70,8 +70,11 @@ class HistorySession:
         tool_result: str | None = None,
         mode: ThinkingMode | None = None,
         internal: str | None = None,
-    ) -> Iterator[Chunk]:
-        """Stream the reply to a query or to a tool's result. A conversation that is full is an error."""
+    ) -> Generator[Chunk, None, bool]:
+        """Stream the reply to a query or to a tool's result; the generator returns whether it ended by itself.
+
+        A conversation that is full is an error.
+        """
         if bool(query) == bool(tool_result):
             raise ValueError("send needs either a query or the result of a tool, and not both.")
         record = {"query": query, "tool_use": tool_result, "internal": internal}
@@ -88,7 +91,7 @@ class HistorySession:
         """Return the whole answer of a turn, without thoughts and tool calls."""
         return "".join(chunk for chunk in self.send(query, **options) if chunk.block == "answer")
 
-    def _stream(self, row: list[int], first: tuple[int, ...]) -> Iterator[Chunk]:
+    def _stream(self, row: list[int], first: tuple[int, ...]) -> Generator[Chunk, None, bool]:
         key = jax.random.fold_in(self._key, 1 + self._turns)
         self._turns += 1
         special = self.tokenizer.special
@@ -109,6 +112,7 @@ class HistorySession:
         if self.persistent_cache:
             # The token that ended the reply has not been read: it comes with the next prompt.
             self._generation, self._read = generation, len(self.history) - 1
+        return special.eos in made
 
     def _padded(self, ids: list[int], width: int) -> tuple[Array, Array]:
         length = min(_bucket(len(ids)), width)

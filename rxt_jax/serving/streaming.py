@@ -78,7 +78,7 @@ def stream_reply(
     text, going = ReplyText(tokenizer), True
     while going:
         generation, new = _extend(graphdef, params, generation, key, rules, stream_tokens)
-        ids, mask, active = jax.device_get((new.ids[0], new.mask[0], generation.active[0]))
+        (ids,), (mask,), (active,) = jax.device_get((new.ids, new.mask, generation.active))
         going = bool(active)
         made += ids[mask].tolist()
         yield from text.push(ids[mask].tolist())
