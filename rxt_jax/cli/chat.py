@@ -1,37 +1,39 @@
 """`rxt chat RUN`: a conversation in the terminal, or one line of standard input per turn."""
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, get_args
+from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
+from rxt_jax.cli.chat_commands import LEAVING, MEANT, hint, obey, split_command
+from rxt_jax.cli.chat_text import USER, Reply, laid_out, printable
 from rxt_jax.cli.options import parse
-from rxt_jax.cli.train import open_session
+from rxt_jax.cli.session import open_session
 from rxt_jax.run_folder import load
 from rxt_jax.serving import ChatSession, HistorySession, SamplingConfig
 from rxt_jax.serving.interaction import ThinkingMode
 
 __all__ = ["ChatOptions", "run"]
 
-_HELP = """  /memory        what the last interaction changed, by layer and slot
-  /reset         forget everything
-  /save FILE     write the memory         /load FILE     take it back
-  /think MODE    fast, extended or auto   /tool TEXT     give a tool's result
-  /help          this                     /quit          leave"""
-_LEVELS = " ▁▂▃▄▅▆▇█"
+_STYLES = {"think": "dim italic", "tool_call": "cyan", "answer": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """Talk to a trained model; it remembers through its memory alone."""
+    """Talk to a trained model; it remembers through its memory alone.
+
+    In a pipe every line of standard input is a turn, and a transcript is printed.
+    """
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of the run."""
+    """Folder of the run, or `companion`: the model that comes with the package."""
     mode: ThinkingMode = "fast"
     """Answer at once, think first, or let the model choose."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -42,85 +44,131 @@ def run(arguments: Sequence[str]) -> int:
     """Chat until the input ends."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(ChatOptions, arguments, "rxt chat")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # What a terminal cannot show, or what is no text, is no reason to end a conversation.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     loaded = load(options.run)
     session = open_session(loaded, sampling=options.sampling, mode=options.mode, seed=options.seed)
-    console = Console(highlight=False)
-    if sys.stdin.isatty():
-        console.print(f"{_HELP}\n")
-    for line in _lines(console):
-        if line in ("/quit", "/exit"):
-            break
+    chat = _Terminal() if sys.stdin.isatty() else _Pipe()
+    with ThreadPoolExecutor(1) as thread:
+        ready = thread.submit(session.prepare) if isinstance(session, ChatSession) else None
         try:
-            _turn(session, line, console)
-        except (ValueError, OSError) as error:
-            console.print(str(error), style="red", markup=False)
+            _converse(session, chat, ready)
+        except BrokenPipeError:
+            # Whoever read the transcript has seen enough; Python would complain once more when it closes the stream.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _lines(console: Console) -> Iterator[str]:
-    if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin if line.strip())
-        return
-    while True:
+def _converse(session: ChatSession | HistorySession, chat: "_Terminal | _Pipe", ready: Future | None) -> None:
+    said: list[str] = []
+    chat.greet(hint(session))
+    for line in chat.lines():
         try:
-            line = console.input("[bold]you    [/bold]").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
-        if line:
-            yield line
+            command, argument = split_command(line)
+            if command in LEAVING:
+                return
+            if ready is not None:
+                ready.result()
+            if not command:
+                chat.reply(Reply(session.send(line)), session)
+                said.append(line)
+            elif command == "/tool":
+                chat.reply(Reply(session.send(tool_result=argument)), session)
+            else:
+                chat.say(obey(session, command, argument, said))
+                said = [] if command == "/reset" else said
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            chat.complain(f"{error.filename}: {error.strerror}" if error.strerror else str(error))
+        except ValueError as error:
+            chat.complain(str(error))
+        except KeyboardInterrupt:
+            chat.interrupt()
 
 
-def _turn(session: ChatSession | HistorySession, line: str, console: Console) -> None:
-    command, _, argument = line.partition(" ")
-    argument = argument.strip()
-    if not line.startswith("/"):
-        _reply(session, console, query=line)
-    elif command == "/tool" and argument:
-        _reply(session, console, tool_result=argument)
-    elif command == "/reset":
-        session.reset()
-        console.print("the model has forgotten everything")
-    elif command == "/think" and argument in get_args(ThinkingMode):
-        session.mode = argument  # type: ignore[assignment]
-        console.print(f"thinking: {argument}")
-    elif isinstance(session, HistorySession) and command in ("/memory", "/save", "/load"):
-        console.print("this model has no memory: it reads the whole conversation again")
-    elif isinstance(session, HistorySession):
-        console.print(_HELP)
-    elif command == "/memory":
-        console.print(memory_table(session))
-    elif command == "/save" and argument:
-        session.export_memory(argument)
-        console.print(f"memory written to {argument}", markup=False, soft_wrap=True)
-    elif command == "/load" and argument:
-        session.import_memory(argument)
-        console.print(f"memory taken from {argument}", markup=False, soft_wrap=True)
-    else:
-        console.print(_HELP)
+class _Terminal:
+    """A conversation with somebody who types."""
+
+    def __init__(self):
+        self._console = Console(highlight=False, emoji=False)
+
+    def greet(self, text: str) -> None:
+        self.say(text)
+
+    def lines(self) -> Iterator[str]:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  # arrow keys, and what was typed before
+        while True:
+            try:
+                line = printable(input(USER)).strip()
+            except (EOFError, KeyboardInterrupt):
+                print()
+                return
+            if line:
+                yield MEANT.get(line.lower(), line)
+
+    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
+        """Print a reply while it is made."""
+        _print_reply(reply, self._console)
+        if not reply.complete:
+            self.complain(_cut(session))
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def complain(self, text: str) -> None:
+        self._console.print(text, style="red", markup=False, soft_wrap=True)
+
+    def interrupt(self) -> None:
+        """Go on after Ctrl-C; at the prompt it leaves."""
+        self._console.print()
+        self.complain("stopped; this turn was not written to memory")
 
 
-def _reply(
-    session: ChatSession | HistorySession, console: Console, query: str | None = None, *, tool_result: str | None = None
-) -> None:
-    console.print("[bold]model [/bold]", end="")
-    block, styles = "answer", {"think": "dim italic", "tool_call": "cyan", "answer": ""}
-    for chunk in session.send(query, tool_result=tool_result):
-        if chunk.block != block:
-            console.print(f" [{chunk.block}]" if chunk.block != "answer" else "", end=" ", markup=False)
-            block = chunk.block
-        console.print(str(chunk), end="", style=styles[block], markup=False, soft_wrap=True)
-    console.print()
+class _Pipe:
+    """A conversation in lines: a transcript on standard output, without escape codes; what went wrong on the other."""
+
+    def __init__(self):
+        self._console = Console(highlight=False, emoji=False, color_system=None, force_terminal=False)
+        self._number = 0
+
+    def greet(self, text: str) -> None:
+        """Programs know what to type."""
+
+    def lines(self) -> Iterator[str]:
+        for self._number, raw in enumerate(sys.stdin, start=1):
+            line = printable(raw.removeprefix("\ufeff")).strip()
+            if line:
+                self.say(f"{USER}{line}")
+                yield line
+
+    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
+        _print_reply(reply, self._console)
+        if not reply.complete:
+            self.complain(_cut(session))
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def complain(self, text: str) -> None:
+        print(f"rxt chat: line {self._number}: {text}", file=sys.stderr, flush=True)
+
+    def interrupt(self) -> None:
+        raise KeyboardInterrupt
 
 
-def memory_table(session: ChatSession) -> Table:
-    """Show per layer how much every slot changed in the last interaction, relative to the largest change."""
-    level, change, *_ = session.memory_change()
-    table = Table(title="memory: change of every slot in the last interaction")
-    for name in ("layer", "level (rms)", "change (rms)", "slots"):
-        table.add_column(name)
-    largest = max(float(change.max()), 1e-9)
-    for layer, row in enumerate(change):
-        strip = "".join(_LEVELS[round(float(value) / largest * (len(_LEVELS) - 1))] for value in row)
-        table.add_row(str(layer), f"{level[layer].mean():.3f}", f"{row.mean():.3f}", strip)
-    return table
+def _print_reply(reply: Reply, console: Console) -> None:
+    block = ""
+    for block, text in laid_out(reply):
+        console.print(text, end="", style=_STYLES[block], markup=False, soft_wrap=True)
+    console.print("" if block else "model  (nothing)", markup=False)
+
+
+def _cut(session: ChatSession | HistorySession) -> str:
+    room = session.max_length if isinstance(session, ChatSession) else session.reply_tokens
+    return (
+        f"the reply was cut: {'an interaction' if isinstance(session, ChatSession) else 'a reply'} holds {room} tokens"
+    )

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 from rich.console import Console
 
 from rxt_jax.cli.options import parse
+from rxt_jax.cli.session import open_session
 from rxt_jax.data.config import DialogueData
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import Report, evaluate_baseline, evaluate_preferences, evaluate_split
@@ -16,10 +16,9 @@ from rxt_jax.model import BaselineTransformer
 from rxt_jax.recipe import Recipe, load_recipe
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import LoadedRun, load
-from rxt_jax.serving import ChatSession, HistorySession
 from rxt_jax.stages import DirectMemoryPreference
 
-__all__ = ["before_preferences", "evaluate_run", "open_session", "run", "show_conversation"]
+__all__ = ["before_preferences", "evaluate_run", "run", "show_conversation"]
 
 _USAGE = "usage: rxt train CONFIG [--field value ...]; CONFIG is a Python file, for example configs/toy.py"
 
@@ -97,13 +96,6 @@ def before_preferences(recipe: Recipe) -> str | None:
             return before
         before = str(recipe.run_folder / "stages" / name)
     return None
-
-
-def open_session(loaded: LoadedRun, **options: Any) -> ChatSession | HistorySession:
-    """Begin a conversation with a run's model, whichever kind it is."""
-    if isinstance(loaded.model, BaselineTransformer):
-        return HistorySession(loaded.model, loaded.tokenizer, **options)
-    return ChatSession(loaded.model, loaded.tokenizer, max_length=loaded.recipe.data.max_length, **options)
 
 
 def show_conversation(loaded: LoadedRun, console: Console) -> None:

@@ -3,6 +3,8 @@
 An order maps the positions 0, 1, 2, … of the endless sequence of a run to *visits*. A visit is an item and
 how often it was seen: `item + size · epoch` for a source of `size` items, so that a source may show another
 passage of the same item in every epoch. Source: supervised spec §13.2.
+
+Grain is imported where it is used: it takes as long as everything else that a chat needs of this package.
 """
 
 import hashlib
@@ -10,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import grain
 import numpy as np
 
 __all__ = ["Order", "Shard", "make_order", "order_fingerprint"]
@@ -88,6 +89,8 @@ class _Shuffled:
             shuffle = self._shuffle(epoch)
             self._last = (epoch, shuffle)
         if isinstance(shuffle, int):
+            import grain
+
             item = grain.experimental.index_shuffle(place, max_index=self._size - 1, seed=shuffle, rounds=4)
         else:
             item = int(shuffle[place])
@@ -120,6 +123,8 @@ class _Mixed:
     """Several orders in fixed proportions, each going on where it was; visit `v · n + j` is visit v of source j."""
 
     def __init__(self, orders: Sequence[Order], weights: Sequence[float]):
+        import grain
+
         visits: Any = [_Visits(order, j, len(orders)) for j, order in enumerate(orders)]
         self._mixture = grain.MapDataset.mix([grain.MapDataset.source(each) for each in visits], weights)
 

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
-from grain.sources import ArrayRecordDataSource
 
 from rxt_jax.data.config import BATCH_FIELDS
 from rxt_jax.data.faults import ReadReport
@@ -125,6 +123,8 @@ class PreparedWriter:
     """Write encoded records into a folder; the manifest comes last, so that half a folder is none."""
 
     def __init__(self, folder: str | Path):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()):
@@ -189,6 +189,8 @@ class PreparedEpisodes:
     """A prepared folder as a source: records as any other source has them, and their rows without tokenising."""
 
     def __init__(self, folder: str | Path):
+        from grain.sources import ArrayRecordDataSource
+
         self.folder = Path(folder)
         self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         if self.manifest.get("schema") != SCHEMA:

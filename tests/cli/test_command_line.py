@@ -43,6 +43,7 @@ def exit_code(arguments):
         (["chat", "nowhere"], "nowhere is no run folder"),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
         (["inspect", "nowhere"], "presets: toy"),
+        (["export", "nowhere", "there"], "nowhere is no run folder"),
         (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     ],
 )
@@ -108,19 +109,6 @@ def test_evaluate_lets_people_who_typed_ask(run_folder, tmp_path, capsys):
     file.write_text(json.dumps({"id": "a", "habit": "pets", "turns": [{"user": 3}]}))
     assert main(["evaluate", str(run_folder), "--data", str(file)]) == 2
     assert "typed.jsonl, line 1, turn 0: field 'user' must be text" in capsys.readouterr().err
-
-
-def test_chat_reads_lines(run_folder, tmp_path, monkeypatch, capsys):
-    import io
-
-    lines = ["My cat is Tom.", "/memory", f"/save {tmp_path}/m.npz", "/reset", f"/load {tmp_path}/m.npz"]
-    lines += ["/think extended", "/load nowhere.npz", "/what", "/quit", "never read"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-    assert main(["chat", str(run_folder)]) == 0
-    printed = capsys.readouterr().out
-    assert (tmp_path / "m.npz").is_file()
-    for part in ("model", "memory: change", "thinking: extended", "nowhere.npz does not exist", "/help"):
-        assert part in printed
 
 
 def test_data_generate_writes_what_every_stage_reads(tmp_path, capsys):
