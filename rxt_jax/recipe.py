@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.data.config import DataSource, DataConfig, DialogueData, FaultPolicy, FileData, MixedData, PackingConfig, PartData
+from rxt_jax.data.config import (
+    DataConfig,
+    DataSource,
+    DialogueData,
+    FaultPolicy,
+    FileData,
+    MixedData,
+    PackingConfig,
+    PartData,
+)
 from rxt_jax.data.dialogues.spec import DialogueSpec
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
@@ -56,8 +65,9 @@ StageConfig = (
 class StageRun:
     """One stage of a run: its objective, how long, how many rows at once, and its optimizer.
 
-    `source` are other data to train on than the recipe's (None = the recipe's), for a curriculum. `max_interactions` shortens the episodes of this stage (None = as the data says); `accumulation`
-    splits a batch into that many micro-batches.
+    `source` are other data to train on than the recipe's (None = the recipe's), for a curriculum. `max_interactions`
+    shortens the episodes of this stage (None = as the data says); `accumulation` splits a batch into that many
+    micro-batches.
     """
 
     stage: StageConfig

@@ -14,7 +14,7 @@ def test_public_names_are_there():
 
     assert rxt_jax.ReactiveTransformer is ReactiveTransformer
     assert rxt_jax.load is load
-    assert rxt_jax.presets.toy().embed_dim == 64
+    assert rxt_jax.presets.toy().embed_dim == 96
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rxt_jax.nothing
 

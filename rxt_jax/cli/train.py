@@ -22,14 +22,16 @@ __all__ = ["before_preferences", "evaluate_run", "run", "show_conversation"]
 
 _USAGE = "usage: rxt train CONFIG [--field value ...]; CONFIG is a Python file, for example configs/toy.py"
 
+# Names and words that no list of the embedded dialogues has: a value has to be copied, it cannot be known.
 SAMPLE_CONVERSATION = (
-    "My cat is called Tom.",
-    "I will travel to Athens.",
-    "My favourite food is rice.",
+    "Hi, I'm Ottoline and I live in Wexcombe.",
+    "my dog is called Brumsel",
+    "The blortle key is under the piano.",
     "How are you?",
-    "What is my cat's name?",
-    "Where will I travel?",
-    "What is my favourite food?",
+    "what's my dog's name?",
+    "Where do I live?",
+    "do you remember where the blortle key is?",
+    "What is my sister's name?",
 )
 
 
@@ -68,12 +70,13 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
         sources = {
             split: replace(held_out, split=split, seed=recipe.evaluation.seed) for split in recipe.evaluation.splits
         }
-        longest = max(held_out.spec.interactions[1], held_out.spec.longer_interactions[1])
+        spec = held_out.spec
+        longest = max(spec.interactions[1], spec.longer_interactions[1], spec.longest_interactions[1])
         data = replace(recipe.data, max_interactions=longest)
     else:
         sources, data = {"held_out": held_out}, recipe.data
     for name, source in sources.items():
-        splits[name] = measure(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation)
+        splits[name] = measure(loaded.model, loaded.tokenizer, open_source(source), data, recipe.evaluation.of(name))
     report = Report(splits)
     console.print(report.table())
     console.print(report.facts_table())

@@ -28,7 +28,8 @@ BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 class Recall(NamedTuple):
     """One annotated value: where it is asked for, what it is, how many interactions ago it was said.
 
-    `candidates` counts the facts of its type that had been told by then; `others` are values of other questions.
+    `candidates` counts the facts of its type that had been told by then; `others` are values of other questions;
+    `kind` is what its value can be guessed from: its type where one is annotated, else its slot.
     """
 
     episode: int
@@ -38,6 +39,7 @@ class Recall(NamedTuple):
     distance: int
     candidates: int = 1
     others: tuple[str, ...] = ()
+    kind: str = ""
 
 
 class Absence(NamedTuple):
@@ -58,6 +60,7 @@ def recalls_of(episodes: Sequence[Mapping[str, Any]], max_interactions: int) -> 
             int(each["distance"]),
             int(each.get("candidates") or 1),
             _other_values(episode, interaction),
+            str(each.get("type") or each.get("slot", "")),
         )
         for number, episode in enumerate(episodes)
         for turn, interaction in enumerate(episode["interactions"][:max_interactions])
@@ -97,12 +100,12 @@ def contains_value(text: str, value: str) -> bool:
 
 
 def chance_level(recalls: Iterable[Recall]) -> float:
-    """Give the share that a model without memory gets right by naming each slot's most frequent value."""
-    by_slot: dict[str, Counter[str]] = {}
+    """Give the share that a model without memory gets right by naming the most frequent value of each type or slot."""
+    by_kind: dict[str, Counter[str]] = {}
     for recall in recalls:
-        by_slot.setdefault(recall.slot, Counter())[words_of(recall.value)] += 1
-    total = sum(sum(counter.values()) for counter in by_slot.values())
-    return sum(max(counter.values()) for counter in by_slot.values()) / total if total else 0.0
+        by_kind.setdefault(recall.kind or recall.slot, Counter())[words_of(recall.value)] += 1
+    total = sum(sum(counter.values()) for counter in by_kind.values())
+    return sum(max(counter.values()) for counter in by_kind.values()) / total if total else 0.0
 
 
 def find_value_tokens(ids: Sequence[int], start: int, value: str, token_bytes: Sequence[bytes]) -> range | None:

@@ -51,8 +51,6 @@ class DecoderConfig:
     final_stateless: tuple[FeedForwardChoice, ...] = ()
     final_stateless_attentions: tuple[AttentionConfig, ...] = ()
     head_norm: NormKind | None = None
-    head_copying: float = 0.0
-    """> 0: the head starts as the embedding's transpose times this, so that a state that holds a token names it."""
     norm: NormKind = "rms"
     rotary_base: float | None = 10000.0
 

@@ -82,13 +82,6 @@ class Decoder(nnx.Module):
         self.ignores_padding = config.compatibility.causal_ignores_padding
         self.num_balanced = _count_balanced(config)
 
-    def head_like(self, table: Float[Array, "V D"], strength: float) -> None:
-        """Start the head as an embedding table whose vectors have length `strength`."""
-        if self.head is None:
-            raise ValueError("head_copying needs a decoder with a head.")
-        lengths = jnp.linalg.norm(table, axis=-1, keepdims=True)
-        self.head.kernel[...] = strength * (table / lengths).T
-
     def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
         """Compute what cross-attention needs of memory."""
 

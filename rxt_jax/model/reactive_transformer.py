@@ -34,8 +34,6 @@ class ReactiveTransformer(nnx.Module):
         self.embedding = Embedding(vocab_size, embed_dim, std=config.embedding_std, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-        if config.decoder.head_copying > 0.0:
-            self.decoder.head_like(self.embedding.table[...], config.decoder.head_copying)
         self.memory_attention = MemoryAttention(config, rngs=rngs)
         self.masked_language_head = MaskedLanguageHead(embed_dim, vocab_size, rngs=rngs)
         if config.initial_memory == "learned":

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -26,9 +24,7 @@ class AttentionConfig:
     MHA: as many key/value as query heads. GQA: fewer key/value heads, MQA: one.
     SQA: fewer query heads than the model's width would hold; reverse SQA: fewer query than key heads.
     `gate_init="published"` starts gates at N(1, 0.01²), which makes them nearly all-or-nothing
-    (architecture spec Q26); `"linear"` is the usual one. `copying` > 0 starts the value and output maps as an
-    orthogonal matrix and its transpose times that number: what is attended to passes through as it is, so that a
-    model that has to repeat words begins with a channel for them. Source: architecture spec §5.
+    (architecture spec Q26); `"linear"` is the usual one. Source: architecture spec §5.
     """
 
     num_query_heads: int
@@ -41,7 +37,6 @@ class AttentionConfig:
     input_bias: bool = False
     output_bias: bool = True
     dropout: float = 0.0
-    copying: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_query_heads", "num_kv_heads", "head_dim"):
@@ -98,27 +93,11 @@ class Attention(nnx.Module):
         self.key = Linear(embed, keys, bias=bias, rngs=rngs)
         self.value = Linear(embed, keys, bias=bias, rngs=rngs)
         self.output = Linear(out, embed, bias=config.output_bias, rngs=rngs)
-        if config.copying > 0.0:
-            self._start_copying(embed_dim, rngs)
         start = normal(0.01, 1.0) if config.gate_init == "published" else None
         gated, normed = config.gated, config.query_key_norm
         self.gate = Linear(embed, out, bias=bias, initializer=start, rngs=rngs) if gated else None
         self.query_norm = RMSNorm(width, axis="head_dim", rngs=rngs) if normed else None
         self.key_norm = RMSNorm(width, axis="head_dim", rngs=rngs) if normed else None
-
-    def _start_copying(self, embed_dim: int, rngs: nnx.Rngs) -> None:
-        """Make value and output maps each other's inverse, up to the strength wanted."""
-        config = self.config
-        width = config.num_kv_heads * config.head_dim
-        if config.num_query_heads != config.num_kv_heads or width != embed_dim:
-            raise ValueError(
-                f"copying needs heads that span the width: num_query_heads = num_kv_heads and num_kv_heads · head_dim = "
-                f"embed_dim, got {config.num_query_heads}, {config.num_kv_heads} · {config.head_dim} and {embed_dim}."
-            )
-        orthogonal = jnp.linalg.qr(jax.random.normal(rngs.params(), (embed_dim, width)))[0]
-        shape = (embed_dim, config.num_kv_heads, config.head_dim)
-        self.value.kernel[...] = orthogonal.reshape(shape)
-        self.output.kernel[...] = config.copying * jnp.moveaxis(orthogonal.reshape(shape), 0, -1)
 
     def project(
         self, x: Float[Array, "B S D"], positions: Int[Array, "B1 S"] | None = None

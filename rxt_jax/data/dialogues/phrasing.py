@@ -14,8 +14,8 @@ __all__ = ["Fact", "Phrasebook"]
 
 _USER_LISTS = (
     "state_frames", "openers", "closers", "question_closers", "stories", "ask_frames", "noun_frames", "follow_ups",
-    "follow_up_subjects", "change_markers", "corrections", "withdrawals", "joins", "summary", "older", "younger", "history",
-    "first", "sums", "copies", "tool_frames",
+    "follow_up_subjects", "change_markers", "corrections", "withdrawals", "joins", "summary", "older", "younger",
+    "history", "first", "sums", "copies", "tool_frames",
 )  # fmt: skip
 _ACTS = ("state", "change", "ask", "embedded")
 
@@ -65,9 +65,7 @@ class Phrasebook:
         self.lists: dict[str, list[Any]] = {name: self._side(talk()[name]) for name in _USER_LISTS}
         self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
         self.instructions = [tuple(each) for each in talk()["instructions"]]
-        self._acts = {
-            (name, act): self._side(getattr(each, act)) for name, each in known.items() for act in _ACTS
-        }
+        self._acts = {(name, act): self._side(getattr(each, act)) for name, each in known.items() for act in _ACTS}
 
     def _side(self, items: Any) -> list[Any]:
         return side_of_phrases(items, self.held_out)[: self.spec.phrasings]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rxt_jax.data.dialogues.draws import Draws
@@ -132,7 +133,7 @@ class Narrator:
     def _state(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         draws, book = self.draws, self.book
         forms = [self._forms(facts[0])]
-        for before, fact in zip(facts, facts[1:], strict=False):
+        for before, fact in pairwise(facts):
             # "My sister is called Ana and she is 34."
             same = fact.subject == before.subject and fact.subject.kind != "self"
             forms.append(fact.subject.pronoun() if same and draws.chance(0.7) else None)
@@ -176,7 +177,9 @@ class Narrator:
         told.append(fact)
         query = self._type(self.book.any(self.draws, "history").format(n=fact.slot), facts)
         return self._answer(
-            {"query": query}, f"before that, {fact.model_noun} was {fact.value}", f"{fact.model_noun} before: {fact.value}"
+            {"query": query},
+            f"before that, {fact.model_noun} was {fact.value}",
+            f"{fact.model_noun} before: {fact.value}",
         )
 
     def _absence(self, facts: list[Fact], told: list[Fact]) -> Interaction:
@@ -249,7 +252,7 @@ class Narrator:
     def _annotate(self, position: int, interaction: Interaction, told: list[Fact], facts: list[Fact]) -> None:
         """Note which values the answer takes from memory, then which values have been said where."""
         own = (interaction.get("query") or interaction.get("tool_use", "")).casefold()
-        spoken = f"{own} {interaction.get('think', '')} {interaction['answer']} {interaction.get('tool_call', '')}".casefold()
+        spoken = " ".join([own, *(interaction.get(part, "") for part in ("think", "answer", "tool_call"))]).casefold()
         recall = [
             {
                 "slot": fact.slot,

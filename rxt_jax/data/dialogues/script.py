@@ -48,7 +48,9 @@ class World:
         self.taken.add(value.casefold())
         return value
 
-    def fact(self, prop: Property | None = None, subject: Subject | None = None, key: str = "", fill: bool = True) -> Fact:
+    def fact(
+        self, prop: Property | None = None, subject: Subject | None = None, key: str = "", fill: bool = True
+    ) -> Fact:
         """Make a fact about something new in this episode; without `fill` nobody tells its value."""
         for _ in range(_TRIES):
             chosen, about = (prop, subject) if prop is not None else self._topic()
@@ -56,7 +58,11 @@ class World:
                 about = self._subject(chosen)
             name = key or (self._key(chosen) if chosen.keys else "")
             fact = Fact(chosen, about, self.draws.choice(chosen.values), "", name)
-            if fact.slot.casefold() not in self.slots and self.book.phrases(fact, "state") and self.book.phrases(fact, "ask"):
+            if (
+                fact.slot.casefold() not in self.slots
+                and self.book.phrases(fact, "state")
+                and self.book.phrases(fact, "ask")
+            ):
                 if fill:
                     fact.value = self.value(fact.value_type)
                     self.facts.append(fact)
@@ -71,7 +77,9 @@ class World:
         draws, spec = self.draws, self.spec
         if self.facts and draws.chance(spec.confusable_share):
             again = draws.choice(self.facts)
-            if again.property.weight and (again.subject.kind != "self" or len(again.property.subjects) > 1 or again.key):
+            if again.property.weight and (
+                again.subject.kind != "self" or len(again.property.subjects) > 1 or again.key
+            ):
                 return again.property, None
         if self.facts and draws.chance(spec.same_subject_share):
             subject = draws.choice(self.facts).subject
@@ -81,7 +89,9 @@ class World:
         return self.book.properties[draws.weighted(self.book.weights)], None
 
     def _subject(self, prop: Property) -> Subject:
-        subject = draw_subject(self.draws, self.draws.choice(prop.subjects), self.held_out_keys, self.spec.invented_keys)
+        subject = draw_subject(
+            self.draws, self.draws.choice(prop.subjects), self.held_out_keys, self.spec.invented_keys
+        )
         return subject._replace(noun=self.cased(subject.noun), owner=self.cased(subject.owner))
 
     def _key(self, prop: Property) -> str:
@@ -116,9 +126,7 @@ class World:
 
     def _hops(self) -> list[Property]:
         """List what can be said of Ana and asked of my sister."""
-        return [
-            each for each in self.book.properties if {"named", "relative"} <= set(each.subjects) and not each.keys
-        ]
+        return [each for each in self.book.properties if {"named", "relative"} <= set(each.subjects) and not each.keys]
 
     def _other(self, fact: Fact) -> str:
         if fact.value_type == "opinion":

@@ -16,8 +16,8 @@ facts are about (things, relatives, names, categories), `all_unseen` in values, 
 _SHARES = (
     "recall_share", "absence_share", "distractor_share", "compare_share", "tool_share", "hop_share", "first_share",
     "history_share", "summary_share", "think_share", "internal_share", "updates", "withdrawals", "several_facts_share",
-    "echo_probability", "invented_values", "invented_keys", "confusable_share", "same_subject_share", "same_value_share",
-    "follow_up_share", "pronoun_share", "wrapped_share", "careless_share", "typo_share",
+    "echo_probability", "invented_values", "invented_keys", "confusable_share", "same_subject_share",
+    "same_value_share", "follow_up_share", "pronoun_share", "wrapped_share", "careless_share", "typo_share",
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ _SINGULAR_ENDINGS = ("ss", "us", "is", "as", "os", "lens")
 
 
 class Forms(NamedTuple):
-    """The words for a subject in a sentence: as subject, possessive, object; verbs follow `first` (I, you) or `plural`."""
+    """The words for a subject in a sentence; verbs follow `first` (I, you) or `plural`."""
 
     subject: str
     possessive: str

@@ -11,13 +11,16 @@ __all__ = ["TypingHabits", "draw_habits"]
 
 _CONTRACTIONS = {
     "I am": "I'm", "what is": "what's", "who is": "who's", "where is": "where's", "it is": "it's", "that is": "that's",
-    "she is": "she's", "he is": "he's", "there is": "there's", "how is": "how's", "do not": "don't", "does not": "doesn't",
+    "she is": "she's", "he is": "he's", "there is": "there's", "how is": "how's", "do not": "don't",
+    "does not": "doesn't",
     "did not": "didn't", "cannot": "can't", "is not": "isn't", "was not": "wasn't", "I have got": "I've got",
     "I have been": "I've been", "I have a": "I've a", "you are": "you're", "we are": "we're", "they are": "they're",
-    "I will": "I'll", "I would": "I'd", "have not": "haven't", "what was": "what was", "when is": "when's", "let us": "let's",
+    "I will": "I'll", "I would": "I'd", "have not": "haven't", "when is": "when's", "let us": "let's",
 }  # fmt: skip
 _CONTRACTED = re.compile(r"\b(" + "|".join(_CONTRACTIONS) + r")\b", re.IGNORECASE)
-_WITHOUT_APOSTROPHE = re.compile(r"\b(i'm|what's|who's|where's|it's|that's|don't|doesn't|can't|let's|i've|isn't|he's|she's)\b", re.I)
+_WITHOUT_APOSTROPHE = re.compile(
+    r"\b(i'm|what's|who's|where's|it's|that's|don't|doesn't|can't|let's|i've|isn't|he's|she's)\b", re.I
+)
 
 
 class TypingHabits(NamedTuple):
@@ -68,14 +71,22 @@ def draw_habits(draws: Draws, careless_share: float, typo_share: float) -> Typin
 
 
 def _contract(words: str) -> str:
-    short = _CONTRACTIONS.get(words) or _CONTRACTIONS.get(words.lower()) or _CONTRACTIONS.get(words[0].upper() + words[1:].lower(), words)
+    short = (
+        _CONTRACTIONS.get(words)
+        or _CONTRACTIONS.get(words.lower())
+        or _CONTRACTIONS.get(words[0].upper() + words[1:].lower(), words)
+    )
     return short[0].upper() + short[1:] if words[0].isupper() else short
 
 
 def _slip(draws: Draws, clause: str, protected: set[str]) -> str:
     """Swap two letters within one word."""
     words = clause.split(" ")
-    places = [place for place, word in enumerate(words) if word.isalpha() and len(word) > 3 and word.casefold() not in protected]
+    places = [
+        place
+        for place, word in enumerate(words)
+        if word.isalpha() and len(word) > 3 and word.casefold() not in protected
+    ]
     if places:
         place = draws.choice(places)
         letters = list(words[place])

@@ -160,7 +160,8 @@ def _location(draws: Draws, held_out: bool, invented: float) -> str:
         return f"in the {choose_word(draws, 'rooms', held_out)}"
     if form == 1:
         colour = choose_word(draws, "colours", held_out)
-        return f"{draws.choice(('in', 'on', 'under'))} the {colour} {container.split(' ', 1)[-1] if not article else container}"
+        noun = container if article else container.split(" ", 1)[-1]
+        return f"{draws.choice(('in', 'on', 'under'))} the {colour} {noun}"
     place = draws.choice(("in", "on", "under", "behind", "next to", "in", "on", "inside", "near", "on top of"))
     return f"{place} {article} {container}".replace("  ", " ")
 
@@ -215,7 +216,11 @@ def _words(draws: Draws, held_out: bool, invented: float) -> str:
     if form == 1:
         return f"{_word(draws, held_out, invented)} {_word(draws, held_out, invented)}"
     described = f"{choose_word(draws, 'adjectives', held_out)} {choose_word(draws, 'things', held_out)}"
-    return described if form == 2 else f"{described} {draws.choice(('and', 'with', 'for', 'of'))} {_word(draws, held_out, 0.2)}"
+    return (
+        described
+        if form == 2
+        else f"{described} {draws.choice(('and', 'with', 'for', 'of'))} {_word(draws, held_out, 0.2)}"
+    )
 
 
 def _measure(draws: Draws, held_out: bool, invented: float) -> str:
