@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -47,15 +48,15 @@ def count_parameters(config: AnyModelConfig) -> tuple[dict[str, int], dict[str, 
 def run(arguments: Sequence[str]) -> int:
     """Inspect."""
     options = parse(InspectOptions, arguments, "rxt inspect")
-    folder, checkpoints = named_folder(options.target), {}
-    if options.target in PRESETS:
-        config = PRESETS[options.target]()
-    elif (folder / "recipe.json").is_file():
+    folder, checkpoints = _folder(options.target), {}
+    if (folder / "recipe.json").is_file():
         recipe = from_json(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["recipe"])
         config = recipe.model
         for name in () if (folder / WEIGHTS_FILE).is_file() else recipe.stages:
             steps = (folder / "stages" / name).glob("[0-9]*")
             checkpoints[name] = sorted(int(step.name) for step in steps if step.name.isdigit())
+    elif options.target in PRESETS:
+        config = PRESETS[options.target]()
     else:
         raise FileNotFoundError(f"{folder} is no run folder and no preset; presets: {', '.join(PRESETS)}")
     counts, listed = count_parameters(config)
@@ -75,3 +76,13 @@ def run(arguments: Sequence[str]) -> int:
     for name, updates in checkpoints.items():
         console.print(f"{name}: checkpoints of updates {', '.join(map(str, updates)) or 'none'}")
     return 0
+
+
+def _folder(target: str) -> Path:
+    """Find a run; where no model of that name is shipped, it may still be a preset."""
+    try:
+        return named_folder(target)
+    except FileNotFoundError:
+        if target not in PRESETS:
+            raise
+        return Path(target)

@@ -162,9 +162,18 @@ def test_a_build_without_the_model_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="this build of rxt_jax ships no companion"):
         rxt_jax.load("companion")
-    for command in ("chat", "evaluate", "inspect"):
+    for command in ("chat", "evaluate"):
         assert main([command, "companion"]) == 2
         assert f"rxt {command}: this build of rxt_jax ships no companion. Name the folder" in capsys.readouterr().err
+    # It is a preset as well.
+    assert main(["inspect", "companion", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoints"] == {}
+
+
+def test_inspecting_the_shipped_model_counts_its_parameters(companion, capsys):
+    assert main(["inspect", "companion", "--json"]) == 0
+    counted = json.loads(capsys.readouterr().out)["parameters"]
+    assert sum(counted.values()) == sum(value.size for value in flat(load(companion).model).values())
 
 
 def test_a_run_starts_from_the_shipped_model(companion, tmp_path, capsys):
