@@ -2,16 +2,16 @@
 
     python benchmarks/toy_ablation.py
 
-The base is the toy recipe with a gate learned per channel, which it had before this table was made; the first row is
-the recipe as it is. Stages 1, 2 and history reading are trained once where a variant does not touch them. Stage 4 is
-shorter than in `configs/toy.py`, so the figures compare with each other, not with the README. One variant per CPU core
-at a time. Writes `runs/ablation/` and prints the table; what is finished there is not run again.
+All stages are shortened to the same share of `configs/toy.py`, so the figures compare with each other, not with the
+README. Variants of the last two stages begin with the same reading stages, the others train their own. One variant per
+CPU core at a time. Writes `runs/ablation/` and prints the table; what is finished there is not run again.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from queue import SimpleQueue
 import tyro
 
 from rxt_jax.nn.residual_gates import ResidualGateConfig
-from rxt_jax.recipe import Recipe, load_recipe
+from rxt_jax.recipe import Recipe, StageRun, load_recipe
+from rxt_jax.stages import InteractionSft, MemoryPretraining
 
 FOLDER = Path("runs/ablation")
-STAGES = ("joint_pretraining", "interaction_sft", "history_reading", "memory_pretraining", "memory_aware")
-EARLY = ("early", "early without joint_pretraining", "early without interaction_sft")
+EARLY, READING = "early", ("first_reading", "history_reading")
+SPLITS = ("iid", "unseen_values", "unseen_keys", "unseen_phrasings", "longer")
 
 
 def _layer(recipe: Recipe, **changes: object) -> Recipe:
@@ -47,69 +48,123 @@ def _interlayer(recipe: Recipe, initial: float) -> Recipe:
     )
 
 
-def _stage(recipe: Recipe, **changes: object) -> Recipe:
-    run = recipe.stages["memory_aware"]
-    return replace(recipe, stages=recipe.stages | {"memory_aware": replace(run, stage=replace(run.stage, **changes))})
+def _change(recipe: Recipe, change: Callable[[StageRun], StageRun], *names: str) -> Recipe:
+    """Change some stages, all of them where none is named."""
+    stages = {name: change(run) if name in names or not names else run for name, run in recipe.stages.items()}
+    return replace(recipe, stages=stages)
 
 
-def _optimizer(recipe: Recipe, **changes: object) -> Recipe:
-    run = recipe.stages["memory_aware"]
-    changed = replace(run, optimizer=replace(run.optimizer, **changes))
-    return replace(recipe, stages=recipe.stages | {"memory_aware": changed})
+def _without(recipe: Recipe, *names: str) -> Recipe:
+    return replace(recipe, stages={name: run for name, run in recipe.stages.items() if name not in names})
 
 
-VARIANTS = {
-    "the recipe: gate elementwise": lambda recipe: _layer(recipe, gate=_gate("elementwise")),
-    "base": lambda recipe: recipe,
-    "base, other training conversations": lambda recipe: replace(
-        recipe, data=replace(recipe.data, source=replace(recipe.data.source, seed=7))
+def _before(recipe: Recipe, later: str, name: str, run: StageRun) -> Recipe:
+    stages: dict[str, StageRun] = {}
+    for each, its in recipe.stages.items():
+        if each == later:
+            stages[name] = replace(run, optimizer=its.optimizer, loop=its.loop)
+        stages[each] = its
+    return replace(recipe, stages=stages)
+
+
+def _model(recipe: Recipe, **changes: object) -> Recipe:
+    return replace(recipe, model=replace(recipe.model, **changes))
+
+
+def _width(recipe: Recipe, embed_dim: int) -> Recipe:
+    model, heads = recipe.model, embed_dim // 16
+    attention = model.encoder.attention.with_heads(heads, heads)
+    feed_forward = replace(model.encoder.feed_forward, mlp_dim=3 * embed_dim)
+    recipe = _layer(recipe, attention=attention)
+    return _model(
+        recipe,
+        embed_dim=embed_dim,
+        encoder=replace(model.encoder, attention=attention, feed_forward=feed_forward),
+        decoder=replace(model.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward),
+    )
+
+
+def _tokenizer(recipe: Recipe, **changes: object) -> Recipe:
+    return replace(recipe, tokenizer=replace(recipe.tokenizer, **changes))
+
+
+def _data(recipe: Recipe, **changes: object) -> Recipe:
+    return replace(recipe, data=replace(recipe.data, **changes))
+
+
+def _optimizer(run: StageRun, **changes: object) -> StageRun:
+    return replace(run, optimizer=replace(run.optimizer, **changes))
+
+
+def _objective(run: StageRun, **changes: object) -> StageRun:
+    return replace(run, stage=replace(run.stage, **changes))
+
+
+MEMORY = ("short_memory", "memory_aware")
+
+LATE = {
+    "the recipe": lambda recipe: recipe,
+    "without short_memory": lambda recipe: _without(recipe, "short_memory"),
+    "with memory_pretraining, 30 updates": lambda recipe: _before(
+        recipe, "short_memory", "memory_pretraining", StageRun(stage=MemoryPretraining(), updates=30, batch_size=32)
     ),
-    "without joint_pretraining": lambda recipe: _from(recipe, EARLY[1], "history_reading"),
-    "without interaction_sft": lambda recipe: _from(recipe, EARLY[2], "history_reading"),
-    "without history_reading": lambda recipe: _from(recipe, EARLY[0], "interaction_sft"),
-    "without memory_pretraining": lambda recipe: replace(
-        recipe, stages={"memory_aware": recipe.stages["memory_aware"]}
+    "gradient across 1 write": lambda recipe: _change(
+        recipe, lambda run: _objective(run, memory_gradient_steps=1), *MEMORY
     ),
-    "initial memory: random, redrawn": lambda recipe: replace(
-        recipe, model=replace(recipe.model, initial_memory="standard")
+    "batches of 16, twice the updates": lambda recipe: _change(
+        recipe, lambda run: replace(run, batch_size=16, updates=2 * run.updates), *MEMORY
     ),
-    "no slot identity": lambda recipe: _layer(recipe, slot_identity=0.0),
+    "memory with AdamW, 2e-3": lambda recipe: _change(
+        recipe, lambda run: _optimizer(run, name="adamw", learning_rate=2e-3), *MEMORY
+    ),
     "gate: learned per slot": lambda recipe: _layer(recipe, gate=_gate("learned_slot", initial=-1.0)),
+    "gate: learned per channel": lambda recipe: _layer(recipe, gate=_gate("learned_channel", initial=-1.0)),
     "gate: none (sum)": lambda recipe: _layer(recipe, gate=_gate("sum")),
+    "no slot identity": lambda recipe: _layer(recipe, slot_identity=0.0),
     "interlayer, its gate nearly closed": lambda recipe: _interlayer(recipe, -3.0),
-    "gradient across 1 write": lambda recipe: _stage(recipe, memory_gradient_steps=1),
-    "8 slots": lambda recipe: replace(recipe, model=replace(recipe.model, num_slots=8)),
-    "64 slots": lambda recipe: replace(recipe, model=replace(recipe.model, num_slots=64)),
-    "stage 4 with AdamW, 2e-3": lambda recipe: _optimizer(recipe, name="adamw", learning_rate=2e-3),
+    "initial memory: random, redrawn": lambda recipe: _model(recipe, initial_memory="standard"),
+    "16 slots": lambda recipe: _model(recipe, num_slots=16),
+    "96 slots": lambda recipe: _model(recipe, num_slots=96),
 }
+"""Variants that the reading stages do not touch."""
+
+WHOLE = {
+    "without first_reading": lambda recipe: _without(recipe, "first_reading"),
+    "without reading": lambda recipe: _without(recipe, *READING),
+    "with interaction_sft, 100 updates": lambda recipe: _before(
+        recipe, "first_reading", "interaction_sft", StageRun(stage=InteractionSft(), updates=100, batch_size=64)
+    ),
+    "width 64": lambda recipe: _width(recipe, 64),
+    "width 128": lambda recipe: _width(recipe, 128),
+    "vocabulary 768": lambda recipe: _tokenizer(_data(recipe, max_length=48), vocab_size=768),
+    "vocabulary 4096": lambda recipe: _tokenizer(recipe, vocab_size=4096),
+    "unigram pieces": lambda recipe: _tokenizer(recipe, kind="unigram"),
+    "numbers as one piece": lambda recipe: _tokenizer(recipe, split_digits=False),
+    "subword sampling 0.05": lambda recipe: _data(recipe, subword_sampling=0.05),
+    "rate 1e-2": lambda recipe: _change(recipe, lambda run: _optimizer(run, learning_rate=1e-2)),
+}
+
+VARIANTS = LATE | WHOLE
 
 
 def _folder(name: str) -> Path:
     return FOLDER / name.replace(" ", "_").replace(",", "").replace(":", "")
 
 
-def _from(recipe: Recipe, early: str, stage: str) -> Recipe:
-    return replace(recipe, start_from=str(_folder(early) / "stages" / stage))
-
-
-def _early(recipe: Recipe, name: str) -> Recipe:
-    left_out = name.removeprefix(EARLY[0]).removeprefix(" without ")
-    return replace(recipe, stages={each: recipe.stages[each] for each in STAGES[:3] if each != left_out})
-
-
-def _recipe(name: str, updates: int) -> Recipe:
+def _recipe(name: str, share: float) -> Recipe:
     recipe = replace(load_recipe("configs/toy.py"), cpu_devices=None, folder=str(_folder(name)))
-    if name in EARLY:
-        return _early(recipe, name)
-    stages = {each: recipe.stages[each] for each in STAGES[3:]}
-    stages["memory_aware"] = replace(stages["memory_aware"], updates=updates)
-    evaluation = replace(recipe.evaluation, episodes=128, splits=("iid", "longer"), conditions=("memory",))
-    recipe = _layer(recipe, gate=_gate("learned_channel", initial=-1.0))
-    recipe = replace(recipe, stages=stages, evaluation=evaluation)
-    return VARIANTS[name](_from(recipe, EARLY[0], "history_reading"))
+    recipe = _change(recipe, lambda run: replace(run, updates=round(share * run.updates)))
+    evaluation = replace(recipe.evaluation, episodes=128, splits=SPLITS, conditions=("memory",))
+    recipe = replace(recipe, evaluation=evaluation)
+    if name == EARLY:
+        return _without(recipe, *MEMORY)
+    if name in LATE:
+        start = str(_folder(EARLY) / "stages" / READING[-1])
+        recipe = replace(_without(recipe, *READING), start_from=start)
+    return VARIANTS[name](recipe)
 
 
-def _run(name: str, updates: int) -> None:
+def _run(name: str, share: float) -> None:
     """Train and evaluate one variant, in this process."""
     from rich.console import Console
 
@@ -117,18 +172,18 @@ def _run(name: str, updates: int) -> None:
     from rxt_jax.run import run_recipe
     from rxt_jax.run_folder import load
 
-    recipe = _recipe(name, updates)
+    recipe = _recipe(name, share)
     run_recipe(recipe, quiet=True)
-    if name not in EARLY:
+    if name != EARLY:
         evaluate_run(load(recipe.run_folder), Console())
 
 
 def _finished(name: str) -> bool:
-    done = "stages/history_reading" if name in EARLY else "evaluation/recall.json"
+    done = f"stages/{READING[-1]}" if name == EARLY else "evaluation/recall.json"
     return (_folder(name) / done).exists()
 
 
-def _run_all(names: list[str], updates: int) -> None:
+def _run_all(names: list[str], share: float) -> None:
     """Run variants in processes of their own, each on one core."""
     cores: SimpleQueue[int] = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
@@ -136,7 +191,7 @@ def _run_all(names: list[str], updates: int) -> None:
 
     def one(name: str) -> None:
         core = cores.get()
-        command = ["taskset", "-c", str(core), sys.executable, __file__, "--only", name, "--updates", str(updates)]
+        command = ["taskset", "-c", str(core), sys.executable, __file__, "--only", name, "--share", str(share)]
         FOLDER.mkdir(parents=True, exist_ok=True)
         with (FOLDER / f"{_folder(name).name}.log").open("w") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -147,35 +202,34 @@ def _run_all(names: list[str], updates: int) -> None:
         list(pool.map(one, [name for name in names if not _finished(name)]))
 
 
-def _table(updates: int) -> str:
-    buckets = {"iid": ("1", "2", "3-4", "5-8"), "longer": ("1", "3-4", "9-16", "17+")}
-    head = [f"{split} {bucket}" for split, names in buckets.items() for bucket in names]
-    lines = ["| variant | " + " | ".join([*head, "iid perplexity"]) + " |", "|---" * (len(head) + 2) + "|"]
+def _table() -> str:
+    head = [*SPLITS, "two of a type", "made up", "iid perplexity"]
+    lines = ["| variant | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for name in VARIANTS:
         if not _finished(name):
-            lines.append(f"| {name} |" + " |" * (len(head) + 1))
+            lines.append(f"| {name} |" + " |" * len(head))
             continue
         result = json.loads((_folder(name) / "evaluation/recall.json").read_text())
-        cells = [
-            f"{100 * result[split]['conditions']['memory']['recall_by_bucket'][bucket]:.0f}"
-            for split, names in buckets.items()
-            for bucket in names
-        ]
-        perplexity = result["iid"]["conditions"]["memory"]["answer_perplexity"]
-        lines.append(f"| {name} | " + " | ".join([*cells, f"{perplexity:.3f}"]) + " |")
+        measured = {split: result[split]["conditions"]["memory"] for split in SPLITS}
+        shares = [measured[split]["recall"] for split in SPLITS]
+        shares += [measured["iid"]["two_of_a_type"], measured["iid"]["made_up_rate"]]
+        cells = [f"{100 * share:.1f}" for share in shares] + [f"{measured['iid']['answer_perplexity']:.3f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def main(only: str | None = None, updates: int = 300) -> None:
-    """Run what is missing and write the table; `only` runs one variant in this process."""
+def main(only: str | None = None, share: float = 0.5) -> None:
+    """Run what is missing and write the table; `only` runs one variant in this process.
+
+    `share` of the recipe's updates are trained in every stage.
+    """
     if only is not None:
-        _run(only, updates)
+        _run(only, share)
         return
-    _run_all(list(EARLY), updates)
-    _run_all(list(VARIANTS), updates)
-    table = _table(updates)
-    (FOLDER / "table.md").write_text(table + "\n")
-    print(table)
+    _run_all([EARLY], share)
+    _run_all(list(VARIANTS), share)
+    (FOLDER / "table.md").write_text(_table() + "\n")
+    print(_table())
 
 
 if __name__ == "__main__":

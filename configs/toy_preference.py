@@ -22,7 +22,7 @@ recipe = replace(
     toy,
     name="toy_preference",
     # Answers were never learnt from memory yet: this stage has to teach it.
-    start_from="runs/toy/stages/memory_pretraining",
+    start_from="runs/toy/stages/history_reading",
     data=replace(toy.data, source=replace(toy.data.source, preferences=True)),
     stages={
         "preference": StageRun(

@@ -33,6 +33,7 @@ from rxt_jax.data.sources import open_source
 EPISODES, ROWS = 37, 4
 BUCKETS = {"length_buckets": (16, 24), "interaction_buckets": (3, 5), "sort_pool": 3}
 PACKING = {"packing": PackingConfig(buffer=11, shortest=4), "text_length": 96, "max_length": 96}
+SAMPLED = {"subword_sampling": 0.2}
 KINDS = {
     "texts": (TextBatches, {}, {}),
     "interactions": (InteractionBatches, {}, {}),
@@ -46,7 +47,13 @@ KINDS = {
     "preferences": (PreferenceBatches, {}, {}),
     "bucketed preferences": (PreferenceBatches, BUCKETS, {}),
     "windows": (EpisodeBatches, {"interaction_buckets": (4,), "sort_pool": 2}, {"window": 2}),
+    "sampled texts": (TextBatches, SAMPLED, {}),
+    "sampled conversations": (ConversationBatches, SAMPLED, {}),
+    "sampled bucketed episodes": (EpisodeBatches, BUCKETS | SAMPLED, {}),
+    "sampled packed interactions": (InteractionBatches, PACKING | SAMPLED, {}),
+    "sampled windows": (EpisodeBatches, {"interaction_buckets": (4,), "sort_pool": 2} | SAMPLED, {"window": 2}),
 }
+PREPARABLE = [kind for kind in KINDS if KINDS[kind][0] is not PreferenceBatches and "sampled" not in kind]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -82,7 +89,7 @@ def data(tmp_path_factory):
 def make(kind, data, shard=None, seed=5, **changes):
     batches, options, arguments = KINDS[kind]
     data = preferences_of(data) if batches is PreferenceBatches else data
-    config = replace(DataConfig(max_length=48, max_interactions=7, text_length=40), **options | changes)
+    config = replace(DataConfig(max_length=96, max_interactions=7, text_length=40), **options | changes)
     encoder = RowEncoder(dialogue_tokenizer(), config)
     return batches(open_source(data), encoder, batch_size=ROWS, seed=seed, shard=shard, **arguments)
 
@@ -128,7 +135,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(data):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_worker_processes_change_no_batch_and_send_their_counts_home(data, workers):
-    for kind in ("windows",) if workers > 1 else ("packed texts",):
+    for kind in ("windows", "sampled windows") if workers > 1 else ("packed texts",):
         alone, helped = make(kind, data), make(kind, data)
         ahead = read_ahead(helped, 3, workers=workers, buffer=4)
         assert [fingerprint(next(ahead)) for _ in range(9)] == [fingerprint(alone[3 + number]) for number in range(9)]
@@ -136,7 +143,7 @@ def test_worker_processes_change_no_batch_and_send_their_counts_home(data, worke
         assert helped.report.rows > 0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind][0] is not PreferenceBatches])
+@pytest.mark.parametrize("kind", PREPARABLE)
 def test_prepared_rows_make_the_same_batches(data, kind, tmp_path):
     changes = {"use_system_prompt": True, "train_eos": False}
     raw = make(kind, data, **changes)
@@ -158,6 +165,8 @@ def test_another_source_order_or_setting_is_refused(data, tmp_path):
         make("texts", data, seed=6).restore(state)
     with pytest.raises(ValueError, match=r"data\.text_length = 40, this one has 41"):
         make("texts", data, text_length=41).restore(state)
+    with pytest.raises(ValueError, match=r"data\.subword_sampling = 0\.0, this one has 0\.1"):
+        make("texts", data, subword_sampling=0.1).restore(state)
     make_file(tmp_path / "moved.jsonl")
     make("texts", FileData(path=str(tmp_path / "moved.jsonl"))).restore(state)
 

@@ -150,7 +150,7 @@ def test_over_long_interactions_follow_the_policy_and_are_counted(policy):
 
 @pytest.fixture
 def encoder():
-    return RowEncoder(dialogue_tokenizer(), DataConfig(max_length=40, max_interactions=6))
+    return RowEncoder(dialogue_tokenizer(), DataConfig(max_length=96, max_interactions=6))
 
 
 @pytest.mark.parametrize("kind", [EpisodeBatches, InteractionBatches, TextBatches])
@@ -172,8 +172,8 @@ def test_ragged_episodes_are_masked_and_never_repeated(encoder):
         np.testing.assert_array_equal(batch.valid[:, row], np.arange(6) < len(rows))
         for turn, each in enumerate(rows):
             assert batch.ids[turn, row, : len(each.ids)].tolist() == each.ids
-            np.testing.assert_array_equal(batch.token_mask[turn, row], np.arange(40) < len(each.ids))
-            labels = (np.arange(40) >= each.prompt_length) & (np.arange(40) < len(each.ids))
+            np.testing.assert_array_equal(batch.token_mask[turn, row], np.arange(96) < len(each.ids))
+            labels = (np.arange(96) >= each.prompt_length) & (np.arange(96) < len(each.ids))
             np.testing.assert_array_equal(batch.loss_mask[turn, row], labels)
     filler = ~batch.valid
     assert not batch.token_mask[filler].any()

@@ -21,14 +21,14 @@ from rxt_jax.run_folder import load
 from rxt_jax.stages import DirectMemoryPreference, MemoryAware
 from rxt_jax.train.reference import precompute_reference
 
-DATA = DataConfig(max_length=40, max_interactions=9)
+DATA = DataConfig(max_length=64, max_interactions=9)
 
 
 def test_accuracy_is_that_of_rows_scored_one_by_one():
     """Memory walked by hand, every answer decoded alone."""
     model = small_model(small_config(max_length=40, vocab_size=640))
     tokenizer, source = dialogue_tokenizer(), open_source(DialogueData(preferences=True))
-    config = EvaluationConfig(episodes=2, batch_size=2, conditions=("memory", "zeroed"))
+    config = EvaluationConfig(episodes=4, batch_size=2, conditions=("memory", "zeroed"))
     found = evaluate_preferences(model, tokenizer, source, DATA, config).summary()
     encoder = RowEncoder(tokenizer, DATA)
     graphdef, params = nnx.split(model)
@@ -44,7 +44,7 @@ def test_accuracy_is_that_of_rows_scored_one_by_one():
         return model.update_memory(memory, model.encode(ids, mask), mask)
 
     expected = {"memory": [], "zeroed": []}
-    for number in range(2):
+    for number in range(4):
         memory = model.initial_memory(1)
         for kept, wrong, _ in zip(*encoder.preference_episode(source.episode(number)), strict=True):
             for name, read in (("memory", memory), ("zeroed", jnp.zeros_like(memory))):
