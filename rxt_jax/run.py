@@ -63,10 +63,17 @@ def build_model(config: AnyModelConfig, seed: int) -> Any:
 
 
 def make_batches(
-    run: StageRun, source: EpisodeSource, encoder: RowEncoder, seed: int, *, model: Any = None, file: Path | None = None
+    run: StageRun,
+    source: EpisodeSource,
+    encoder: RowEncoder,
+    seed: int,
+    *,
+    held_out: bool = False,
+    model: Any = None,
+    file: Path | None = None,
 ) -> Any:
-    """Choose the rows that a stage trains on. A stage with a precomputed reference wants the model that is the
-    reference, and a file to keep its log-probabilities in."""
+    """Choose the rows that a stage trains on; those of `held_out` data are never sampled. A stage with a precomputed
+    reference wants the model that is the reference, and a file to keep its log-probabilities in."""
     kinds = {
         "joint_pretraining": TextBatches,
         "interaction_sft": InteractionBatches,
@@ -74,8 +81,12 @@ def make_batches(
         "direct_memory_preference": PreferenceBatches,
     }
     batches = kinds.get(run.stage.kind, EpisodeBatches)
+    config = encoder.config
     if run.max_interactions is not None:
-        config = replace(encoder.config, max_interactions=run.max_interactions)
+        config = replace(config, max_interactions=run.max_interactions)
+    if held_out:
+        config = replace(config, subword_sampling=0.0)
+    if config != encoder.config:
         encoder = RowEncoder(encoder.tokenizer, config, encoder.report)
     shard = Shard(jax.process_index(), jax.process_count())
     options: dict[str, Any] = {}
@@ -240,7 +251,8 @@ class _StageInFolder:
 
     def _batches(self, source: EpisodeSource, encoder: RowEncoder, seed: int, params: nnx.State, part: str) -> Any:
         file = self.recipe.run_folder / "references" / f"{self.name}_{part}.npy"
-        return make_batches(self.run, source, encoder, seed, model=nnx.merge(self.graphdef, params), file=file)
+        model = nnx.merge(self.graphdef, params)
+        return make_batches(self.run, source, encoder, seed, held_out=part == "held_out", model=model, file=file)
 
     def _held_out_loss(self, source: EpisodeSource, encoder: RowEncoder, placed: Any, params: nnx.State) -> Any:
         stage = self.run.stage

@@ -146,6 +146,13 @@ class DataConfig:
     gets the smallest that holds it, and the train step compiles once per size that occurs. `sort_pool` batches
     are then sorted by both, also batches of rows. `packing` puts several texts in a row. `workers` processes
     make batches (0: threads of this one); neither they nor the number of hosts changes any batch.
+
+    `subword_sampling` cuts the words of training rows into other pieces on every visit, as a function of the seed and
+    the visit; held-out rows, evaluation, chat and preference rows are never sampled. 0 is off. With a `bpe` tokenizer
+    it is the probability that a merge is left out (BPE-dropout; usual: 0.1, and 1 leaves only characters). With a
+    `unigram` tokenizer it is SentencePiece's `alpha` over all segmentations: each has its probability to that power
+    (usual: 0.1 to 0.5; 1 is the model's own distribution, near 0 any segmentation is as likely as the best one).
+    Sampled rows are longer. Byte-level tokenizers and prepared folders cannot be sampled.
     """
 
     source: DataSource = field(default_factory=DialogueData)
@@ -169,6 +176,7 @@ class DataConfig:
     interaction_buckets: tuple[int, ...] = ()
     packing: PackingConfig | None = None
     workers: int = 0
+    subword_sampling: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_length", "text_length", "conversation_length"):
@@ -179,6 +187,10 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0.0 < self.mask_probability < 1.0:
             raise ValueError(f"mask_probability must lie in (0, 1), got {self.mask_probability}. Usual: 0.15.")
+        if not 0.0 <= self.subword_sampling <= 1.0:
+            raise ValueError(
+                f"subword_sampling must lie in [0, 1], got {self.subword_sampling}. Usual: 0.1, or 0 for no sampling."
+            )
         for name, least in (("length_buckets", 8), ("interaction_buckets", 1)):
             sizes = getattr(self, name)
             if list(sizes) != sorted(set(sizes)) or any(size < least for size in sizes):
@@ -208,6 +220,8 @@ BATCH_FIELDS = frozenset(
         "interaction_buckets",
         "packing",
         "workers",
+        "subword_sampling",
     }
 )
-"""Fields of `DataConfig` that say how rows are put together; all the others decide what a row looks like."""
+"""Fields of `DataConfig` that say how rows are put together, or how training samples them, which prepared rows never
+are; all the others decide what a row looks like."""

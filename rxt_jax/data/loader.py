@@ -1,8 +1,8 @@
 """Batches by number: element u is the batch of update u, whatever came before and whoever makes it.
 
-Order is a function of (seed, epoch), every random draw of (seed, batch) or (seed, visit); a run resumes by
-starting at its update. `data.read_ahead` prepares them in time; with several hosts each makes its rows of the global
-batch. Batches are NumPy. Source: supervised spec §13.2, 13.4-13.6.
+Order is a function of (seed, epoch), every random draw of (seed, batch) or (seed, visit), how `subword_sampling`
+cuts words included; a run resumes by starting at its update. `data.read_ahead` prepares them in time; with several
+hosts each makes its rows of the global batch. Batches are NumPy. Source: supervised spec §13.2, 13.4-13.6.
 """
 
 import json
@@ -78,7 +78,7 @@ class _Batches:
         shard: Shard | None = None,
     ):
         self._encoder, self._batch_size, self._seed = encoder, batch_size, seed
-        self._reader = RowReader(source, encoder)
+        self._reader = RowReader(source, encoder, seed)
         self._order = make_order(source, seed, batch_size)
         self._share = (shard or Shard()).rows(batch_size)
         elsewhere = ("source", "evaluation_source", "preference_evaluation_source", "workers")

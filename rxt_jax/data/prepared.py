@@ -79,7 +79,8 @@ def row_settings(encoder: RowEncoder) -> dict[str, Any]:
 def encode_record(record: Mapping[str, Any], encoder: RowEncoder, dtype: str) -> EncodedRecord:
     """Tokenise everything that training may ask of a record."""
     interactions = record.get("interactions", ())
-    rows = [encode() for encode in encoder.units(record)] if interactions else []
+    count = encoder.leading_rows(record) + len(interactions) if interactions else 0
+    rows = [encoder.unit(record, number) for number in range(count)]
     texts = [encoder.text(passage(record, number)) for number in range(count_passages(record))]
     return EncodedRecord(
         json.dumps(record, ensure_ascii=False).encode(),

@@ -23,8 +23,14 @@ _CHUNKS_AHEAD = 4
 def prepare(data: FileData, encoder: RowEncoder, folder: str | Path, *, workers: int = 0) -> dict[str, Any]:
     """Tokenise files into a new folder and return its manifest; memory does not grow with the files.
 
-    The result does not depend on `workers`. Raises what reading the files raises, and leaves no manifest then.
+    The result does not depend on `workers`. Raises what reading the files raises, and leaves no manifest then. Settings
+    with `subword_sampling` are a `ValueError`: a run of theirs could not train on the folder.
     """
+    if encoder.config.subword_sampling:
+        raise ValueError(
+            f"data.subword_sampling = {encoder.config.subword_sampling:g} cuts texts anew whenever they are read, but "
+            f"prepared rows are made once. Train on the files themselves, or prepare with subword_sampling = 0."
+        )
     report = ReadReport()
     dtype = "uint16" if max(encoder.tokenizer.vocab_size, encoder.config.text_length + 1) < 1 << 16 else "uint32"
     writer = PreparedWriter(folder)

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from rxt_jax.data.dialogues.draws import Draws, stream_key
 from rxt_jax.data.prepared import PreparedEpisodes
 from rxt_jax.data.rows import Row, RowEncoder
 from rxt_jax.data.sources import EpisodeSource, leaves, locate
+from rxt_jax.data.subword_sampler import SubwordSampler
 
 __all__ = ["Alternatives", "Item", "Recent", "Record", "RowReader"]
 
 T = TypeVar("T")
+
+_SAMPLING = 6  # `loader` draws other things from 1 to 5
 
 Alternatives = tuple[list[Row], list[Row], list[Row]]
 """Accepted, rejected and neutral rows of an episode, one each per interaction."""
@@ -48,43 +52,58 @@ class Record:
 
 
 class RowReader:
-    """Reads the rows of a source's visits; a prepared source is checked against the run's tokenizer and settings."""
+    """Reads the rows of a source's visits; a prepared source is checked against the run's tokenizer and settings.
 
-    def __init__(self, source: EpisodeSource, encoder: RowEncoder):
+    With a `seed` rows are sampled as `subword_sampling` says: how row n of a visit is cut into pieces is a function of
+    (seed, visit, n) and its text. Preferences are not: two answers would differ in how their common words are cut.
+    """
+
+    def __init__(self, source: EpisodeSource, encoder: RowEncoder, seed: int | None = None):
         self.source, self.encoder = source, encoder
+        self._sampler, self._key = None, 0
+        strength = encoder.config.subword_sampling
+        if strength and seed is not None:
+            self._sampler, self._key = SubwordSampler(encoder.tokenizer, strength), stream_key(seed, _SAMPLING)
         for leaf in leaves(source):
             if isinstance(leaf, PreparedEpisodes):
+                if self._sampler is not None:
+                    raise ValueError(
+                        f"data.subword_sampling = {strength:g} cuts texts anew whenever they are read, but the rows of "
+                        f"{leaf.folder} were made once. Train on the files that it was prepared from, or set "
+                        f"data.subword_sampling = 0."
+                    )
                 leaf.check(encoder)
 
     def record(self, visit: int) -> Record:
         """Open the episode of a visit."""
-        source, visit = locate(self.source, visit)
+        source, local = locate(self.source, visit)
         if not isinstance(source, PreparedEpisodes):
-            episode = _episode(source, visit)
-            units = self.encoder.units(episode)
+            episode = _episode(source, local)
+            first = self.encoder.leading_rows(episode)
+            numbers = range(first + len(episode["interactions"]))
 
             def encoded(span: slice) -> Item:
-                return Item(lambda: [encode() for encode in units[span]])
+                return Item(lambda: [self._encoder(visit, number).unit(episode, number) for number in numbers[span]])
 
-            return Record(len(units), len(units) - len(episode["interactions"]), encoded)
-        lengths, first = source.episode_lengths(visit)
+            return Record(len(numbers), first, encoded)
+        lengths, first = source.episode_lengths(local)
 
         def stored(span: slice) -> Item:
-            return Item(lambda: self._counted(source.episode_rows(visit)[span]), lambda: int(lengths[span].max()))
+            return Item(lambda: self._counted(source.episode_rows(local)[span]), lambda: int(lengths[span].max()))
 
         return Record(len(lengths), first, stored)
 
     def text(self, visit: int) -> Item:
         """Open the passage of a visit."""
-        source, visit = locate(self.source, visit)
+        source, local = locate(self.source, visit)
         if isinstance(source, PreparedEpisodes):
-            return Item(lambda: self._counted([source.text_row(visit)]), lambda: source.text_length(visit))
-        return Item(lambda: [self.encoder.text(source.text(visit))])
+            return Item(lambda: self._counted([source.text_row(local)]), lambda: source.text_length(local))
+        return Item(lambda: [self._encoder(visit).text(source.text(local))])
 
     def conversation(self, visit: int) -> Item:
         """Open the whole conversation of a visit as one row; it is tokenised, also where rows are prepared."""
-        source, visit = locate(self.source, visit)
-        return Item(lambda: [self.encoder.conversation(_episode(source, visit))])
+        source, local = locate(self.source, visit)
+        return Item(lambda: [self._encoder(visit).conversation(_episode(source, local))])
 
     def preferences(self, visit: int) -> Alternatives:
         """Encode the episode of a visit as accepted, rejected and neutral rows."""
@@ -96,6 +115,12 @@ class RowReader:
                 "preference_episode or preference_pair (FileData(kind=...), or DialogueData(preferences=True))"
             )
         return self.encoder.preference_episode(episode)
+
+    def _encoder(self, visit: int, number: int = 0) -> RowEncoder:
+        """Return what encodes row `number` of a visit: sampled rows have draws of their own, whoever asks first."""
+        if self._sampler is None:
+            return self.encoder
+        return self.encoder.sampled(self._sampler, Draws(self._key, visit << 32 | number))
 
     def _counted(self, rows: list[Row]) -> list[Row]:
         for row in rows:

@@ -1,19 +1,22 @@
 """Rows of ids with their masks, for interactions, episodes, preferences and texts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from rxt_jax.data.config import DataConfig, Overlong
+from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.overlong import cut_blocks_left, cut_keeping_end, cut_longest_first
 from rxt_jax.data.row_report import LoadReport
 from rxt_jax.data.special_tokens import ABSENT
+from rxt_jax.data.subword_sampler import SubwordSampler
 from rxt_jax.data.template import (
     OUTPUT_BLOCKS,
     Block,
+    Encode,
     answer_ids,
     join_blocks,
     label_mask,
@@ -47,19 +50,25 @@ class Row(NamedTuple):
 
 
 class RowEncoder:
-    """Turn records into rows of at most `max_length` tokens; fields met before are not tokenised again."""
+    """Turn records into rows of at most `max_length` tokens; fields met before are not tokenised again.
 
-    def __init__(self, tokenizer: Tokenizer, config: DataConfig, report: LoadReport | None = None):
+    With an `encode` of one's own in place of the tokenizer's every field is tokenised whenever it comes. Rows are never
+    sampled here, whatever `subword_sampling` says: the loader does that for training (`sampled`).
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, config: DataConfig, report: LoadReport | None = None, encode: Encode | None = None
+    ):
         if config.overlong not in get_args(Overlong):
             raise ValueError(f"overlong must be one of {', '.join(get_args(Overlong))}, got {config.overlong!r}.")
         self.tokenizer = tokenizer
         self.config = config
         self.special = tokenizer.special
         self.report = report or LoadReport()
-        self._encode_any = tokenizer.encode
+        self._encode_any = encode or tokenizer.encode
         if config.parse_control_tokens_in_text:
-            self._encode_any = reading_control_tokens(tokenizer.encode, self.special)
-        self.encode = lru_cache(maxsize=1 << 17)(self._encode_any)
+            self._encode_any = reading_control_tokens(self._encode_any, self.special)
+        self.encode = self._encode_any if encode else lru_cache(maxsize=1 << 17)(self._encode_any)
         self._unused = Row([self.special.bos], 1, valid=False)
         # Where nothing differs from the template, the length of the prompt says what the labels are.
         self._walk_labels = (
@@ -71,6 +80,10 @@ class RowEncoder:
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes fill a cache and a report of their own.
         return RowEncoder, (self.tokenizer, self.config)
+
+    def sampled(self, sampler: SubwordSampler, draws: Draws) -> "RowEncoder":
+        """Return an encoder whose fields are cut into pieces as the draws say, one after the other; it counts here."""
+        return RowEncoder(self.tokenizer, self.config, self.report, lambda text: sampler.encode(text, draws))
 
     def interaction(self, interaction: Mapping[str, Any]) -> Row:
         """Encode one interaction and apply the policy for over-long ones. Source: supervised spec §3.5, §3.6."""
@@ -90,10 +103,10 @@ class RowEncoder:
         rows = self._system_rows(episode)
         return rows + [self.interaction(each) for each in self._first_interactions(episode, len(rows))]
 
-    def units(self, episode: Mapping[str, Any]) -> list[Callable[[], Row]]:
-        """List the rows of a whole episode, system prompt first, each to be encoded when it is needed."""
-        system = [partial(self._system_row, episode)] if self.leading_rows(episode) else []
-        return [*system, *(partial(self.interaction, each) for each in episode["interactions"])]
+    def unit(self, episode: Mapping[str, Any], number: int) -> Row:
+        """Encode one row of a whole episode; the first may be its system prompt (`leading_rows`)."""
+        number -= self.leading_rows(episode)
+        return self._system_row(episode) if number < 0 else self.interaction(episode["interactions"][number])
 
     def preference_episode(self, episode: Mapping[str, Any]) -> tuple[list[Row], list[Row], list[Row]]:
         """Encode an episode of alternatives: accepted, rejected and neutral rows, one each per interaction.

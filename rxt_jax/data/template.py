@@ -17,6 +17,7 @@ __all__ = [
     "OUTPUT_BLOCKS",
     "SYSTEM_TITLE",
     "Block",
+    "Encode",
     "Mode",
     "answer_ids",
     "interaction_mode",

@@ -8,7 +8,7 @@ joining control ids and encoded fields (`template`). Source: supervised spec §2
 
 import codecs
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from rxt_jax.data.text import check_text, decode_bytes
 __all__ = [
     "JSON_FILE",
     "MODEL_FILE",
+    "SPACE_MARK",
     "JsonTokenizer",
     "SentencePieceTokenizer",
     "StreamDecoder",
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 MODEL_FILE = "tokenizer.model"
-_SPACE_MARK = "\u2581"  # how SentencePiece writes a space
+SPACE_MARK = "\u2581"
+"""How SentencePiece writes a space."""
 
 
 class Tokenizer(Protocol):
@@ -66,7 +68,7 @@ class SentencePieceTokenizer:
     """A SentencePiece model with byte fallback, trained by `tokenizer_training.train_tokenizer`."""
 
     def __init__(self, model: bytes):
-        self._model = model
+        self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.special = SpecialTokens()
         self.vocab_size = self._processor.get_piece_size()
@@ -78,7 +80,7 @@ class SentencePieceTokenizer:
                     f"got {self._processor.id_to_piece(identity)}; train it with train_tokenizer"
                 )
         # SentencePiece cannot tell a space from a literal mark, so literal ones are spelled in bytes.
-        self._mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
+        self._mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         self.token_bytes = [self._bytes_of(identity) for identity in range(self.vocab_size)]
 
     def _bytes_of(self, identity: int) -> bytes:
@@ -87,17 +89,25 @@ class SentencePieceTokenizer:
             return b""
         if self._processor.is_byte(identity):
             return bytes([int(piece[3:5], 16)])
-        return piece.replace(_SPACE_MARK, " ").encode()
+        return piece.replace(SPACE_MARK, " ").encode()
 
     def encode(self, text: str) -> list[int]:
         """Turn user text into ids, never into a control token. Empty text has no ids."""
+        return self.encode_by(self._processor.encode, text)
+
+    def encode_by(self, cut: Callable[[str], list[int]], text: str) -> list[int]:
+        """Turn user text into ids, where `cut` is how text without a literal mark becomes pieces."""
         if not text:
             return []
-        segments = check_text(" " + text).split(_SPACE_MARK)
-        ids = self._processor.encode(segments[0])
+        segments = check_text(" " + text).split(SPACE_MARK)
+        ids = cut(segments[0])
         for segment in segments[1:]:
-            ids += self._mark_ids + self._processor.encode(segment)
+            ids += self._mark_ids + cut(segment)
         return ids
+
+    def normalize(self, text: str) -> str:
+        """Return text as the model cuts it: spaces are marks."""
+        return self._processor.normalize(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids into text; control tokens leave nothing."""
@@ -107,7 +117,7 @@ class SentencePieceTokenizer:
         """Write `tokenizer.model` into a folder, which is made if it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL_FILE).write_bytes(self._model)
+        (folder / MODEL_FILE).write_bytes(self.model)
 
 
 class StreamDecoder:
