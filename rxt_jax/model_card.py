@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rxt_jax.evaluation.markdown import markdown_table
 from rxt_jax.recipe import Recipe
 
 __all__ = ["model_card"]
@@ -30,15 +31,6 @@ def model_card(recipe: Recipe, parameters: int, dtype: str, measured: Mapping[st
         *(f"| `{name}` | {run.updates} | {run.batch_size} |" for name, run in recipe.stages.items()),
     ]
     if measured:
-        lines += ["", "## Recall of what was said, in per cent", "", *_table(measured)]
+        lines += ["", "## Recall of what was said, in per cent", "", markdown_table(measured)]
     return "\n".join(lines) + "\n"
 
-
-def _table(measured: Mapping[str, Any]) -> list[str]:
-    conditions = list(dict.fromkeys(name for split in measured.values() for name in split["conditions"]))
-    rows = ["| split | " + " | ".join(conditions) + " |", "|---" * (len(conditions) + 1) + "|"]
-    for split, result in measured.items():
-        recalls = (result["conditions"].get(name, {}).get("recall") for name in conditions)
-        cells = ("" if recall is None else f"{100 * recall:.0f}" for recall in recalls)
-        rows.append(f"| {split} | " + " | ".join(cells) + " |")
-    return rows

@@ -11,12 +11,14 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from rxt_jax.evaluation.markdown import markdown_table
 from rxt_jax.evaluation.outcome import OUTCOMES, abstains, judge
 from rxt_jax.evaluation.recall import BUCKETS, Recall, bucket_of, contains_value
 
 __all__ = ["ConditionResult", "Report", "SplitResult", "show_share"]
 
 _BUCKET_NAMES = [bucket_of(low) for low, _ in BUCKETS]
+_PLOTS_BESIDE = 4
 
 
 @dataclass
@@ -189,10 +191,11 @@ class Report:
         return {name: result.summary() for name, result in self.splits.items()}
 
     def save(self, folder: str | Path) -> None:
-        """Write `recall.json` and `recall.png`."""
-        folder = Path(folder)
+        """Write `recall.json`, `recall.md` and `recall.png`."""
+        folder, summary = Path(folder), self.summary()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recall.json").write_text(json.dumps(self.summary(), indent=1), encoding="utf-8")
+        (folder / "recall.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        (folder / "recall.md").write_text(markdown_table(summary) + "\n", encoding="utf-8")
         self._plot(folder / "recall.png")
 
     def _plot(self, path: Path) -> None:
@@ -201,21 +204,26 @@ class Report:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
+        columns = min(len(self.splits), _PLOTS_BESIDE)
+        rows = -(-len(self.splits) // columns)
         figure, axes = plt.subplots(
-            1,
-            len(self.splits),
-            figsize=(3.6 * len(self.splits) + 0.6, 3.4),
+            rows,
+            columns,
+            figsize=(3.6 * columns + 0.6, 3.2 * rows + 0.2),
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
-        for axis, (split, result) in zip(axes[0], self.splits.items(), strict=True):
+        for axis in axes.flat[len(self.splits) :]:
+            axis.set_visible(False)
+        for axis, (split, result) in zip(axes.flat, self.splits.items(), strict=False):
             for condition, one in result.conditions.items():
                 points = sorted((d, right / asked) for d, (right, asked) in one.by_distance.items() if asked >= 5)
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=condition) if points else None
             axis.axhline(result.chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
             axis.set(title=split, xlabel="interactions ago", ylim=(-0.03, 1.03))
-        axes[0][0].set_ylabel("recall")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("recall")
         axes[0][0].legend(frameon=False, fontsize=8)
         figure.savefig(path, dpi=130)
         plt.close(figure)

@@ -31,7 +31,7 @@ from rxt_jax.data.rows import Row, RowEncoder
 from rxt_jax.data.sources import open_source
 
 EPISODES, ROWS = 37, 4
-BUCKETS = {"length_buckets": (16, 24), "interaction_buckets": (3, 5), "sort_pool": 3}
+BUCKETS = {"length_buckets": (32, 48), "interaction_buckets": (3, 5), "sort_pool": 3}
 PACKING = {"packing": PackingConfig(buffer=11, shortest=4), "text_length": 96, "max_length": 96}
 SAMPLED = {"subword_sampling": 0.2}
 KINDS = {
@@ -195,7 +195,7 @@ def test_buckets_are_the_smallest_that_hold_a_batch(data):
         shapes.add(batch.ids.shape)
         interactions, _, length = batch.ids.shape
         used = (batch.valid.any(axis=1).sum(), batch.token_mask.any(axis=(0, 1)).sum())
-        for size, most, sizes in ((interactions, used[0], (3, 5, 7)), (length, used[1], (16, 24, 48))):
+        for size, most, sizes in ((interactions, used[0], (3, 5, 7)), (length, used[1], (32, 48, 96))):
             assert size == next(each for each in sizes if most <= each)
     assert 1 < len(shapes) <= 9
 

@@ -108,11 +108,14 @@ def test_the_model_card_has_the_figures_of_the_run(run_folder, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
     (folder / "evaluation").mkdir()
-    recalls = {"memory": {"recall": 0.913}, "zeroed": {"recall": None}}
+    blank = {"recall_by_bucket": {"1": 0.95, "2": None}, "answer_perplexity": 1.25}
+    recalls = {"memory": blank | {"recall": 0.913, "made_up_rate": 0.04}, "zeroed": blank | {"recall": None}}
     (folder / "evaluation" / "recall.json").write_text(json.dumps({"iid": {"conditions": recalls}}))
     export_model(folder, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
-    assert "| split | memory | zeroed |\n|---|---|---|\n| iid | 91 |  |" in card
+    assert "| split | memory | 1 | all | two of a type | wrong | absent | made up | perplexity |" in card
+    assert "| iid | memory | 95 | 91 |  |  |  | 4 | 1.25 |" in card
+    assert "| iid | zeroed | 95 |  |  |  |  |  | 1.25 |" in card
     assert "| `imported` | 1 | 1 |" in card
 
 
