@@ -21,10 +21,10 @@ import tyro
 
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.recipe import Recipe, StageRun, load_recipe
-from rxt_jax.stages import InteractionSft, MemoryPretraining
+from rxt_jax.stages import MemoryPretraining
 
 FOLDER = Path("runs/ablation")
-EARLY, READING = "early", ("first_reading", "history_reading")
+EARLY, READING = "early", ("joint_pretraining", "interaction_sft", "history_reading")
 SPLITS = ("iid", "unseen_values", "unseen_keys", "unseen_phrasings", "longer")
 
 
@@ -71,17 +71,15 @@ def _model(recipe: Recipe, **changes: object) -> Recipe:
     return replace(recipe, model=replace(recipe.model, **changes))
 
 
-def _width(recipe: Recipe, embed_dim: int) -> Recipe:
-    model, heads = recipe.model, embed_dim // 16
-    attention = model.encoder.attention.with_heads(heads, heads)
+def _heads(recipe: Recipe, head_dim: int, embed_dim: int | None = None) -> Recipe:
+    model = recipe.model
+    embed_dim = embed_dim or model.embed_dim
+    heads = embed_dim // head_dim
+    attention = replace(model.encoder.attention, num_query_heads=heads, num_kv_heads=heads, head_dim=head_dim)
     feed_forward = replace(model.encoder.feed_forward, mlp_dim=3 * embed_dim)
-    recipe = _layer(recipe, attention=attention)
-    return _model(
-        recipe,
-        embed_dim=embed_dim,
-        encoder=replace(model.encoder, attention=attention, feed_forward=feed_forward),
-        decoder=replace(model.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward),
-    )
+    encoder = replace(model.encoder, attention=attention, feed_forward=feed_forward)
+    decoder = replace(model.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward)
+    return _model(_layer(recipe, attention=attention), embed_dim=embed_dim, encoder=encoder, decoder=decoder)
 
 
 def _tokenizer(recipe: Recipe, **changes: object) -> Recipe:
@@ -129,15 +127,14 @@ LATE = {
 """Variants that the reading stages do not touch."""
 
 WHOLE = {
-    "without first_reading": lambda recipe: _without(recipe, "first_reading"),
-    "without reading": lambda recipe: _without(recipe, *READING),
-    "with interaction_sft, 100 updates": lambda recipe: _before(
-        recipe, "first_reading", "interaction_sft", StageRun(stage=InteractionSft(), updates=100, batch_size=64)
-    ),
-    "width 64": lambda recipe: _width(recipe, 64),
-    "width 128": lambda recipe: _width(recipe, 128),
-    "vocabulary 768": lambda recipe: _tokenizer(_data(recipe, max_length=48), vocab_size=768),
-    "vocabulary 4096": lambda recipe: _tokenizer(recipe, vocab_size=4096),
+    "without joint_pretraining": lambda recipe: _without(recipe, "joint_pretraining"),
+    "without interaction_sft": lambda recipe: _without(recipe, "interaction_sft"),
+    "without history_reading": lambda recipe: _without(recipe, "history_reading"),
+    "heads of 16": lambda recipe: _heads(recipe, 16),
+    "width 64": lambda recipe: _heads(recipe, 32, 64),
+    "width 128": lambda recipe: _heads(recipe, 32, 128),
+    "vocabulary 512": lambda recipe: _tokenizer(recipe, vocab_size=512),
+    "vocabulary 2048": lambda recipe: _tokenizer(recipe, vocab_size=2048),
     "unigram pieces": lambda recipe: _tokenizer(recipe, kind="unigram"),
     "numbers as one piece": lambda recipe: _tokenizer(recipe, split_digits=False),
     "subword sampling 0.05": lambda recipe: _data(recipe, subword_sampling=0.05),

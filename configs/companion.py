@@ -6,56 +6,30 @@ What the wheel ships is made by this recipe and `rxt export runs/companion rxt_j
 it cannot do are in its model card, rxt_jax/companion/README.md.
 """
 
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
-from rxt_jax.data.config import DataConfig, DialogueData
-from rxt_jax.data.dialogues import plain, small
-from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import presets
-from rxt_jax.recipe import Recipe, StageRun
-from rxt_jax.stages import HistoryReading, MemoryAware
-from rxt_jax.train.loop import LoopConfig
-from rxt_jax.train.optimizer import OptimizerConfig
-from rxt_jax.train.schedule import ScheduleConfig
+from rxt_jax.recipe import Recipe
 
-spec = small()
-optimizer = OptimizerConfig(
-    name="muon",
-    learning_rate=2e-2,
-    b2=0.99,
-    schedule=ScheduleConfig(kind="cosine", warmup_share=0.06, final_ratio=0.4),
-)
-last = replace(optimizer, schedule=replace(optimizer.schedule, warmup_share=0.02, final_ratio=0.02))
-loop = LoopConfig(log_every=20)
-reading = StageRun(
-    stage=HistoryReading(remat=False), updates=300, batch_size=32, max_interactions=5, optimizer=optimizer, loop=loop
-)
+toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 
-recipe = Recipe(
+# The toy's data and stages, for a wider model and for longer.
+UPDATES = {
+    "joint_pretraining": 400,
+    "interaction_sft": 600,
+    "history_reading": 1500,
+    "short_memory": 1000,
+    "memory_aware": 4000,
+}
+
+recipe = replace(
+    toy,
     name="companion",
-    cpu_devices=2,
     model=presets.companion(),
-    data=DataConfig(
-        source=DialogueData(spec=spec),
-        evaluation_source=DialogueData(spec=spec, split="iid", seed=1),
-        max_length=48,
-        max_interactions=9,
-        text_length=48,
-        overlong="cut_input_first",
-    ),
-    tokenizer=TokenizerConfig(vocab_size=2048, texts=12000),
-    evaluation=EvaluationConfig(
-        splits=("iid", "unseen_values", "unseen_keys", "unseen_phrasings", "all_unseen", "longer", "longest")
-    ),
-    stages={
-        # Read the past as it was said: first a dozen properties in full sentences, then everything.
-        "first_reading": replace(reading, source=DialogueData(spec=plain())),
-        "history_reading": reading,
-        # Read it from memory: short conversations first.
-        "short_memory": StageRun(
-            stage=MemoryAware(), updates=500, batch_size=32, max_interactions=5, optimizer=optimizer, loop=loop
-        ),
-        "memory_aware": StageRun(stage=MemoryAware(), updates=1800, batch_size=32, optimizer=last, loop=loop),
-    },
+    data=replace(toy.data, max_length=56, text_length=56),
+    evaluation=EvaluationConfig(),
+    stages={name: replace(run, updates=UPDATES[name]) for name, run in toy.stages.items()},
 )

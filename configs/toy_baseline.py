@@ -15,7 +15,6 @@ from rxt_jax.stages import ConversationSft
 
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 last = toy.stages["memory_aware"]
-run = replace(last, stage=ConversationSft(), updates=250)
 
 recipe = replace(
     toy,
@@ -25,11 +24,5 @@ recipe = replace(
     data=replace(toy.data, conversation_length=320),
     # Conversations of over a hundred turns are more than it can read at once.
     evaluation=replace(toy.evaluation, splits=tuple(name for name in toy.evaluation.splits if name != "longest")),
-    # The same curriculum as its counterpart: a dozen properties in full sentences, then everything.
-    stages={
-        "first_conversations": replace(
-            run, optimizer=toy.stages["first_reading"].optimizer, source=toy.stages["first_reading"].source
-        ),
-        "conversation_sft": replace(run, updates=800),
-    },
+    stages={"conversation_sft": replace(last, stage=ConversationSft(), updates=1000)},
 )

@@ -60,8 +60,9 @@ class Phrasebook:
         self.spec = spec
         self.held_out = held_out
         known = properties()
-        self.properties = [known[name] for name in spec.properties or known if known[name].weight]
-        self.weights = [each.weight for each in self.properties]
+        # What is named is talked about, also what nobody would say by chance.
+        self.properties = [known[name] for name in spec.properties or known if spec.properties or known[name].weight]
+        self.weights = [max(each.weight, 1) for each in self.properties]
         self.lists: dict[str, list[Any]] = {name: self._side(talk()[name]) for name in _USER_LISTS}
         self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
         self.instructions = [tuple(each) for each in talk()["instructions"]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rxt_jax.data.dialogues.properties import properties
 from rxt_jax.data.dialogues.tools import TOOLS
 
-__all__ = ["SPLITS", "DialogueSpec", "medium", "plain", "small", "tiny"]
+__all__ = ["SPLITS", "DialogueSpec", "medium", "small", "tiny"]
 
 SPLITS = (
     "train", "iid", "unseen_values", "unseen_keys", "unseen_phrasings", "all_unseen", "longer", "longest",
@@ -132,34 +132,6 @@ def tiny() -> DialogueSpec:
         phrasings=4,
         think_share=0.04,
         internal_share=0.04,
-    )  # fmt: skip
-
-
-def plain() -> DialogueSpec:
-    """A dozen properties in full sentences, values and keys as open as ever: the first lessons of a curriculum."""
-    return DialogueSpec(
-        interactions=(9, 9),
-        facts=(2, 6),
-        max_distance=8,
-        properties=(
-            "person_name", "pet_name", "person_age", "person_home_city", "person_job", "favourite", "thing_location",
-            "thing_colour", "numbered", "gift_from_person", "pet_age", "thing_name",
-        ),
-        phrasings=5,
-        recall_share=0.55,
-        absence_share=0.05,
-        distractor_share=0.05,
-        tool_share=0.0,
-        summary_share=0.0,
-        updates=0.1,
-        withdrawals=0.0,
-        several_facts_share=0.05,
-        think_share=0.0,
-        internal_share=0.0,
-        follow_up_share=0.0,
-        pronoun_share=0.0,
-        wrapped_share=0.0,
-        careless_share=0.0,
     )  # fmt: skip
 
 
