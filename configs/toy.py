@@ -50,11 +50,11 @@ recipe = Recipe(
         "joint_pretraining": StageRun(
             stage=JointPretraining(), updates=120, batch_size=64, optimizer=optimizer, loop=loop
         ),
-        "interaction_sft": StageRun(stage=InteractionSft(), updates=180, batch_size=64, optimizer=optimizer, loop=loop),
+        "interaction_sft": StageRun(stage=InteractionSft(), updates=220, batch_size=64, optimizer=optimizer, loop=loop),
         # Then from the past as it was said, then from memory, short conversations first.
         "history_reading": StageRun(
             stage=HistoryReading(remat=False),
-            updates=220,
+            updates=260,
             batch_size=32,
             max_interactions=6,
             optimizer=optimizer,
@@ -63,6 +63,6 @@ recipe = Recipe(
         "short_memory": StageRun(
             stage=MemoryAware(), updates=120, batch_size=32, max_interactions=5, optimizer=optimizer, loop=loop
         ),
-        "memory_aware": StageRun(stage=MemoryAware(), updates=280, batch_size=32, optimizer=last, loop=loop),
+        "memory_aware": StageRun(stage=MemoryAware(), updates=310, batch_size=32, optimizer=last, loop=loop),
     },
 )

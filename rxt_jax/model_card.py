@@ -33,4 +33,3 @@ def model_card(recipe: Recipe, parameters: int, dtype: str, measured: Mapping[st
     if measured:
         lines += ["", "## Recall of what was said, in per cent", "", markdown_table(measured)]
     return "\n".join(lines) + "\n"
-

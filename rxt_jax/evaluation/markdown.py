@@ -10,7 +10,7 @@ _NAMES = ("all", "two of a type", "wrong", "absent", "made up")
 
 
 def markdown_table(measured: Mapping[str, Any]) -> str:
-    """Write a report's summary (split → results): recall by distance, what else the answers say, perplexity; in per cent.
+    """Write a report's summary (split → results): recall by distance and what else the answers say, in per cent.
 
     `wrong`: asserts something else; `absent`: says that it was not told; `made up`: asserts something where nothing was
     said.

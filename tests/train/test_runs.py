@@ -299,6 +299,22 @@ def test_a_run_that_starts_from_another_takes_what_fits(tmp_path, capsys):
     ).read_bytes()
 
 
+def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
+    recipe = small_recipe(tmp_path / "one", {"first": InteractionSft(), "second": InteractionSft()})
+    other = replace(recipe.data.source, seed=recipe.data.source.seed + 1)
+    second = replace(recipe.stages["second"], source=other)
+    apart = replace(recipe, folder=str(tmp_path / "two"), stages=recipe.stages | {"second": second})
+    # The same folder's tokenizer and first stage: only the second stage may differ.
+    models = []
+    for each in (recipe, apart):
+        run_recipe(each, quiet=True)
+        models.append({name: flat(nnx.split(load(each.run_folder / "stages" / name).model)[1]) for name in each.stages})
+    for path, value in models[0]["first"].items():
+        np.testing.assert_array_equal(value, models[1]["first"][path])
+    assert any((value != models[1]["second"][path]).any() for path, value in models[0]["second"].items())
+    assert from_json(to_json(apart)) == apart
+
+
 def test_a_parameter_that_a_checkpoint_lacks_is_missed_also_where_it_is_read_in_parts(tmp_path, monkeypatch, caplog):
     store = CheckpointStore(tmp_path)
     stored = {name: jnp.arange(8.0) for name in ("a", "b", "c")}

@@ -24,7 +24,7 @@ _ACTS = ("state", "change", "ask", "embedded")
 class Fact:
     """One value of one property of a subject, as long as it holds. Without a value it is not known, or taken back."""
 
-    property: Property
+    topic: Property
     subject: Subject
     value_type: str
     value: str
@@ -40,17 +40,17 @@ class Fact:
     @property
     def slot(self) -> str:
         """What the fact is about, as the user would name it: the same for two facts that cannot both hold."""
-        return self.say(self.property.noun, "my")
+        return self.say(self.topic.noun, "my")
 
     @property
     def model_noun(self) -> str:
         """What the fact is about, as the model would name it."""
-        return self.say(self.property.noun, "your")
+        return self.say(self.topic.noun, "your")
 
     @property
     def tell(self) -> str:
         """What the model says of it: the key before the value."""
-        return self.say(self.property.tell, "your")
+        return self.say(self.topic.tell, "your")
 
 
 class Phrasebook:
@@ -77,7 +77,7 @@ class Phrasebook:
 
     def phrases(self, fact: Fact, act: str) -> list[str]:
         """List the phrases of an act that fit the subject of a fact; may be empty."""
-        found = self._acts[fact.property.name, act]
+        found = self._acts[fact.topic.name, act]
         return found if fact.subject.bare else [each for each in found if not needs_bare_noun(each)]
 
     def clause(self, draws: Draws, fact: Fact, act: str, forms: Forms | None = None) -> str:
@@ -88,7 +88,7 @@ class Phrasebook:
             found = [each for each in found if not needs_bare_noun(each)] or found
         if not found:
             raise ValueError(
-                f"phrases/: [{fact.property.name}] has no phrase `{act}` for a subject of kind {fact.subject.kind} in "
+                f"phrases/: [{fact.topic.name}] has no phrase `{act}` for a subject of kind {fact.subject.kind} in "
                 f"this split; add some without {{B}}"
             )
         return fact.say(draws.choice(found), "my", forms)

@@ -35,10 +35,10 @@ def _listed(entry: Any) -> tuple[str, ...]:
 @cache
 def properties() -> dict[str, Property]:
     """Read all tables."""
-    weights = tomllib.loads((files(__package__) / "phrases" / "weights.toml").read_text(encoding="utf-8"))
+    weights = tomllib.loads((files("rxt_jax.data.dialogues") / "phrases" / "weights.toml").read_text(encoding="utf-8"))
     found: dict[str, Property] = {}
     for file in PHRASE_FILES:
-        text = (files(__package__) / "phrases" / f"{file}.toml").read_text(encoding="utf-8")
+        text = (files("rxt_jax.data.dialogues") / "phrases" / f"{file}.toml").read_text(encoding="utf-8")
         for name, table in tomllib.loads(text).items():
             if name in found:
                 raise ValueError(f"phrases/{file}.toml: the property {name} stands in two files")

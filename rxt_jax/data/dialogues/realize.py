@@ -93,7 +93,7 @@ class Narrator:
         draws, book = self.draws, self.book
         kind, before = self.before
         if kind in ("recall", "absence") and before[0].slot != fact.slot and draws.chance(self.spec.follow_up_share):
-            if before[0].property is fact.property and before[0].key == fact.key:
+            if before[0].topic is fact.topic and before[0].key == fact.key:
                 return book.any(draws, "follow_up_subjects").format(s=fact.subject.forms("my").object)
             return book.any(draws, "follow_ups").format(n=fact.slot)
         forms = self._forms(fact)
@@ -102,7 +102,7 @@ class Narrator:
         if form < 5 and embedded:
             question = book.any(draws, "ask_frames").format(q=book.clause(draws, fact, "embedded", forms))
         elif form < 9:
-            noun = fact.say(fact.property.noun, "my", forms)
+            noun = fact.say(fact.topic.noun, "my", forms)
             question = book.any(draws, "noun_frames").format(n=noun)
         else:
             question = book.clause(draws, fact, "ask", forms) + "?"
@@ -214,7 +214,7 @@ class Narrator:
     def _hop(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         """Ask of "my sister" what was said of "Ana"."""
         person, fact = facts
-        asked = Fact(fact.property, person.subject, fact.value_type, fact.value, fact.key)
+        asked = Fact(fact.topic, person.subject, fact.value_type, fact.value, fact.key)
         told.append(fact)
         self.before = ("", [])
         query = self._type(self.book.clause(self.draws, asked, "ask") + "?", facts)

@@ -77,10 +77,8 @@ class World:
         draws, spec = self.draws, self.spec
         if self.facts and draws.chance(spec.confusable_share):
             again = draws.choice(self.facts)
-            if again.property.weight and (
-                again.subject.kind != "self" or len(again.property.subjects) > 1 or again.key
-            ):
-                return again.property, None
+            if again.topic.weight and (again.subject.kind != "self" or len(again.topic.subjects) > 1 or again.key):
+                return again.topic, None
         if self.facts and draws.chance(spec.same_subject_share):
             subject = draws.choice(self.facts).subject
             fitting = [each for each in self.book.properties if subject.kind in each.subjects]
@@ -120,7 +118,7 @@ class World:
             if chain.replaces is not None:
                 old: Fact = chain.replaces.fact
                 value = "" if chain.kind == "withdrawn" else self._other(old)
-                chain.fact = Fact(old.property, old.subject, old.value_type, value, old.key, old.value)
+                chain.fact = Fact(old.topic, old.subject, old.value_type, value, old.key, old.value)
             elif chain.fact is None:
                 chain.fact = self.fact()
 
@@ -140,11 +138,11 @@ class World:
         draws = self.draws
         if withdrawn and draws.chance(0.6):
             gone = draws.choice(withdrawn)
-            return Fact(gone.property, gone.subject, gone.value_type, "", gone.key)
+            return Fact(gone.topic, gone.subject, gone.value_type, "", gone.key)
         if known and draws.chance(0.5):
             near = draws.choice(known)
-            if near.property.weight and (near.subject.kind != "self" or len(near.property.subjects) > 1 or near.key):
-                return self.fact(near.property, fill=False)
+            if near.topic.weight and (near.subject.kind != "self" or len(near.topic.subjects) > 1 or near.key):
+                return self.fact(near.topic, fill=False)
         return self.fact(fill=False)
 
 

@@ -65,7 +65,7 @@ class DialogueSpec:
     """Of statements that hold two facts or three."""
     think_share: float = 0.02
     internal_share: float = 0.02
-    echo_probability: float = 0.6
+    echo_probability: float = 0.85
     """Of acknowledgements that repeat the fact: the rest leaves it to the memory of the query."""
     invented_values: float = 0.4
     """Of words in values that no list has, where a word can be anything."""

@@ -17,7 +17,7 @@ HELD_OUT_EVERY_PHRASE = 4
 @cache
 def talk() -> dict[str, Any]:
     """Read the file."""
-    return tomllib.loads((files(__package__) / "phrases" / "talk.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((files("rxt_jax.data.dialogues") / "phrases" / "talk.toml").read_text(encoding="utf-8"))
 
 
 def side_of_phrases(items: Sequence[T], held_out: bool) -> list[T]:

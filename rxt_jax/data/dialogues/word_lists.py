@@ -25,7 +25,7 @@ def is_held_out(text: str) -> bool:
 @cache
 def words(name: str) -> tuple[str, ...]:
     """Return a whole list, `words/<name>.txt`, common words first."""
-    path = files(__package__) / "words" / f"{name}.txt"
+    path = files("rxt_jax.data.dialogues") / "words" / f"{name}.txt"
     return tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line)
 
 
@@ -42,7 +42,7 @@ def choose_word(draws: Draws, name: str, held_out: bool) -> str:
 
 @cache
 def _syllable_parts() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    parts = tomllib.loads((files(__package__) / "words" / "syllables.toml").read_text(encoding="utf-8"))
+    parts = tomllib.loads((files("rxt_jax.data.dialogues") / "words" / "syllables.toml").read_text(encoding="utf-8"))
     return tuple(parts["onset"]), tuple(parts["vowel"]), tuple(parts["coda"])
 
 

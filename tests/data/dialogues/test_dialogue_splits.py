@@ -46,7 +46,7 @@ def test_the_bytes_of_a_seed_stay_what_they_were():
     """A change here makes every measured figure of the embedded data a figure of other data."""
     dialogues = Dialogues(tiny(), seed=3, split="train")
     text = json.dumps([dialogues.episode(index) for index in range(300)])
-    assert hashlib.md5(text.encode()).hexdigest() == "c2eac8d9232222ea0f2db775634e82c2"
+    assert hashlib.md5(text.encode()).hexdigest() == "b0079a4e9a459a3960616a5e93c4887a"
 
 
 @pytest.mark.parametrize("value_type", VALUE_TYPES)
@@ -82,9 +82,10 @@ def test_no_held_out_value_is_heard_in_training():
     heard = " ".join(row.get("query", "") + " " + row["answer"] for row in interactions(small(), count=3000)).lower()
     words = set(re.findall(r"[\w'-]+", heard))
     invented = {
-        row["recall"][0]["value"].lower()
+        recall["value"].lower()
         for row in interactions(small(), "unseen_values", 600)
-        if row["intent"] == "recall" and row["recall"][0]["type"] in ("name", "city", "job", "animal")
+        for recall in row.get("recall", ())
+        if recall["type"] in ("name", "city", "job", "animal")
     }
     single = {value for value in invented if " " not in value and "-" not in value}
     assert len(single) > 100
