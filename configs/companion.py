@@ -1,9 +1,9 @@
-"""The companion: ordinary English, anything for a value, remembered over a conversation.
+"""The companion: the toy's lessons for a model four times as large, for hours instead of minutes.
 
-    rxt train configs/companion.py
+    rxt train configs/companion.py && rxt export runs/companion rxt_jax/companion
 
-What the wheel ships is made by this recipe and `rxt export runs/companion rxt_jax/companion`; hours, figures and what
-it cannot do are in its model card, rxt_jax/companion/README.md.
+The second command makes it the model that the package ships (`rxt chat companion`). No build ships one yet: this recipe
+has not been run to its end.
 """
 
 import runpy
