@@ -30,9 +30,9 @@ def baseline(seed=0, **changes):
 
 
 def test_a_conversation_is_its_interactions_with_one_beginning_and_the_same_targets():
-    encoder = RowEncoder(dialogue_tokenizer(), DATA)
+    encoder = RowEncoder(dialogue_tokenizer(), replace(DATA, max_length=96))
     rows = encoder.episode(open_source(DialogueData()).episode(0))
-    ids, scored = join_rows(rows, 200)
+    ids, scored = join_rows(rows, 400)
     assert ids == [encoder.special.bos, *(identity for row in rows for identity in row.ids[1:])]
     answers = [identity for row in rows for identity in row.ids[row.prompt_length :]]
     assert [identity for identity, target in zip(ids, scored, strict=True) if target] == answers
@@ -97,8 +97,8 @@ def test_a_run_trains_loads_and_is_evaluated_like_any_other(tmp_path):
     run = replace(recipe.stages["memory_aware"], stage=ConversationSft())
     recipe = replace(
         recipe,
-        model=presets.baseline_like(recipe.model, max_length=128),
-        data=replace(recipe.data, conversation_length=96),
+        model=presets.baseline_like(recipe.model, max_length=320),
+        data=replace(recipe.data, max_length=96, conversation_length=320),
         stages={"conversation_sft": run},
     )
     assert run_recipe(recipe, quiet=True)
