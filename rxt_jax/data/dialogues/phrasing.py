@@ -43,6 +43,11 @@ class Fact:
         return self.say(self.topic.noun, "my")
 
     @property
+    def has_kin(self) -> bool:
+        """Whether the same can be said of something else: another subject, or another key."""
+        return self.topic.weight > 0 and (self.subject.kind != "self" or len(self.topic.subjects) > 1 or bool(self.key))
+
+    @property
     def model_noun(self) -> str:
         """What the fact is about, as the model would name it."""
         return self.say(self.topic.noun, "your")

@@ -77,7 +77,7 @@ class World:
         draws, spec = self.draws, self.spec
         if self.facts and draws.chance(spec.confusable_share):
             again = draws.choice(self.facts)
-            if again.topic.weight and (again.subject.kind != "self" or len(again.topic.subjects) > 1 or again.key):
+            if again.has_kin:
                 return again.topic, None
         if self.facts and draws.chance(spec.same_subject_share):
             subject = draws.choice(self.facts).subject
@@ -141,7 +141,7 @@ class World:
             return Fact(gone.topic, gone.subject, gone.value_type, "", gone.key)
         if known and draws.chance(0.5):
             near = draws.choice(known)
-            if near.topic.weight and (near.subject.kind != "self" or len(near.topic.subjects) > 1 or near.key):
+            if near.has_kin:
                 return self.fact(near.topic, fill=False)
         return self.fact(fill=False)
 

@@ -17,7 +17,7 @@ _VERBS = {
     "has": ("have", "have", "has", "have"),
     "does": ("do", "do", "does", "do"),
 }
-_SPEAKER = {"I": ("I", "you"), "my": ("my", "your"), "me": ("me", "you"), "am": ("am", "are"), "was_I": ("was", "were")}
+_SPEAKER = {"I": ("I", "you"), "my": ("my", "your"), "me": ("me", "you"), "am": ("am", "are")}
 
 
 def needs_bare_noun(template: str) -> bool:
