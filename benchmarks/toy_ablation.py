@@ -3,7 +3,7 @@
     python benchmarks/toy_ablation.py
 
 All stages are shortened to the same share of `configs/toy.py`, so the figures compare with each other, not with the
-README. Variants of the last two stages begin with the same reading stages, the others train their own. One variant per
+README. Variants of the last stage begin with the same reading stages, the others train their own. One variant per
 CPU core at a time. Writes `runs/ablation/` and prints the table; what is finished there is not run again.
 """
 
@@ -98,19 +98,18 @@ def _objective(run: StageRun, **changes: object) -> StageRun:
     return replace(run, stage=replace(run.stage, **changes))
 
 
-MEMORY = ("short_memory", "memory_aware")
+MEMORY = ("memory_aware",)
 
 LATE = {
     "the recipe": lambda recipe: recipe,
-    "without short_memory": lambda recipe: _without(recipe, "short_memory"),
     "with memory_pretraining, 30 updates": lambda recipe: _before(
-        recipe, "short_memory", "memory_pretraining", StageRun(stage=MemoryPretraining(), updates=30, batch_size=32)
+        recipe, "memory_aware", "memory_pretraining", StageRun(stage=MemoryPretraining(), updates=30, batch_size=32)
     ),
     "gradient across 1 write": lambda recipe: _change(
         recipe, lambda run: _objective(run, memory_gradient_steps=1), *MEMORY
     ),
-    "batches of 16, twice the updates": lambda recipe: _change(
-        recipe, lambda run: replace(run, batch_size=16, updates=2 * run.updates), *MEMORY
+    "batches of 32, half the updates": lambda recipe: _change(
+        recipe, lambda run: replace(run, batch_size=32, updates=run.updates // 2), *MEMORY
     ),
     "memory with AdamW, 2e-3": lambda recipe: _change(
         recipe, lambda run: _optimizer(run, name="adamw", learning_rate=2e-3), *MEMORY
@@ -138,6 +137,7 @@ WHOLE = {
     "unigram pieces": lambda recipe: _tokenizer(recipe, kind="unigram"),
     "numbers as one piece": lambda recipe: _tokenizer(recipe, split_digits=False),
     "subword sampling 0.05": lambda recipe: _data(recipe, subword_sampling=0.05),
+    "embedding at the common rate": lambda recipe: _change(recipe, lambda run: _optimizer(run, group_rates={})),
     "rate 1e-2": lambda recipe: _change(recipe, lambda run: _optimizer(run, learning_rate=1e-2)),
 }
 

@@ -17,13 +17,7 @@ from rxt_jax.recipe import Recipe
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 
 # The toy's data and stages, for a wider model and for longer.
-UPDATES = {
-    "joint_pretraining": 400,
-    "interaction_sft": 600,
-    "history_reading": 1500,
-    "short_memory": 1000,
-    "memory_aware": 4000,
-}
+UPDATES = {"joint_pretraining": 250, "interaction_sft": 600, "history_reading": 600, "memory_aware": 5000}
 
 recipe = replace(
     toy,

@@ -24,5 +24,5 @@ recipe = replace(
     data=replace(toy.data, conversation_length=320),
     # Conversations of over a hundred turns are more than it can read at once.
     evaluation=replace(toy.evaluation, splits=tuple(name for name in toy.evaluation.splits if name != "longest")),
-    stages={"conversation_sft": replace(last, stage=ConversationSft(), updates=1000)},
+    stages={"conversation_sft": replace(last, stage=ConversationSft(), updates=2000)},
 )

@@ -61,14 +61,14 @@ def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, num_slots: int, max
     )
 
 
-def toy(vocab_size: int = 640) -> ModelConfig:
+def toy(vocab_size: int = 1024) -> ModelConfig:
     """A million parameters: learns to remember ordinary sentences in minutes on two CPU cores."""
     return _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=48, max_length=48)
 
 
 def companion(vocab_size: int = 1024) -> ModelConfig:
-    """Three million parameters, for ordinary sentences: hours on two CPU cores."""
-    return _small(vocab_size, embed_dim=192, mlp_dim=576, num_slots=64, max_length=64)
+    """Two million parameters, for ordinary sentences: hours on two CPU cores."""
+    return _small(vocab_size, embed_dim=128, mlp_dim=384, num_slots=64, max_length=64)
 
 
 def _alpha(
