@@ -86,7 +86,7 @@ def test_one_key_gives_one_text_and_another_key_another(prompts):
 
 
 def test_rows_of_equal_prompts_draw_each_their_own(prompts):
-    model, memory, ids, mask = (jax.tree.map(lambda leaf: leaf, each) for each in prompts)
+    model, memory, ids, mask = prompts
     one = [jnp.repeat(each[:1], 3, axis=0) for each in (ids, mask)]
     made = run(model, jnp.repeat(memory[:, :1], 3, axis=1), *one, sampling=SamplingConfig(temperature=2.0))
     assert len({tuple(row) for row in np.asarray(made.ids).tolist()}) == 3
@@ -157,7 +157,6 @@ def test_other_settings_compile_nothing(prompts):
         texts = [np.asarray(go(params, memory, ids, mask, rules).ids).tolist() for rules in kinds]
     assert not compiled
     assert len({str(text) for text in texts}) == len(kinds)
-    assert go._cache_size() == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampling": SamplingConfig(temperature=1.2, top_p=0.9), "seed": 3}])
