@@ -18,11 +18,13 @@ from flax import nnx
 
 from rxt_jax.cli.benchmark import best_time
 from rxt_jax.model import ModelConfig, presets
+from rxt_jax.model.generation import extend, prefill
+from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.run import build_model
-from rxt_jax.serving.generation import Rules, extend, prefill
-from rxt_jax.serving.sampling import SamplingConfig
 from rxt_jax.train.groups import flat_parameters
+
+NO_TOKEN = -1  # nothing ends a reply: all have the same length
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ def main(options: Options) -> None:
     model = build_model(config, 0)
     graphdef, params = nnx.split(model)
     width = options.prompt_tokens + options.new_tokens
-    rules = Rules(width + 1, -1, SamplingConfig())
     limit = bandwidth() / bytes_per_token(model, config, width)
     print(f"{options.preset}, {options.device_name or jax.devices()[0].device_kind}, JAX {jax.__version__}")
     print(f"bandwidth {bandwidth() / 1e9:.1f} GB/s, {bytes_per_token(model, config, width) / 1e6:.1f} MB per token")
@@ -77,8 +78,9 @@ def main(options: Options) -> None:
     @functools.partial(jax.jit, static_argnums=3)
     def make(params: Any, memory: Any, ids: Any, count: int) -> Any:
         model = nnx.merge(graphdef, params)
-        generation = prefill(model, memory, ids, jnp.ones(ids.shape, bool), width + 1)
-        return extend(model, generation, jax.random.key(0), rules, count)[1].ids
+        rules = make_rules(len(ids), jax.random.key(0))
+        generation = prefill(model, memory, ids, jnp.ones(ids.shape, bool), rules, width + 1)
+        return extend(model, generation, count, end_id=NO_TOKEN)[1].ids
 
     for batch in options.batches:
         ids = jnp.asarray(np.random.default_rng(0).integers(11, config.vocab_size, (batch, options.prompt_tokens)))

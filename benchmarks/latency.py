@@ -27,13 +27,14 @@ from rxt_jax.data.config import DialogueData
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.model import presets
+from rxt_jax.model.generation import Generation, extend, prefill, read
+from rxt_jax.model.generation_rules import Rules, make_rules
 from rxt_jax.run import build_model
 from rxt_jax.serving import ChatSession, chat_session
-from rxt_jax.serving.generation import Generation, Rules, extend, prefill, read
-from rxt_jax.serving.sampling import SamplingConfig
 
 HERE = Path(__file__).parent
 SMALLEST_BUCKET = 32
+NO_TOKEN = -1  # nothing ends a reply: all have the same length
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,19 @@ class Options:
     """How the machine is called in the report."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def begin(graphdef: Any, params: Any, memory: Any, ids: Any, mask: Any, width: int) -> Generation:
-    return prefill(nnx.merge(graphdef, params), memory, ids, mask, width)
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def begin(graphdef: Any, params: Any, memory: Any, ids: Any, mask: Any, rules: Rules, width: int) -> Generation:
+    return prefill(nnx.merge(graphdef, params), memory, ids, mask, rules, width)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def go_on(graphdef: Any, params: Any, kept: Generation, ids: Any, mask: Any, width: int) -> Generation:
-    return read(nnx.merge(graphdef, params), _wider(kept, width), ids, mask, width)
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def go_on(graphdef: Any, params: Any, kept: Generation, ids: Any, mask: Any, rules: Rules, width: int) -> Generation:
+    return read(nnx.merge(graphdef, params), _wider(kept, width), ids, mask, rules, width)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5), donate_argnums=2)
-def reply(graphdef: Any, params: Any, generation: Generation, key: Any, rules: Rules, count: int) -> Any:
-    return extend(nnx.merge(graphdef, params), generation, key, rules, count)
+@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
+def reply(graphdef: Any, params: Any, cache: Any, rest: Generation, count: int) -> Any:
+    return extend(nnx.merge(graphdef, params), rest._replace(cache=cache), count, end_id=NO_TOKEN)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -103,7 +104,7 @@ def padded(ids: np.ndarray, length: int) -> tuple[Any, Any]:
     return jnp.asarray(row), jnp.arange(length)[None] < len(ids)
 
 
-def talk(model: Any, options: Options, kind: str, rules: Rules) -> np.ndarray:
+def talk(model: Any, options: Options, kind: str) -> np.ndarray:
     """Walk one conversation; return `[turns, 3]`: first token, each further token, memory write, in seconds."""
     graphdef, params = nnx.split(model)
     rng = np.random.default_rng(0)
@@ -114,25 +115,24 @@ def talk(model: Any, options: Options, kind: str, rules: Rules) -> np.ndarray:
     kept, history, times = None, np.zeros(0, np.int64), []
     for turn in range(options.turns):
         prompt = rng.integers(11, vocabulary, query)
-        key = jax.random.key(turn)
+        rules = make_rules(1, jax.random.key(turn), limit=answer)
         jax.block_until_ready(memory)
         clock = Clock()
         if kind == "memory":
             room = width
-            generation = begin(graphdef, params, memory, *padded(prompt, query), room)
+            generation = begin(graphdef, params, memory, *padded(prompt, query), rules, room)
         elif kind == "cached" and kept is not None:
             # The token that ended the last reply has not been read yet.
             new = np.concatenate([history[-1:], prompt])
             room = bucket(len(history) + width)
-            generation = go_on(graphdef, params, kept, *padded(new, bucket(len(new))), room)
+            generation = go_on(graphdef, params, kept, *padded(new, bucket(len(new))), rules, room)
         else:
             row = np.concatenate([history, prompt])
             room = bucket(len(row) + answer)
-            generation = begin(graphdef, params, None, *padded(row, bucket(len(row))), room)
-        limits = rules._replace(width=room)
-        generation, first = reply(graphdef, params, generation, key, limits, 1)
+            generation = begin(graphdef, params, None, *padded(row, bucket(len(row))), rules, room)
+        generation, first = reply(graphdef, params, generation.cache, generation._replace(cache=None), 1)
         to_first = clock.lap(first)
-        generation, rest = reply(graphdef, params, generation, key, limits, answer - 1)
+        generation, rest = reply(graphdef, params, generation.cache, generation._replace(cache=None), answer - 1)
         per_token = clock.lap(rest) / (answer - 1)
         made = np.concatenate([np.asarray(first.ids[0]), np.asarray(rest.ids[0])])
         clock = Clock()
@@ -173,15 +173,13 @@ def main(options: Options) -> None:
     total = options.turns * (options.query_tokens + options.reply_tokens)
     baseline_config = presets.baseline_like(config, max_length=bucket(total))
     model, baseline = build_model(config, 0), build_model(baseline_config, 0)
-    # No token ends a reply: all have the same length.
-    rules = Rules(0, -1, SamplingConfig(), limit=options.reply_tokens)
     kinds = {"memory": model, "cached": baseline, "uncached": baseline}
     times = {}
     for kind, each in kinds.items():
-        talk(each, options, kind, rules)
+        talk(each, options, kind)
     for _ in range(options.passes):  # interleaved: a slow minute of the machine meets all of them
         for kind, each in kinds.items():
-            found = talk(each, options, kind, rules)
+            found = talk(each, options, kind)
             times[kind] = np.minimum(times.get(kind, np.inf), found)
     parts = count_parameters(config)[0]
     sizes = {

@@ -90,6 +90,19 @@ def dialogue_tokenizer():
     return train_tokenizer((source.text(i) for i in range(500)), TokenizerConfig(vocab_size=640))
 
 
+class _WithEnd:
+    def __init__(self, tokenizer, eos: int):
+        self._tokenizer, self.special = tokenizer, replace(tokenizer.special, eos=eos)
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+def with_end(tokenizer, eos: int):
+    """Give the tokenizer another end token: one that an untrained model makes."""
+    return _WithEnd(tokenizer, eos)
+
+
 def small_recipe(folder, stages: dict, **changes) -> Recipe:
     """Runs in seconds on the embedded dialogues."""
     optimizer = OptimizerConfig(learning_rate=3e-3)

@@ -16,9 +16,10 @@ from rxt_jax.cli.chat_commands import LEAVING, MEANT, hint, obey, split_command
 from rxt_jax.cli.chat_text import USER, Reply, laid_out, printable
 from rxt_jax.cli.options import parse
 from rxt_jax.cli.session import open_session
+from rxt_jax.data.template import ThinkingMode
+from rxt_jax.model import SamplingConfig
 from rxt_jax.run_folder import load
-from rxt_jax.serving import ChatSession, HistorySession, SamplingConfig
-from rxt_jax.serving.interaction import ThinkingMode
+from rxt_jax.serving import ChatSession, HistorySession
 
 __all__ = ["ChatOptions", "run"]
 

@@ -6,8 +6,8 @@ from typing import get_args
 
 from rxt_jax.cli.chat_text import facts_text, memory_text
 from rxt_jax.cli.facts import facts_known
+from rxt_jax.data.template import ThinkingMode
 from rxt_jax.serving import ChatSession, HistorySession
-from rxt_jax.serving.interaction import ThinkingMode
 
 __all__ = ["HELP", "LEAVING", "MEANT", "hint", "obey", "split_command"]
 

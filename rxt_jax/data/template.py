@@ -8,7 +8,7 @@ Source: supervised spec §3.6-3.8.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES, SpecialTokens
 
@@ -19,7 +19,9 @@ __all__ = [
     "Block",
     "Encode",
     "Mode",
+    "ThinkingMode",
     "answer_ids",
+    "first_tokens",
     "interaction_mode",
     "interaction_parts",
     "join_blocks",
@@ -36,6 +38,8 @@ Encode = Callable[[str], list[int]]
 Mode = Literal["fast", "thinking", "tool_result", "direct_call", "chained_call"]
 """A question answered at once or after a thought, a tool's result answered, a call without an answer that
 follows a question, one that follows a result."""
+ThinkingMode = Literal["fast", "extended", "auto"]
+"""The first token of a reply: answer, thought, or the likelier of the two, chosen once."""
 
 INPUT_BLOCKS = ("internal", "tool_use", "query")
 OUTPUT_BLOCKS = ("think", "answer", "tool_call")
@@ -64,6 +68,16 @@ def answer_ids(output: Mapping[str, Any], encode: Encode, special: SpecialTokens
     """Write the answer part of an interaction, or of one alternative of a preference."""
     blocks = [Block(special.require(name), encode(output[name])) for name in OUTPUT_BLOCKS if output.get(name)]
     return [*join_blocks(blocks), special.eos]
+
+
+def first_tokens(mode: ThinkingMode, special: SpecialTokens) -> tuple[int, ...]:
+    """List the ids among which a reply's first token is chosen."""
+    if mode not in get_args(ThinkingMode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(ThinkingMode))}, got {mode!r}.")
+    if mode == "fast":
+        return (special.answer,)
+    think = special.require("think")
+    return (think,) if mode == "extended" else (special.answer, think)
 
 
 def interaction_parts(

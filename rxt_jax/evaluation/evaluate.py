@@ -21,6 +21,7 @@ from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.memories import collect_memories, generate_rows, score_tokens, under_condition
 from rxt_jax.evaluation.recall import Absence, Recall, absences_of, chance_level, find_value_tokens, recalls_of
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
+from rxt_jax.model.generation import prompt_width
 
 __all__ = ["absences_in_rows", "evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
 
@@ -177,11 +178,12 @@ def generate_texts(
 ) -> list[str]:
     """Answer prompts of at most `length` tokens greedily, in batches of one shape; `memory_of` picks their memories."""
     special, size = encoder.special, config.batch_size
+    width = prompt_width(max(map(len, prompts), default=0), length)
     texts: list[str] = []
     for start in range(0, len(prompts), size):
         numbers = np.minimum(np.arange(start, start + size), len(prompts) - 1)  # one shape, one compile
-        ids = np.full((size, length), special.pad, np.int32)
-        mask = np.zeros((size, length), bool)
+        ids = np.full((size, width), special.pad, np.int32)
+        mask = np.zeros((size, width), bool)
         for place, number in enumerate(numbers):
             prompt = prompts[number]
             ids[place, : len(prompt)], mask[place, : len(prompt)] = prompt, True

@@ -13,9 +13,11 @@ import numpy as np
 from flax import nnx
 
 from rxt_jax.data.special_tokens import SpecialTokens
-from rxt_jax.data.template import prompt_ids
+from rxt_jax.data.template import first_tokens, prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
-from rxt_jax.serving.interaction import interact
+from rxt_jax.model.generation import prompt_width
+from rxt_jax.model.generation_rules import make_rules
+from rxt_jax.model.interaction import interact
 from rxt_jax.serving.streaming import ReplyText
 from rxt_jax.types import Array
 
@@ -38,6 +40,9 @@ def answer_freely(
     """
     size = min(batch_size, len(conversations))
     graphdef, params = nnx.split(model)
+    prompts = [[_prompt(message, tokenizer, max_length) for message in messages] for messages in conversations]
+    lengths = [len(prompt) for each in prompts for prompt in each if prompt is not None]
+    width = prompt_width(max(lengths, default=0), max_length)  # one for all, one compilation
     # Long conversations together: a batch goes on until its longest one has ended.
     order = sorted(range(len(conversations)), key=lambda number: -len(conversations[number]))
     answers: list[list[str | None]] = [[] for _ in conversations]
@@ -45,37 +50,32 @@ def answer_freely(
         numbers = order[start : start + size]
         memory = jnp.repeat(model.initial_memory(1, jax.random.key(0)), size, axis=1)
         for turn in range(len(conversations[numbers[0]])):
-            messages = [
-                conversations[number][turn] if turn < len(conversations[number]) else None for number in numbers
-            ]
-            ids, mask, going = _prompts(messages, tokenizer, size, max_length)
+            said = [prompts[number][turn] if turn < len(prompts[number]) else None for number in numbers]
+            ids, mask = _padded(said, tokenizer.special.pad, size, width)
             reads = jnp.zeros_like(memory) if zeroed else memory
-            made, reply_mask, memory = _turn(graphdef, params, reads, ids, mask, going, tokenizer.special)
+            made, reply_mask, memory = _turn(graphdef, params, reads, ids, mask, tokenizer.special, max_length)
             made, reply_mask = jax.device_get((made, reply_mask))
             for row, number in enumerate(numbers):
-                if going[row]:
+                if said[row] is not None:
                     answers[number].append(_answer_text(made[row][reply_mask[row]].tolist(), tokenizer))
-                elif messages[row] is not None:
+                elif turn < len(prompts[number]):
                     answers[number].append(None)
     return answers
 
 
-def _prompts(
-    messages: Sequence[str | None], tokenizer: Tokenizer, size: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Write prompts `[B W]`, their masks, and which rows go on `[B]`.
+def _prompt(message: str, tokenizer: Tokenizer, max_length: int) -> list[int] | None:
+    """Write a prompt, or None where no answer fits behind it."""
+    prompt = prompt_ids({"query": message}, tokenizer.encode, tokenizer.special)
+    return prompt if len(prompt) + 2 <= max_length else None
 
-    Filler is a full row: it has no room for a reply, so the loop over tokens never waits for it.
-    """
-    ids, mask = np.full((size, width), tokenizer.special.pad, np.int32), np.ones((size, width), bool)
-    going = np.zeros(size, bool)
-    for row, message in enumerate(messages):
-        if message is None:
-            continue
-        prompt = prompt_ids({"query": message}, tokenizer.encode, tokenizer.special)
-        if len(prompt) + 2 <= width:
-            ids[row, : len(prompt)], mask[row, len(prompt) :], going[row] = prompt, False, True
-    return ids, mask, going
+
+def _padded(prompts: Sequence[list[int] | None], pad: int, size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write prompts `[B T]` and their masks; rows without one are filler, all of it padding."""
+    ids, mask = np.full((size, width), pad, np.int32), np.zeros((size, width), bool)
+    for row, prompt in enumerate(prompts):
+        if prompt is not None:
+            ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
+    return ids, mask
 
 
 def _answer_text(ids: list[int], tokenizer: Tokenizer) -> str:
@@ -84,12 +84,15 @@ def _answer_text(ids: list[int], tokenizer: Tokenizer) -> str:
     return "".join(chunk for chunk in chunks if chunk.block == "answer").strip()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _turn(
-    graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, going: Array, special: SpecialTokens
+    graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, special: SpecialTokens, width: int
 ) -> tuple[Array, Array, Array]:
-    """Answer `[B W]` and write memory `[L B S D]`; filler rows keep theirs."""
-    model = nnx.merge(graphdef, params)
-    answered = interact(model, memory, ids, mask, jax.random.key(0), special=special)
+    """Answer prompts `[B T]` within `width` tokens and write memory `[L B S D]`; filler rows keep theirs."""
+    model, going = nnx.merge(graphdef, params), jnp.any(mask, axis=1)
+    rules = make_rules(len(ids), jax.random.key(0), first=first_tokens("fast", special))
+    # Filler makes no token, so the loop over tokens never waits for it.
+    rules = rules._replace(limit=jnp.where(going, rules.limit, 0))
+    answered = interact(model, memory, ids, mask, rules, width=width, end_id=special.eos, pad_id=special.pad)
     written = jnp.where(going[None, :, None, None], answered.memory, memory)
     return answered.ids, answered.reply_mask, written

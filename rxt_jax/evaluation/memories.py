@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rxt_jax.model.episode import scan_interactions, with_previous
-from rxt_jax.serving.generation import generate
-from rxt_jax.serving.sampling import SamplingConfig
+from rxt_jax.model.generation import generate
+from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.stages.memory_aware import write_previous
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
@@ -89,8 +89,7 @@ def generate_rows(
         memory,
         ids,
         token_mask,
-        jax.random.key(0),
+        make_rules(len(ids), jax.random.key(0)),
         max_new_tokens=max_new_tokens,
         end_id=end_id,
-        sampling=SamplingConfig(),
     ).ids

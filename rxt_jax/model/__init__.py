@@ -1,25 +1,34 @@
-"""The Reactive Transformer, the episode engine that walks it through a conversation, and the stateless baseline."""
+"""The Reactive Transformer, the episode engine that walks it through a conversation, generation, and the baseline."""
 
 from flax import nnx
 
 from rxt_jax.model.baseline import BaselineConfig, BaselineTransformer
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
+from rxt_jax.model.generation import Generated, generate
+from rxt_jax.model.generation_rules import SamplingConfig, make_rules
+from rxt_jax.model.interaction import Answered, interact
 from rxt_jax.model.reactive_transformer import ReactiveTransformer
 
 AnyModelConfig = ModelConfig | BaselineConfig
 AnyModel = ReactiveTransformer | BaselineTransformer
 
 __all__ = [
+    "Answered",
     "AnyModel",
     "AnyModelConfig",
     "BaselineConfig",
     "BaselineTransformer",
     "DecoderConfig",
     "EncoderConfig",
+    "Generated",
     "MemoryConfig",
     "ModelConfig",
     "ReactiveTransformer",
+    "SamplingConfig",
+    "generate",
+    "interact",
     "make_model",
+    "make_rules",
 ]
 
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rxt_jax.data.special_tokens import SpecialTokens
+from rxt_jax.data.template import first_tokens
+from rxt_jax.model.generation import Generated, generate, prompt_width
+from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.serving.chat_session import ChatSession
-from rxt_jax.serving.generation import Generated, generate
-from rxt_jax.serving.interaction import first_tokens
-from rxt_jax.serving.sampling import SamplingConfig
 from rxt_jax.serving.streaming import ReplyText
 from rxt_jax.types import Array
 
@@ -30,14 +31,14 @@ def ask(session: ChatSession, questions: Sequence[str]) -> list[str]:
     if not questions:
         return []
     special = session.tokenizer.special
-    ids = np.full((-(-len(questions) // _ROWS) * _ROWS, session.max_length), special.pad, np.int32)
+    prompts = [session.prompt(question) for question in questions]
+    width = prompt_width(max(map(len, prompts)), session.max_length)
+    ids = np.full((-(-len(questions) // _ROWS) * _ROWS, width), special.pad, np.int32)
     mask = np.zeros(ids.shape, bool)
     for row in range(len(ids)):
-        prompt = session.prompt(questions[min(row, len(questions) - 1)])
+        prompt = prompts[min(row, len(prompts) - 1)]
         ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
-    made = _answer(
-        *session.parameters, session.memory, ids, mask, special.eos, special.pad, first_tokens("fast", special)
-    )
+    made = _answer(*session.parameters, session.memory, ids, mask, special, session.max_length)
     new, real = jax.device_get((made.ids, made.mask))
     return [_answer_text(new[row][real[row]].tolist(), session) for row in range(len(questions))]
 
@@ -47,29 +48,19 @@ def _answer_text(ids: list[int], session: ChatSession) -> str:
     return "".join(chunk for chunk in [*text.push(ids), *text.close()] if chunk.block == "answer").strip()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _answer(
-    graphdef: Any,
-    params: Any,
-    memory: Array,
-    ids: Array,
-    mask: Array,
-    end_id: int,
-    pad_id: int,
-    first: tuple[int, ...],
+    graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, special: SpecialTokens, width: int
 ) -> Generated:
-    """Continue prompts `[B T]`, every one of them reading the memory `[L 1 S D]`."""
-    width = ids.shape[1]
+    """Continue prompts `[B T]` up to `width` tokens, every one of them reading the memory `[L 1 S D]`."""
     return generate(
         nnx.merge(graphdef, params),
         jnp.repeat(memory, len(ids), axis=1),
         ids,
         mask,
-        jax.random.key(0),
+        make_rules(len(ids), jax.random.key(0), first=first_tokens("fast", special)),
         max_new_tokens=width,
-        end_id=end_id,
-        sampling=SamplingConfig(),
-        pad_id=pad_id,
-        first=first,
+        end_id=special.eos,
+        pad_id=special.pad,
         width=width,
     )

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rxt_jax.data.template import SYSTEM_TITLE, prompt_ids, system_prompt_ids
+from rxt_jax.data.special_tokens import SpecialTokens
+from rxt_jax.data.template import SYSTEM_TITLE, ThinkingMode, first_tokens, prompt_ids, system_prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
-from rxt_jax.serving.generation import Generation, Rules, prefill
-from rxt_jax.serving.interaction import Answered, ThinkingMode, first_tokens, interact
+from rxt_jax.model.generation import Generation, prefill, prompt_width, prompt_widths
+from rxt_jax.model.generation_rules import Rules, SamplingConfig, join_rules, make_rules
+from rxt_jax.model.interaction import Answered, interact
 from rxt_jax.serving.memory_change import MemoryChange, measure_change
-from rxt_jax.serving.sampling import SamplingConfig
 from rxt_jax.serving.streaming import Chunk, ReplyText, stream_reply
 from rxt_jax.types import Array, Key
 
@@ -29,7 +30,9 @@ __all__ = ["ChatSession", "answer_together"]
 class ChatSession:
     """One conversation with a model. The memory is a value: read `memory`, keep it, put it back.
 
-    Everything runs at fixed shapes (`max_length` tokens per interaction), so each function compiles once.
+    Everything runs at fixed shapes: prompts are read at one of a few widths, replies and memory updates have room for
+    `max_length` tokens per interaction. So every function compiles once, reading once per width; sampling and mode
+    are data, and other ones compile nothing.
     `mode` is how replies begin unless a turn says otherwise; `stream_tokens` are made between two looks
     at the device, `reply_tokens` bounds a reply (None = until the interaction is full).
     """
@@ -71,18 +74,21 @@ class ChatSession:
         Nothing is remembered, so this may run in a thread while the first query is being typed.
         """
         special = self.tokenizer.special
-        row = self._padded([special.bos, special.query, special.answer])
-        given = (self._graphdef, self._params, self.memory, *row)
+        prompt, rules = [special.bos, special.query, special.answer], self._rules(self._first(None))
+        given = (self._graphdef, self._params, self.memory)
+        prompts = [self._padded(prompt, width) for width in prompt_widths(self.max_length)]
         with ThreadPoolExecutor() as threads:
             # XLA compiles without holding Python's lock.
-            others = [threads.submit(program, *given) for program in (_prefill, _write)]
+            others = [threads.submit(_prefill, *given, *row, rules, self.max_length) for row in prompts]
+            others.append(threads.submit(_write, *given, *self._padded(prompt, self.max_length)))
             one = jax.tree.leaves(self._params)[0]
             place = one.sharding if one.committed else None  # as the results of a real prefill would be
-            shapes = _prefill.eval_shape(*given)
-            like = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), place), shapes)
-            key = jax.random.fold_in(self._key, 0)
-            rules = self._rules(first_tokens(self.mode, special))
-            list(stream_reply(self._graphdef, self._params, like, key, rules, self.tokenizer, self.stream_tokens))
+            shapes = _prefill.eval_shape(*given, *prompts[0], rules, self.max_length)
+            like = jax.tree.map(
+                lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), place), shapes._replace(rules=None)
+            )
+            like = like._replace(rules=jax.device_put(rules, place))
+            list(stream_reply(self._graphdef, self._params, like, self.tokenizer, self.stream_tokens))
             for each in others:
                 each.result()
 
@@ -96,7 +102,7 @@ class ChatSession:
         ids = system_prompt_ids(system_prompt, self.tokenizer.encode, self.tokenizer.special, title=title)
         if len(ids) > self.max_length:
             raise ValueError(f"the system prompt has {len(ids)} tokens, more than {self.max_length}. Shorten it.")
-        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(ids))
+        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(ids, self.max_length))
 
     def send(
         self,
@@ -113,8 +119,7 @@ class ChatSession:
         returns whether the reply ended by itself: False where it was cut because the interaction was full.
         """
         prompt = self.prompt(query, tool_result=tool_result, internal=internal)
-        first = first_tokens(mode or self.mode, self.tokenizer.special)
-        return self._stream(prompt, first)
+        return self._stream(prompt, self._first(mode))
 
     def prompt(self, query: str | None, *, tool_result: str | None = None, internal: str | None = None) -> list[int]:
         """Write the prompt of a turn and check that an answer fits behind it."""
@@ -157,25 +162,26 @@ class ChatSession:
         self.memory = self.previous_memory = jnp.asarray(memory)
 
     def _stream(self, prompt: list[int], first: tuple[int, ...]) -> Generator[Chunk, None, bool]:
-        key = jax.random.fold_in(self._key, 1 + self._turns)
+        row, rules = self._padded(prompt, prompt_width(len(prompt), self.max_length)), self._rules(first)
         self._turns += 1
-        generation = _prefill(self._graphdef, self._params, self.memory, *self._padded(prompt))
-        rules = self._rules(first)
-        _, made = yield from stream_reply(
-            self._graphdef, self._params, generation, key, rules, self.tokenizer, self.stream_tokens
-        )
+        generation = _prefill(self._graphdef, self._params, self.memory, *row, rules, self.max_length)
+        _, made = yield from stream_reply(self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens)
         self.previous_memory = self.memory
-        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(prompt + made))
-        return rules.end_id in made
+        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(prompt + made, self.max_length))
+        return self.tokenizer.special.eos in made
+
+    def _first(self, mode: ThinkingMode | None) -> tuple[int, ...]:
+        return first_tokens(mode or self.mode, self.tokenizer.special)
 
     def _rules(self, first: tuple[int, ...]) -> Rules:
-        special = self.tokenizer.special
-        return Rules(self.max_length, special.eos, self.sampling, special.pad, first, self.reply_tokens)
+        """Make the rules of the next turn, one row; its key is the session's, folded with the number of the turn."""
+        key = jax.random.fold_in(self._key, 1 + self._turns)
+        return make_rules(1, key, sampling=self.sampling, limit=self.reply_tokens, first=first)
 
-    def _padded(self, ids: list[int]) -> tuple[Array, Array]:
-        row = np.full((1, self.max_length), self.tokenizer.special.pad, np.int32)
-        row[0, : len(ids)] = ids[: self.max_length]
-        return jnp.asarray(row), jnp.asarray(np.arange(self.max_length)[None] < len(ids))
+    def _padded(self, ids: list[int], width: int) -> tuple[Array, Array]:
+        row = np.full((1, width), self.tokenizer.special.pad, np.int32)
+        row[0, : len(ids)] = ids
+        return jnp.asarray(row), jnp.asarray(np.arange(width)[None] < len(ids))
 
 
 def answer_together(
@@ -183,7 +189,8 @@ def answer_together(
 ) -> list[list[Chunk]]:
     """Answer one query in each of several sessions of one model, in one program; every session keeps its memory.
 
-    Sessions must share model, `max_length` and sampling; the first one's settings and key count.
+    Sessions must share model and `max_length`; sampling, mode, limit and key of a reply are those of its own session,
+    so it is the one that the session would give alone.
     """
     if len(sessions) != len(queries) or not sessions:
         raise ValueError(f"every session needs one query, got {len(sessions)} sessions and {len(queries)} queries")
@@ -191,13 +198,13 @@ def answer_together(
     if any(each._fingerprint != leader._fingerprint or each.max_length != leader.max_length for each in sessions):
         raise ValueError("sessions of different models or lengths cannot share a batch")
     prompts = [session.prompt(query) for session, query in zip(sessions, queries, strict=True)]
-    rows = [session._padded(prompt) for session, prompt in zip(sessions, prompts, strict=True)]
+    width = prompt_width(max(map(len, prompts)), leader.max_length)
+    rows = [session._padded(prompt, width) for session, prompt in zip(sessions, prompts, strict=True)]
     ids, mask = (jnp.concatenate(part) for part in zip(*rows, strict=True))
     memory = jnp.concatenate([session.memory for session in sessions], axis=1)
-    special = leader.tokenizer.special
-    key = jax.random.fold_in(leader._key, 1 + leader._turns)
-    settings = (special, mode or leader.mode, leader.sampling)
-    answered = _interact(leader._graphdef, leader._params, memory, ids, mask, key, settings)
+    rules = join_rules([session._rules(session._first(mode)) for session in sessions])
+    settings = (leader.tokenizer.special, leader.max_length)
+    answered = _interact(leader._graphdef, leader._params, memory, ids, mask, rules, *settings)
     made, reply_mask = jax.device_get((answered.ids, answered.reply_mask))
     replies = []
     for row, session in enumerate(sessions):
@@ -215,18 +222,26 @@ def _begin(graphdef: Any, params: Any, seed: int) -> tuple[Key, Array]:
     return key, nnx.merge(graphdef, params).initial_memory(1, jax.random.fold_in(key, 0))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _prefill(graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array) -> Generation:
-    return prefill(nnx.merge(graphdef, params), memory, ids, mask, ids.shape[1])
-
-
 @functools.partial(jax.jit, static_argnums=(0, 6))
+def _prefill(
+    graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, rules: Rules, width: int
+) -> Generation:
+    return prefill(nnx.merge(graphdef, params), memory, ids, mask, rules, width)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _interact(
-    graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, key: Key, settings: tuple
+    graphdef: Any,
+    params: Any,
+    memory: Array,
+    ids: Array,
+    mask: Array,
+    rules: Rules,
+    special: SpecialTokens,
+    width: int,
 ) -> Answered:
-    special, mode, sampling = settings
     model = nnx.merge(graphdef, params)
-    return interact(model, memory, ids, mask, key, special=special, mode=mode, sampling=sampling)
+    return interact(model, memory, ids, mask, rules, width=width, end_id=special.eos, pad_id=special.pad)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rxt_jax.data.template import prompt_ids
+from rxt_jax.data.template import ThinkingMode, first_tokens, prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
-from rxt_jax.serving.generation import Generation, Rules, prefill, read
-from rxt_jax.serving.interaction import ThinkingMode, first_tokens
-from rxt_jax.serving.sampling import SamplingConfig
+from rxt_jax.model.generation import Generation, prefill, read
+from rxt_jax.model.generation_rules import Rules, SamplingConfig, make_rules
 from rxt_jax.serving.streaming import Chunk, stream_reply
 from rxt_jax.types import Array
 
@@ -96,17 +95,17 @@ class HistorySession:
         self._turns += 1
         special = self.tokenizer.special
         width = min(_bucket(len(row) + self.reply_tokens), self._length)
-        rules = Rules(width, special.eos, self.sampling, special.pad, first, self.reply_tokens)
+        rules = make_rules(1, key, sampling=self.sampling, limit=self.reply_tokens, first=first)
         kept, self._generation = self._generation, None
         if kept is None:
             self._read = 0
-            generation = _prefill(self._graphdef, self._params, *self._padded(row, width), width)
+            generation = _prefill(self._graphdef, self._params, *self._padded(row, width), rules, width)
         else:
             new = self._padded(row[self._read :], width)
-            generation = _read(self._graphdef, self._params, kept, *new, width)
+            generation = _read(self._graphdef, self._params, kept, *new, rules, width)
         self.history = row
         generation, made = yield from stream_reply(
-            self._graphdef, self._params, generation, key, rules, self.tokenizer, self.stream_tokens
+            self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens
         )
         self.history = row + made
         if self.persistent_cache:
@@ -126,13 +125,15 @@ def _bucket(length: int) -> int:
     return max(_SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _prefill(graphdef: Any, params: Any, ids: Array, mask: Array, width: int) -> Generation:
-    return prefill(nnx.merge(graphdef, params), None, ids, mask, width)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 5))
-def _read(graphdef: Any, params: Any, kept: Generation, ids: Array, mask: Array, width: int) -> Generation:
+def _prefill(graphdef: Any, params: Any, ids: Array, mask: Array, rules: Rules, width: int) -> Generation:
+    return prefill(nnx.merge(graphdef, params), None, ids, mask, rules, width)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def _read(
+    graphdef: Any, params: Any, kept: Generation, ids: Array, mask: Array, rules: Rules, width: int
+) -> Generation:
     def widen(leaf: Array) -> Array:
         # Keys and values are [layers B length K H], the mask is [B length].
         axis = 1 if leaf.ndim == 2 else 2
@@ -141,4 +142,4 @@ def _read(graphdef: Any, params: Any, kept: Generation, ids: Array, mask: Array,
         return jnp.pad(leaf, room)
 
     wide = kept._replace(cache=jax.tree.map(widen, kept.cache))
-    return read(nnx.merge(graphdef, params), wide, ids, mask, width)
+    return read(nnx.merge(graphdef, params), wide, ids, mask, rules, width)

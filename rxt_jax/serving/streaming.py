@@ -8,8 +8,7 @@ import jax
 from flax import nnx
 
 from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
-from rxt_jax.serving.generation import Generated, Generation, Rules, extend
-from rxt_jax.types import Key
+from rxt_jax.model.generation import Generated, Generation, extend
 
 __all__ = ["Block", "Chunk", "ReplyText", "stream_reply"]
 
@@ -65,19 +64,19 @@ def stream_reply(
     graphdef: Any,
     params: Any,
     generation: Generation,
-    key: Key,
-    rules: Rules,
     tokenizer: Tokenizer,
     stream_tokens: int,
 ) -> Generator[Chunk, None, tuple[Generation, list[int]]]:
     """Yield the text of a reply of one row; return where the generation stands and the ids made.
 
-    The host looks at the device once per `stream_tokens` tokens. The generation that goes in is used up.
+    The host looks at the device once per `stream_tokens` tokens. The cache of the generation that goes in is used up.
     """
+    special = tokenizer.special
     made: list[int] = []
     text, going = ReplyText(tokenizer), True
     while going:
-        generation, new = _extend(graphdef, params, generation, key, rules, stream_tokens)
+        rest = generation._replace(cache=None)
+        generation, new = _extend(graphdef, params, generation.cache, rest, stream_tokens, special.eos, special.pad)
         (ids,), (mask,), (active,) = jax.device_get((new.ids, new.mask, generation.active))
         going = bool(active)
         made += ids[mask].tolist()
@@ -86,8 +85,10 @@ def stream_reply(
     return generation, made
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6), donate_argnums=2)
 def _extend(
-    graphdef: Any, params: Any, generation: Generation, key: Key, rules: Rules, count: int
+    graphdef: Any, params: Any, cache: Any, rest: Generation, count: int, end_id: int, pad_id: int
 ) -> tuple[Generation, Generated]:
-    return extend(nnx.merge(graphdef, params), generation, key, rules, count)
+    # Only the cache is given up: the rules may be the caller's own arrays.
+    generation = rest._replace(cache=cache)
+    return extend(nnx.merge(graphdef, params), generation, count, end_id=end_id, pad_id=pad_id)

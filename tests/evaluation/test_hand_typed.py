@@ -6,11 +6,12 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 from small import dialogue_tokenizer, small_config, small_model
 
 from rxt_jax.data.hand_typed import TypedConversation, TypedTurn
-from rxt_jax.evaluation.free_conversations import _prompts, answer_freely
+from rxt_jax.evaluation.free_conversations import _padded, _turn, answer_freely
 from rxt_jax.evaluation.hand_typed import HandTypedReport, evaluate_hand_typed, score_turns, wrong_values
 from rxt_jax.serving import ChatSession
 
@@ -55,12 +56,16 @@ def test_a_batch_answers_what_single_conversations_answer(zeroed):
         assert found == expected
 
 
-def test_filler_has_no_room_for_a_reply_and_is_not_written():
-    _, tokenizer = tiny()
-    ids, mask, going = _prompts(["hello", None, "word " * 40], tokenizer, 4, LENGTH)
-    assert going.tolist() == [True, False, False, False]
-    assert mask[1:].all() and not mask[0].all()
-    assert np.all(ids[1:] == tokenizer.special.pad)
+def test_filler_makes_no_reply_and_is_not_written():
+    model, tokenizer = tiny()
+    prompt = [tokenizer.special.bos, tokenizer.special.query, *tokenizer.encode("hello")]
+    ids, mask = _padded([prompt, None], tokenizer.special.pad, 3, 16)
+    assert mask.sum(axis=1).tolist() == [len(prompt), 0, 0]
+    memory = jnp.repeat(model.initial_memory(1), 3, axis=1)
+    _, reply_mask, written = _turn(*nnx.split(model), memory, ids, mask, tokenizer.special, LENGTH)
+    assert reply_mask[0].any() and not reply_mask[1:].any()
+    np.testing.assert_array_equal(written[:, 1:], memory[:, 1:])
+    assert float(jnp.abs(written[:, 0] - memory[:, 0]).max()) > 1e-4
 
 
 CONVERSATION = TypedConversation(

@@ -10,8 +10,8 @@ from golden_case import GoldenCase, case_names
 from rxt_jax.interop.rxlm_config import baseline_from_reference
 from rxt_jax.interop.rxlm_weights import BASELINE_PREFIXES, load_weights
 from rxt_jax.model.baseline import BaselineTransformer
-from rxt_jax.serving.generation import generate
-from rxt_jax.serving.sampling import SamplingConfig
+from rxt_jax.model.generation import generate
+from rxt_jax.model.generation_rules import make_rules
 
 ANSWER, END = 6, 3
 
@@ -50,10 +50,8 @@ def test_baseline(name):
         None,
         prompt,
         seen,
-        jax.random.key(0),
+        make_rules(1, jax.random.key(0), first=(ANSWER,)),
         max_new_tokens=len(expected) + 1,
         end_id=END,
-        sampling=SamplingConfig(),
-        first=(ANSWER,),
     )
     np.testing.assert_array_equal(np.asarray(made.ids)[0, 1 : 1 + len(expected)], expected)

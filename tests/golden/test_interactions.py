@@ -13,11 +13,13 @@ from safetensors.numpy import save_file
 
 from rxt_jax.compatibility import Compatibility
 from rxt_jax.data.special_tokens import SpecialTokens
+from rxt_jax.data.template import first_tokens
 from rxt_jax.interop import load_rxlm
-from rxt_jax.serving.interaction import interact
-from rxt_jax.serving.sampling import SamplingConfig, filter_logits
+from rxt_jax.model import SamplingConfig, interact, make_rules
+from rxt_jax.ops import filter_logits
 
 SPECIAL = SpecialTokens()
+PROMPT_WIDTH = 12  # prompts are read at less than the width of the whole interaction
 
 
 def model_of(case: GoldenCase, folder):
@@ -33,6 +35,11 @@ def padded(prompt, width):
     return jnp.asarray(ids), jnp.arange(width)[None] < prompt.shape[1]
 
 
+def answer(model, memory, ids, mask, mode, width):
+    rules = make_rules(len(ids), jax.random.key(0), first=first_tokens(mode, SPECIAL))
+    return interact(model, memory, ids, mask, rules, width=width, end_id=SPECIAL.eos, pad_id=SPECIAL.pad)
+
+
 @pytest.mark.parametrize("name", case_names("arch", "alpha_interact", "beta_interact"))
 def test_conversations(name, tmp_path):
     case = GoldenCase("arch", name)
@@ -43,12 +50,12 @@ def test_conversations(name, tmp_path):
     case.check(encoded, "update_hidden")
     case.check(model.update_memory(case.i["stm0"], encoded, everything), "stm_after_update")
     memory = case.i["stm0"]
-    mode = case.config["thinking_mode"] or "fast"
+    mode, width = case.config["thinking_mode"] or "fast", case.config["max_seq_len"]
     graphdef, params = nnx.split(model)
 
     @jax.jit
     def run(params, memory, ids, mask):
-        return interact(nnx.merge(graphdef, params), memory, ids, mask, jax.random.key(0), special=SPECIAL, mode=mode)
+        return answer(nnx.merge(graphdef, params), memory, ids, mask, mode, width)
 
     @jax.jit
     def decode(params, ids, memory):
@@ -58,7 +65,7 @@ def test_conversations(name, tmp_path):
     prefix = "fixed_" if mode == "auto" else ""
     for number in range(3):
         before = memory
-        answered = run(params, memory, *padded(np.asarray(case.i[f"query{number}"]), case.config["max_seq_len"]))
+        answered = run(params, memory, *padded(np.asarray(case.i[f"query{number}"]), PROMPT_WIDTH))
         stream = np.asarray(answered.ids)[np.asarray(answered.reply_mask)]
         # RxT-Alpha does not emit the answer token that it appends.
         shown = stream[1:] if case.config["model"] == "alpha" else stream
@@ -81,7 +88,7 @@ def test_a_batch_of_conversations(tmp_path):
 
     @jax.jit
     def run(params, memory, ids, mask):
-        return interact(nnx.merge(graphdef, params), memory, ids, mask, jax.random.key(0), special=SPECIAL)
+        return answer(nnx.merge(graphdef, params), memory, ids, mask, "fast", ids.shape[1])
 
     answered = run(params, case.i["stm"], case.i["ids"].astype(jnp.int32), case.i["mask"] > 0)
     np.testing.assert_array_equal(answered.ids, case.o["interaction_ids"])
@@ -105,5 +112,6 @@ def test_sampler(tensor):
     case = GoldenCase("arch", "sampler_distributions")
     settings = ast.literal_eval(tensor["meaning"].split("sampler, ")[1])
     settings = {name: value for name, value in settings.items() if value}
-    probabilities = jax.nn.softmax(filter_logits(case.i["logits"], SamplingConfig(**settings)), axis=-1)
+    sampling = SamplingConfig(**settings).rows(len(case.i["logits"]))
+    probabilities = jax.nn.softmax(filter_logits(case.i["logits"], sampling), axis=-1)
     case.check(probabilities, tensor["name"].removeprefix("out."))

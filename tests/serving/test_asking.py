@@ -1,11 +1,10 @@
 """Looking into a conversation without changing it: questions, memory, and programs compiled beforehand."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import dialogue_tokenizer, small_config, small_model
-from test_generation import count_compilations
+from compilations import count_compilations
+from small import dialogue_tokenizer, small_config, small_model, with_end
 
 from rxt_jax.serving import ChatSession, ask
 from rxt_jax.serving.memory_change import measure_change
@@ -40,7 +39,7 @@ def test_after_preparing_a_turn_compiles_nothing(chat_model):
     start = session.memory
     session.prepare()
     assert session.memory is start
-    with jax.log_compiles(), count_compilations() as compiled:
+    with count_compilations() as compiled:
         session.answer("My cat is Tom.")
         assert not [message for message in compiled if "jit(_" in message]
     alone = ChatSession(*chat_model, mode="fast", stream_tokens=3)
@@ -57,21 +56,20 @@ def test_long_prompts_are_refused_with_what_to_do(chat_model):
 
 
 def test_a_reply_says_whether_it_ended_by_itself(chat_model):
-    def complete(**options):
-        reply = ChatSession(*chat_model, **options).send("My cat is Tom.")
+    model, tokenizer = chat_model
+
+    def complete(tokenizer, **options):
+        reply = ChatSession(model, tokenizer, **options).send("My cat is Tom.")
         while True:
             try:
                 next(reply)
             except StopIteration as end:
                 return end.value
 
-    assert complete(reply_tokens=1) is False
-    model, tokenizer = chat_model
-    session = ChatSession(model, tokenizer)
-    made = "".join(session.send("My cat is Tom."))
-    used = len(tokenizer.encode(made)) + len(session.prompt("My cat is Tom."))
-    if used < 20:
-        assert complete() is True
+    assert complete(tokenizer, reply_tokens=1) is False
+    assert complete(tokenizer) is False  # the interaction is full
+    made = tokenizer.encode("".join(ChatSession(model, tokenizer).send("My cat is Tom.")))
+    assert True in {complete(with_end(tokenizer, token)) for token in made[2:5]}
 
 
 def test_memory_is_measured_by_slot():
