@@ -152,10 +152,10 @@ class Decoder(nnx.Module):
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Apply the head, in float32."""
+        """Apply the head; products accumulate and come out in float32."""
         if self.head is None:
             raise ValueError("this decoder was made without a head; its model has the logits")
-        return self.head(self.normed(hidden)).astype(jnp.float32)
+        return self.head(self.normed(hidden), wide=True)
 
     def normed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Apply the norm before the head, if there is one."""

@@ -40,7 +40,7 @@ class MemoryAttention(nnx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, "L B S D"]:
-        """Write one interaction into memory."""
+        """Write one interaction into memory, which is read and returned as it is carried, in float32."""
         mask = key_mask(token_mask)
         if self.zero_padding:
             encoded, mask = jnp.where(token_mask[..., None], encoded, 0.0), None
