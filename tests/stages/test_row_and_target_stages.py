@@ -178,3 +178,8 @@ def test_impossible_options_say_what_is_wrong(make, message):
 def test_options_are_values():
     assert replace(MemoryAware(), remat=False) == MemoryAware(remat=False)
     assert hash(MemoryAware()) == hash(MemoryAware())
+
+
+def test_rows_without_masked_ids_are_refused():
+    with pytest.raises(ValueError, match="masked_ids"):
+        score(JointPretraining(), random_rows()._replace(masked_ids=None))

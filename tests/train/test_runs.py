@@ -235,6 +235,7 @@ def test_recipes_survive_json_and_unknown_fields_are_named(tmp_path):
     recipe = small_recipe(tmp_path, STAGES)
     written = json.loads(json.dumps(to_json(recipe)))
     assert from_json(written) == recipe
+    assert from_json(to_json(JointPretraining()) | {"mask_id": 4}) == JointPretraining()  # as runs were written before
     written["model"]["colour"] = "red"
     with pytest.raises(ValueError, match=r"recipe\.model: ModelConfig has no field colour"):
         from_json(written)
