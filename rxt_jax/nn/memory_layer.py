@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.attention import Attention, AttentionConfig
 from rxt_jax.nn.memory_norms import MemoryNorm, MemoryNormConfig
@@ -16,6 +16,7 @@ from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import make_parameter, normal
 from rxt_jax.nn.residual_gates import ResidualGate, ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.types import Key
 
 __all__ = ["EncodedLayer", "MemoryLayer", "MemoryLayerConfig", "MemoryVariant"]
@@ -66,7 +67,7 @@ class EncodedLayer(NamedTuple):
 
     states: Float[Array, "B T D"]
     positions: Int[Array, "B1 T"]
-    mask: Bool[Array, "B 1 T"] | None
+    mask: AttentionMask | None
 
 
 class MemoryLayer(nnx.Module):
