@@ -1,15 +1,16 @@
 """What stays float32 when the compute type is bfloat16: logits, slopes of experts, routers, and the memory carry."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import mixture_config, random_conversations, small_config, small_model
+from small import random_conversations, small_config, small_model
 
-from rxt_jax.model import BaselineTransformer, presets
+from rxt_jax.model import BaselineConfig, BaselineTransformer
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.residual_gates import ResidualGateConfig
@@ -29,6 +30,15 @@ def rounded(x):
     return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32))
 
 
+@lru_cache(maxsize=1)
+def bfloat16_model():
+    """A model whose memory no write changes."""
+    config = small_config(dtype="bfloat16")
+    closed = ResidualGateConfig(kind="static", activation="sigmoid", initial=-30.0)
+    layer = replace(config.memory_attention.layer, gate=closed)
+    return small_model(replace(config, memory_attention=replace(config.memory_attention, layer=layer)))
+
+
 def test_a_wide_product_of_bfloat16_is_not_rounded():
     linear = Linear({"embed": 64}, {"vocab": 40}, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (9, 64), jnp.bfloat16)
@@ -42,10 +52,20 @@ def test_a_wide_product_of_bfloat16_is_not_rounded():
 @pytest.mark.parametrize("kind", ["head", "masked_language_head", "tied"])
 def test_logits_come_out_unrounded(kind):
     if kind == "tied":
-        config = presets.baseline_like(small_config(dtype="bfloat16"), max_length=12)
-        apply = BaselineTransformer(replace(config, tie_embeddings=True), rngs=nnx.Rngs(0)).logits
+        decoder = small_config().decoder
+        config = BaselineConfig(
+            vocab_size=48,
+            embed_dim=16,
+            num_layers=1,
+            max_length=12,
+            attention=decoder.attention,
+            feed_forward=decoder.feed_forward,
+            tie_embeddings=True,
+            dtype="bfloat16",
+        )
+        apply = BaselineTransformer(config, rngs=nnx.Rngs(0)).logits
     else:
-        model = small_model(small_config(dtype="bfloat16"))
+        model = bfloat16_model()
         apply = model.logits if kind == "head" else model.masked_language_logits
     logits = apply(jax.random.normal(jax.random.key(0), (2, 3, 16), jnp.bfloat16))
     assert logits.dtype == jnp.float32
@@ -103,11 +123,7 @@ def test_routers_do_not_depend_on_the_default_precision(dtype):
 
 
 def test_a_closed_gate_leaves_the_memory_of_fifty_writes_as_it_was():
-    config = small_config(dtype="bfloat16")
-    closed = ResidualGateConfig(kind="static", activation="sigmoid", initial=-30.0)
-    layer = replace(config.memory_attention.layer, gate=closed)
-    config = replace(config, memory_attention=replace(config.memory_attention, layer=layer))
-    model = small_model(config)
+    model = bfloat16_model()
     batch = random_conversations(interactions=1, rows=2)
     ids, mask = batch.ids[0], batch.token_mask[0]
     before = model.initial_memory(2)
@@ -123,14 +139,16 @@ def test_a_closed_gate_leaves_the_memory_of_fifty_writes_as_it_was():
 
 
 def test_training_follows_the_float32_run():
-    """Experts, shared experts, stateless layers, memory, heads: all that a run in bfloat16 rounds."""
-    stage = MemoryAware()
+    """Routed and shared experts, memory, head: all that a run in bfloat16 rounds."""
+    stage, plain = MemoryAware(), small_config()
+    experts = MixtureConfig(num_experts=4, experts_per_token=2, mlp_dim=12, num_shared_experts=2)
+    plain = replace(plain, decoder=replace(plain.decoder, feed_forward=experts))
     batch = random_conversations(interactions=3, rows=4)
     schedule = ScheduleConfig(kind="constant", warmup_share=0.0)
     config = OptimizerConfig(learning_rate=5e-3, schedule=schedule)
 
     def losses(dtype):
-        graphdef, params = nnx.split(small_model(replace(mixture_config(), dtype=dtype)))
+        graphdef, params = nnx.split(small_model(replace(plain, dtype=dtype)))
         optimizer = make_optimizer(config, params, total_updates=UPDATES, trainable=stage.trainable)
         step = make_train_step(graphdef, stage, optimizer, seed=0)
         state, found = make_train_state(params, optimizer), []
