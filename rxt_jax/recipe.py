@@ -185,6 +185,10 @@ _TYPES = {
 }
 
 
+_RETIRED = {"JointPretraining": {"mask_id"}, "InteractionSft": {"mask_id"}}
+"""Fields that runs of earlier versions have and that nothing reads any more."""
+
+
 def to_json(value: Any) -> Any:
     """Write a config as JSON values; a dataclass becomes an object with its class under `type`."""
     if dataclasses.is_dataclass(value):
@@ -209,6 +213,7 @@ def from_json(value: Any, place: str = "recipe") -> Any:
         raise ValueError(f"{place}: unknown type {value['type']!r}; was this run made by a newer version?")
     cls = _TYPES[value["type"]]
     known = {each.name for each in dataclasses.fields(cls)}
+    value = {name: item for name, item in value.items() if name not in _RETIRED.get(value["type"], ())}
     unknown = sorted(set(value) - known - {"type"})
     if unknown:
         raise ValueError(

@@ -122,14 +122,14 @@ def run_and_stage(path: str | Path) -> tuple[Path, str | None]:
 
 
 def claim_folder(recipe: Recipe, folder: Path) -> None:
-    """Refuse a folder that holds the run of another model or tokenizer."""
+    """Refuse a folder that holds the run of another model or tokenizer; a field that came later has its default."""
     file = folder / RECIPE_FILE
     if not file.is_file():
         return
     old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
     new = json.loads(json.dumps(to_json(recipe)))
     for part in ("model", "tokenizer", "seed", "start_from"):
-        before, now = old.get(part), new[part]
+        before, now = json.loads(json.dumps(to_json(from_json(old.get(part), part)))), new[part]
         if part == "model":
             before, now = ({**each, "vocab_size": None} for each in (before, now))
         if before != now:

@@ -38,7 +38,8 @@ class RowBatch(NamedTuple):
     """Independent token rows, stages 1 and 2.
 
     `loss_mask[b, t]` is True where token t is itself a target, predicted from position t − 1.
-    `mlm_mask[b, t]` is True where the encoder sees `[MASK]` and has to restore the token.
+    `mlm_mask[b, t]` is True where the encoder sees `[MASK]` and has to restore the token; `masked_ids` are the ids as
+    it sees them, written by who knows the tokenizer. None: no encoder reads these rows.
     `segments[b, t]` counts the documents of a packed row from 1, 0 is padding: they do not see each other, and
     each starts at position 0. None: one document per row.
     """
@@ -48,6 +49,7 @@ class RowBatch(NamedTuple):
     loss_mask: ShapedArray  # bool [B T]
     mlm_mask: ShapedArray  # bool [B T]
     segments: ShapedArray | None = None  # int32 [B T]
+    masked_ids: ShapedArray | None = None  # int32 [B T]
 
 
 class EpisodeBatch(NamedTuple):

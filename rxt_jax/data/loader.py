@@ -19,6 +19,7 @@ from rxt_jax.data.packing import PackingPlan, stack_packed
 from rxt_jax.data.row_reader import Alternatives, Item, Recent, RowReader
 from rxt_jax.data.rows import Row, RowEncoder, stack_rows
 from rxt_jax.data.sources import EpisodeSource
+from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES
 from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
 
 __all__ = [
@@ -212,6 +213,8 @@ class EpisodeBatches(_Batches):
 class _Rows(_Batches, ABC):
     """Independent rows: one item of a visit is a row, or with packing one of several in a row."""
 
+    _restores_masked = True  # an encoder has to restore masked tokens
+
     def __init__(
         self,
         source: EpisodeSource,
@@ -222,6 +225,12 @@ class _Rows(_Batches, ABC):
         shard: Shard | None = None,
     ):
         super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+        if self._restores_masked and encoder.special.mask == ABSENT:
+            raise ValueError(
+                f"this tokenizer has no {CONTROL_PIECES['mask']}, but the stage that reads these rows restores masked "
+                f"tokens. Leave out joint_pretraining and interaction_sft, or use a tokenizer that has it: "
+                f"`rxt tokenizer train` makes one."
+            )
         self._pool = Recent(self._sorted_pool)
         self._plan = None
         if self._config.packing is not None:
@@ -263,7 +272,11 @@ class _Rows(_Batches, ABC):
         ids, token_mask, loss_mask = stacked
         # Drawn for the whole batch, so that the number of processes changes nothing.
         draw = np.random.default_rng((self._seed, 2, update)).random((self._batch_size, length))[self._share]
-        return RowBatch(ids, token_mask, loss_mask, (draw < self._config.mask_probability) & token_mask, segments)
+        mlm_mask = (draw < self._config.mask_probability) & token_mask
+        masked_ids = None
+        if self._restores_masked:
+            masked_ids = np.where(mlm_mask, np.int32(self._encoder.special.mask), ids)
+        return RowBatch(ids, token_mask, loss_mask, mlm_mask, segments, masked_ids)
 
     def state(self, update: int) -> dict[str, Any]:
         """Say where an update stands; packed data also say where its buffer begins."""
@@ -326,6 +339,8 @@ class InteractionBatches(_Rows):
 
 class ConversationBatches(_Rows):
     """Whole conversations as one row each, for the stateless baseline."""
+
+    _restores_masked = False
 
     @property
     def _row_length(self) -> int:

@@ -101,7 +101,8 @@ class BaselineTransformer(nnx.Module):
         if not self.config.tie_embeddings:
             return self.decoder.logits(hidden)
         normed = self.decoder.normed(hidden)
-        return (normed @ self.embedding.table[...].astype(normed.dtype).T).astype(jnp.float32)
+        table = self.embedding.table[...].astype(normed.dtype)
+        return jnp.matmul(normed, table.T, preferred_element_type=jnp.float32)
 
     def decode(
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: None = None, *, key: Key | None = None

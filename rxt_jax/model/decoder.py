@@ -13,7 +13,7 @@ from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
 from rxt_jax.nn.stack import LayerStack
-from rxt_jax.ops.attention import causal_mask, segment_mask, segment_positions
+from rxt_jax.ops.attention import AttentionMask, segment_positions
 from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection"]
@@ -119,15 +119,12 @@ class Decoder(nnx.Module):
 
         A memory mask may differ from token to token; `segments` keeps the documents of packed rows apart.
         """
-        visible = causal_mask(jnp.ones_like(token_mask) if self.ignores_padding else token_mask)
-        positions = jnp.arange(embedded.shape[1])[None]
-        if segments is not None:
-            visible, positions = visible & segment_mask(segments), segment_positions(segments)
-        if memory_mask is not None and memory_mask.ndim == 2:
-            memory_mask = memory_mask[:, None, :]
-        context = TokenContext(
-            positions=positions, token_mask=token_mask, attention_mask=visible, memory_mask=memory_mask
-        )
+        visible = AttentionMask(keys=None if self.ignores_padding else token_mask, segments=segments, causal=True)
+        positions = jnp.arange(embedded.shape[1])[None] if segments is None else segment_positions(segments)
+        readable = None
+        if memory_mask is not None:
+            readable = AttentionMask(keys=memory_mask) if memory_mask.ndim == 2 else AttentionMask(pairs=memory_mask)
+        context = TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible, memory_mask=readable)
         hidden, balance, _ = self._run(embedded, context, self.layers.split(memory), None, key)
         return hidden, balance
 
@@ -146,16 +143,16 @@ class Decoder(nnx.Module):
         context = TokenContext(
             positions=positions,
             token_mask=token_mask,
-            attention_mask=mask[:, None, :] & (columns <= positions[..., None]),
+            attention_mask=AttentionMask(keys=mask, pairs=columns <= positions[..., None]),
         )
         hidden, _, caches = self._run(embedded, context, projection.segments, cache, None)
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Apply the head, in float32."""
+        """Apply the head; products accumulate and come out in float32."""
         if self.head is None:
             raise ValueError("this decoder was made without a head; its model has the logits")
-        return self.head(self.normed(hidden)).astype(jnp.float32)
+        return self.head(self.normed(hidden), wide=True)
 
     def normed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Apply the norm before the head, if there is one."""

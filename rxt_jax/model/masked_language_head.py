@@ -1,7 +1,6 @@
 """The head that trains the encoder to restore masked tokens."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -12,7 +11,7 @@ __all__ = ["MaskedLanguageHead"]
 
 
 class MaskedLanguageHead(nnx.Module):
-    """logits = W_d · LayerNorm(gelu(W x + b)) + b_d. Source: architecture spec §12.1."""
+    """logits = W_d · LayerNorm(gelu(W x + b)) + b_d, float32. Source: architecture spec §12.1."""
 
     def __init__(self, embed_dim: int, vocab_size: int, *, rngs: nnx.Rngs):
         self.dense = Linear({"embed": embed_dim}, {"mlp": embed_dim}, rngs=rngs)
@@ -21,4 +20,4 @@ class MaskedLanguageHead(nnx.Module):
 
     def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         activated = jax.nn.gelu(self.dense(hidden), approximate=False)
-        return self.head(self.norm(activated)).astype(jnp.float32)
+        return self.head(self.norm(activated), wide=True)

@@ -8,7 +8,7 @@ from rxt_jax.model.config import ModelConfig
 from rxt_jax.nn.memory_layer import EncodedLayer, MemoryLayer
 from rxt_jax.nn.memory_norms import MemoryNorm
 from rxt_jax.nn.stack import LayerStack, join_layers
-from rxt_jax.ops.attention import key_mask
+from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.types import Key
 
 __all__ = ["MemoryAttention"]
@@ -40,8 +40,8 @@ class MemoryAttention(nnx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, "L B S D"]:
-        """Write one interaction into memory."""
-        mask = key_mask(token_mask)
+        """Write one interaction into memory, which is read and returned as it is carried, in float32."""
+        mask = AttentionMask(keys=token_mask)
         if self.zero_padding:
             encoded, mask = jnp.where(token_mask[..., None], encoded, 0.0), None
         positions = jnp.arange(encoded.shape[2])[None]

@@ -84,14 +84,15 @@ class ReactiveTransformer(nnx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, "L B S D"]:
-        """Write an encoded interaction; the result has the dtype of `memory`."""
+        """Write an encoded interaction; the result has the dtype of `memory`, which is not rounded on the way."""
         if memory.shape[1] != encoded.shape[1]:
             raise ValueError(
                 f"memory and encoded must have the same batch, got {memory.shape[1]} and "
                 f"{encoded.shape[1]}. Repeat the memory if one conversation branches."
             )
-        written = self.memory_attention(memory.astype(encoded.dtype), encoded, token_mask, key=key)
-        return written.astype(memory.dtype)
+        # Noise that a stage adds is float32; the network computes in its own dtype all the same.
+        encoded = encoded.astype(self.config.dtype)
+        return self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
 
     def decode_hidden(
         self,

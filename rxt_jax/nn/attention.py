@@ -1,17 +1,17 @@
 """Attention layers: MHA, GQA, MQA and SQA are one module with different numbers of heads."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import normal
 from rxt_jax.nn.rotary import RotaryConfig, rotate
 from rxt_jax.ops.activations import Activation, activation_function
-from rxt_jax.ops.attention import attend
+from rxt_jax.ops.attention import AttentionImplementation, AttentionMask, attend
 from rxt_jax.types import Key
 
 __all__ = ["Attention", "AttentionConfig"]
@@ -24,7 +24,8 @@ class AttentionConfig:
     MHA: as many key/value as query heads. GQA: fewer key/value heads, MQA: one.
     SQA: fewer query heads than the model's width would hold; reverse SQA: fewer query than key heads.
     `gate_init="published"` starts gates at N(1, 0.01²), which makes them nearly all-or-nothing
-    (architecture spec Q26); `"linear"` is the usual one. Source: architecture spec §5.
+    (architecture spec Q26); `"linear"` is the usual one. `implementation` chooses a kernel and changes no number
+    beyond rounding; `dropout` needs the reference. Source: architecture spec §5.
     """
 
     num_query_heads: int
@@ -37,6 +38,7 @@ class AttentionConfig:
     input_bias: bool = False
     output_bias: bool = True
     dropout: float = 0.0
+    implementation: AttentionImplementation = "reference"
 
     def __post_init__(self) -> None:
         for name in ("num_query_heads", "num_kv_heads", "head_dim"):
@@ -51,6 +53,11 @@ class AttentionConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        if self.implementation not in get_args(AttentionImplementation):
+            known = ", ".join(get_args(AttentionImplementation))
+            raise ValueError(f"implementation must be one of {known}, got {self.implementation!r}.")
+        if self.dropout and self.implementation != "reference":
+            raise ValueError(f"dropout = {self.dropout} needs implementation='reference', got {self.implementation!r}.")
 
     @property
     def output_heads(self) -> int:
@@ -113,7 +120,7 @@ class Attention(nnx.Module):
         x: Float[Array, "B T D"],
         keys: Float[Array, "B S K H"],
         values: Float[Array, "B S K H"],
-        mask: Bool[Array, "B T1 S"] | None = None,
+        mask: AttentionMask | None = None,
         positions: Int[Array, "B1 T"] | None = None,
         *,
         key: Key | None = None,
@@ -123,7 +130,15 @@ class Attention(nnx.Module):
         if self.query_norm is not None:
             queries = self.query_norm(queries)
         queries = rotate(self.rotary, queries, positions)
-        attended = attend(queries, keys, values, mask, dropout_rate=self.config.dropout, dropout_key=key)
+        attended = attend(
+            queries,
+            keys,
+            values,
+            mask,
+            dropout_rate=self.config.dropout,
+            dropout_key=key,
+            implementation=self.config.implementation,
+        )
         if self.gate is not None:
             attended = attended * activation_function(self.config.gate_activation)(self.gate(x))
         return self.output(attended)

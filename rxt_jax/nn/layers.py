@@ -18,6 +18,7 @@ from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.norms import NormKind, make_norm
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.types import Key
 
 __all__ = ["CachedKeys", "LayerConfig", "TokenContext", "TransformerLayer"]
@@ -41,8 +42,8 @@ class TokenContext(NamedTuple):
 
     positions: Int[Array, "B1 T"]
     token_mask: Bool[Array, "B T"]
-    attention_mask: Bool[Array, "B T1 S"] | None
-    memory_mask: Bool[Array, "B T1 S"] | None = None
+    attention_mask: AttentionMask | None
+    memory_mask: AttentionMask | None = None
 
 
 class CachedKeys(NamedTuple):
@@ -127,6 +128,8 @@ class TransformerLayer(nnx.Module):
             together = (rows // readers, readers * length)
             x = x.reshape(*together, -1)
             positions = jnp.broadcast_to(positions, (rows, length)).reshape(together)
-            if mask is not None:
-                mask = jnp.broadcast_to(mask, (rows, length, mask.shape[-1])).reshape(*together, -1)
+            slots = memory.keys.shape[1]
+            visible = None if mask is None else mask.dense(slots)
+            if visible is not None:
+                mask = AttentionMask(pairs=jnp.broadcast_to(visible, (rows, length, slots)).reshape(*together, slots))
         return self.cross_attention(x, *memory, mask, positions, key=key).reshape(rows, length, -1)

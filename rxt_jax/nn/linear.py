@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -12,7 +13,11 @@ __all__ = ["Embedding", "Linear"]
 
 
 class Linear(nnx.Module):
-    """y = x W + b, where inputs and outputs may span several axes, such as heads and head width."""
+    """y = x W + b, where inputs and outputs may span several axes, such as heads and head width.
+
+    The product is computed in the dtype of x. `wide` accumulates it in float32 and returns that, for logits;
+    `precision` overrides the default of the device, which on accelerators rounds float32 factors.
+    """
 
     def __init__(
         self,
@@ -30,9 +35,17 @@ class Linear(nnx.Module):
         self.bias = make_parameter(rngs, default, tuple(outputs.values()), tuple(outputs)) if bias else None
         self.num_inputs = len(inputs)
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_inputs)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+    def __call__(
+        self, x: Float[Array, "..."], *, wide: bool = False, precision: jax.lax.Precision | None = None
+    ) -> Float[Array, "..."]:
+        y = jnp.tensordot(
+            x,
+            self.kernel[...].astype(x.dtype),
+            axes=self.num_inputs,
+            precision=precision,
+            preferred_element_type=jnp.float32 if wide else x.dtype,
+        )
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class Embedding(nnx.Module):

@@ -4,11 +4,11 @@ Source: architecture spec §8.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.attention import Attention, AttentionConfig
 from rxt_jax.nn.memory_norms import MemoryNorm, MemoryNormConfig
@@ -16,6 +16,7 @@ from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import make_parameter, normal
 from rxt_jax.nn.residual_gates import ResidualGate, ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.types import Key
 
 __all__ = ["EncodedLayer", "MemoryLayer", "MemoryLayerConfig", "MemoryVariant"]
@@ -66,11 +67,15 @@ class EncodedLayer(NamedTuple):
 
     states: Float[Array, "B T D"]
     positions: Int[Array, "B1 T"]
-    mask: Bool[Array, "B 1 T"] | None
+    mask: AttentionMask | None
 
 
 class MemoryLayer(nnx.Module):
-    """m → inner attention → attention to the interaction → residual gate."""
+    """m → inner attention → attention to the interaction → residual gate.
+
+    Slots are carried from write to write and stay in their own dtype; attention computes in that of the encoded
+    states, and gates join both in float32.
+    """
 
     def __init__(self, num_slots: int, embed_dim: int, config: MemoryLayerConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -97,26 +102,28 @@ class MemoryLayer(nnx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, "B S D"]:
-        """Return the new slots; `mean` is the normalised mean over layers, where the variant reads it."""
+        """Return the new slots, float32; `mean` is the normalised mean over layers, where the variant reads it."""
         keys = (None, None) if key is None else jax.random.split(key)
-        slots = self._attend_inwards(slots, mean, keys[0])
+        compute = encoded.states.dtype
+        slots = self._attend_inwards(slots, mean, compute, keys[0])
         query = self.norm(slots)
         if self.config.slot_identity > 0.0:
-            query = query + self.slot_identity[...].astype(query.dtype)
+            query = query + self.slot_identity[...]
         read = self.attention(
-            query,
+            query.astype(compute),
             *self.attention.project(self.input_norm(encoded.states), encoded.positions),
             encoded.mask,
             key=keys[1],
         )
         return self.gate(slots, read)
 
-    def _attend_inwards(self, slots: Array, mean: Array | None, key: Key | None) -> Array:
+    def _attend_inwards(self, slots: Array, mean: Array | None, compute: Any, key: Key | None) -> Array:
         if self.config.inner_attention is None:
             return slots
         normed = self.inner_norm(slots)
         source = normed if mean is None else mean
         if self.config.mixes_itself_in:
             source = self.mixture_gate(normed, source)
+        normed, source = normed.astype(compute), source.astype(compute)
         read = self.inner_attention(normed, *self.inner_attention.project(source), key=key)
         return self.inner_gate(slots, read)

@@ -22,14 +22,16 @@ BiasMode = Literal["global", "local", "off"]
 """`local`: biases inside every expert; `global`: one bias for the sum of the experts."""
 
 _EXPERT_INIT = normal(0.02)
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
     """Routed and shared experts. Source: architecture spec §10.
 
-    `weigh_shared` scales routed and shared experts by k/(k + Sh) and Sh/(k + Sh).
-    `router_dtype="bfloat16"` reproduces the router of RxT-Beta.
+    `weigh_shared` scales routed and shared experts by k/(k + Sh) and Sh/(k + Sh). Who goes where is computed in
+    float32, also where the default precision of the device is lower; `router_dtype="bfloat16"` reproduces the router
+    of RxT-Beta.
     """
 
     num_experts: int
@@ -131,7 +133,7 @@ class MixtureOfExperts(nnx.Module):
         return output.reshape(x.shape), loss
 
     def _router_logits(self, x: Float[Array, "N D"]) -> Float[Array, "N E"]:
-        return self.router(x.astype(self.config.router_dtype))
+        return self.router(x.astype(self.config.router_dtype), precision=_EXACT)
 
     def _routed(
         self,
@@ -144,15 +146,16 @@ class MixtureOfExperts(nnx.Module):
         places = sort_by_expert(experts, self.config.num_experts)
         expert_of_row = jnp.repeat(places.block_expert, places.block)
         rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[places.token]
-        kernel = stack.up[...].astype(x.dtype)
+        kernel = stack.up[...]
         hidden = grouped_product(rows, kernel.reshape(*kernel.shape[:2], -1), places)
         hidden = hidden.reshape(-1, *kernel.shape[2:])
         if stack.config.bias:
-            hidden = hidden + stack.up_bias[...].astype(x.dtype)[expert_of_row]
+            # Picked before rounding, so that the slopes of an expert's tokens add up in float32.
+            hidden = hidden + stack.up_bias[...][expert_of_row].astype(x.dtype)
         hidden = dropout(gate_hidden(stack.config, hidden), self.config.dropout, key)
-        rows = grouped_product(hidden, stack.down[...].astype(x.dtype), places)
+        rows = grouped_product(hidden, stack.down[...], places)
         if stack.config.bias:
-            rows = rows + stack.down_bias[...].astype(x.dtype)[expert_of_row]
+            rows = rows + stack.down_bias[...][expert_of_row].astype(x.dtype)
         output = jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
         return output + self.bias[...].astype(x.dtype) if self.config.bias == "global" else output
 
@@ -169,7 +172,7 @@ class MixtureOfExperts(nnx.Module):
             each = jnp.einsum("NEF,EFD->NED", hidden, stack.down[...].astype(x.dtype))
             if stack.config.bias:
                 each = each + stack.down_bias[...].astype(x.dtype)
-            mixing = jax.nn.softmax(self.shared_gate(x).astype(jnp.float32), axis=-1)
+            mixing = jax.nn.softmax(self.shared_gate(x.astype(jnp.float32), precision=_EXACT), axis=-1)
             output = jnp.einsum("NE,NED->ND", mixing.astype(x.dtype), each)
             if self.config.balance_loss == "published":
                 mixing_loss = jnp.mean(jnp.abs(mixing - 1.0 / mixing.shape[-1]))

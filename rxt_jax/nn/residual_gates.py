@@ -5,6 +5,7 @@
     sigmoid     G·new + (1 − G)·old          tanh     (1 + G)·new + (1 − G)·old
 
 where G comes from a constant per slot, from the slots' mean, from a map over slots, or from the contents.
+All of it is float32: a gate that is nearly closed must not round what it leaves alone.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class ResidualGateConfig:
 
 
 class ResidualGate(nnx.Module):
-    """Join old and new slots `[B S D]`. Source: architecture spec §8.4."""
+    """Join old and new slots `[B S D]` in float32, whatever they come in. Source: architecture spec §8.4."""
 
     def __init__(self, num_slots: int, embed_dim: int, config: ResidualGateConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -77,6 +78,7 @@ class ResidualGate(nnx.Module):
 
     def __call__(self, old: Float[Array, "B S D"], new: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         config = self.config
+        old, new = old.astype(jnp.float32), new.astype(jnp.float32)
         if config.kind == "sum":
             return old + new
         if config.kind == "replace":
@@ -91,15 +93,15 @@ class ResidualGate(nnx.Module):
     def _score(self, old: Array, new: Array) -> Array:
         config = self.config
         if config.kind == "static":
-            return self.weight[...].astype(new.dtype)
+            return self.weight[...]
         if config.kind in ("learned_slot", "learned_channel"):
             one = jnp.ones(old.shape[-1], jnp.float32)
             mixed = self.from_old(rms_norm(old, one)) + self.from_new(rms_norm(new, one))
-            return mixed + self.bias[...].astype(new.dtype)
+            return mixed + self.bias[...]
         joined = old + new
         status = self.status(joined)[..., 0] if self.has_status else jnp.mean(joined, axis=-1)
         if config.kind == "linear":
             return self.mixer(status)[..., None]
         if not config.per_slot:
             status = jnp.mean(status, axis=-1, keepdims=True)
-        return self.weight[...].astype(new.dtype) * status[..., None]
+        return self.weight[...] * status[..., None]

@@ -1,7 +1,7 @@
-"""The one attention function. Every head layout of the library is a case of it."""
+"""The one attention function. Every head layout and every mask of the library is a case of it."""
 
-from functools import partial
-from typing import Any
+from functools import partial, reduce
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,40 @@ from jaxtyping import Array, Bool, Float, Int
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.types import Key
 
-__all__ = ["attend", "causal_mask", "key_mask", "segment_mask", "segment_positions"]
+__all__ = ["AttentionImplementation", "AttentionMask", "attend", "segment_mask", "segment_positions"]
+
+AttentionImplementation = Literal["reference", "xla", "cudnn"]
+"""The body of this file, or one of those behind `jax.nn.dot_product_attention`: equal numbers up to rounding, no
+dropout. `cudnn` wants an NVIDIA device and bfloat16."""
 
 _EXCLUDED = -1e30  # finite, so that a row without any key stays free of NaN
 
 
-def key_mask(token_mask: Bool[Array, "B S"]) -> Bool[Array, "B 1 S"]:
-    """Let every query see the real tokens."""
-    return token_mask[:, None, :]
+class AttentionMask(NamedTuple):
+    """What queries may see, as facts that hold together, so that a kernel can make use of each; None hides nothing.
 
+    `keys`: the real keys. `segments`: the document of every token, for T = S; a query sees its own document, and
+    nobody sees segment 0, padding. `pairs`: any other mask, per query or (T1 = 1) for all. `causal`: a query sees the
+    keys up to its own position, for T = S. True = visible.
+    """
 
-def causal_mask(token_mask: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Let every query see the real tokens up to its own position."""
-    length = token_mask.shape[1]
-    return jnp.tril(jnp.ones((length, length), bool)) & token_mask[:, None, :]
+    keys: Bool[Array, "B S"] | None = None
+    segments: Int[Array, "B T"] | None = None
+    pairs: Bool[Array, "B T1 S"] | None = None
+    causal: bool = False  # not an array: known when a program is traced
+
+    def dense(self, num_keys: int) -> Bool[Array, "B1 T1 S"] | None:
+        """Join the facts into one mask whose first two dimensions may be 1; None where nothing is hidden."""
+        facts = []
+        if self.causal:
+            facts.append(jnp.tril(jnp.ones((1, num_keys, num_keys), bool)))
+        if self.keys is not None:
+            facts.append(self.keys[:, None, :])
+        if self.segments is not None:
+            facts.append(segment_mask(self.segments))
+        if self.pairs is not None:
+            facts.append(self.pairs)
+        return reduce(jnp.logical_and, facts) if facts else None
 
 
 def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
@@ -43,50 +63,111 @@ def attend(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
-    mask: Bool[Array, "B T1 S"] | None = None,
+    mask: AttentionMask | None = None,
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
+    implementation: AttentionImplementation = "reference",
 ) -> Float[Array, "B T heads H"]:
-    """Compute softmax(q kᵀ / √H) v with max(N, K) output heads; mask True = visible.
+    """Compute softmax(q kᵀ / √H) v with max(N, K) output heads.
 
     N > K (GQA, MQA, SQA): query head i uses key head i // (N / K), keys are repeated.
     N < K (reverse SQA): output head j uses query head j mod N, queries are tiled.
-    A query that sees no key gets zeros. Scores and softmax are float32.
-    Source: architecture spec §5.2-5.4.
+    A query that sees no key gets zeros. Scores and softmax are float32. Every implementation gives these numbers; an
+    error says what one of them cannot do. Source: architecture spec §5.2-5.4.
     """
-    batch, length, query_heads, head_dim = query.shape
-    kv_heads = key.shape[2]
+    length, num_keys = query.shape[1], key.shape[1]
+    mask = AttentionMask() if mask is None else mask
+    if length != num_keys and (mask.causal or mask.segments is not None):
+        raise ValueError(
+            f"causal and segments are about tokens that attend to each other, got {length} queries and {num_keys} "
+            f"keys. Say with `pairs` who sees whom."
+        )
+    query_heads, kv_heads = query.shape[2], key.shape[2]
     if query_heads < kv_heads:
         query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
-        query_heads = kv_heads
+    if implementation == "reference":
+        return _attend(query, key, value, mask, dropout_rate, dropout_key)
+    if dropout_key is not None and dropout_rate > 0.0:
+        raise ValueError(f"the {implementation} implementation has no dropout of attention. Use 'reference'.")
+    return _attend_by_library(query, key, value, mask, implementation)
+
+
+def _attend_by_library(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: AttentionMask,
+    implementation: Literal["xla", "cudnn"],
+) -> Float[Array, "B T N H"]:
+    num_keys = key.shape[1]
+    listed = mask._replace(causal=False).dense(num_keys)
+    attended = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=None if listed is None else listed[:, None],
+        is_causal=mask.causal,
+        implementation=implementation,
+    )
+    whole = mask.dense(num_keys)
+    if whole is None:
+        return attended
+    # There a query that sees no key gets a mean of all values.
+    return jnp.where(jnp.any(whole, axis=-1)[..., None, None], attended, jnp.zeros_like(attended))
+
+
+def _attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: AttentionMask,
+    dropout_rate: float,
+    dropout_key: Key | None,
+) -> Float[Array, "B T N H"]:
+    batch, length, query_heads, head_dim = query.shape
+    kv_heads = key.shape[2]
     # Heads lead, so that every product is one of plain matrices; the group of a key head is more rows of queries.
     grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
     rows = jnp.moveaxis(grouped, 1, 3).reshape(batch, kv_heads, -1, head_dim)
-    attended: Any = _weigh(rows, key.swapaxes(1, 2), value.swapaxes(1, 2), mask, dropout_key, dropout_rate)
+    arrays = (mask.keys, mask.segments, mask.pairs)
+    attended: Any = _weigh(
+        rows, key.swapaxes(1, 2), value.swapaxes(1, 2), arrays, dropout_key, mask.causal, dropout_rate
+    )
     attended = attended.reshape(batch, kv_heads, query_heads // kv_heads, length, head_dim)
     return jnp.moveaxis(attended, 3, 1).reshape(batch, length, query_heads, head_dim)
 
 
 # The derivative is written by hand because the one that JAX derives keeps or transposes `[B K R S]` arrays, which
 # cost more than the products. This one keeps a number per query, from which the weights are one exponential away.
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+# The same goes for the mask: it is made of its facts wherever it is needed.
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _weigh(
     query: Float[Array, "B K R H"],
     key: Float[Array, "B K S H"],
     value: Float[Array, "B K S H"],
-    mask: Bool[Array, "B T1 S"] | None,
+    mask: tuple[Array | None, ...],
     dropout_key: Key | None,
+    causal: bool,
     dropout_rate: float,
 ) -> Float[Array, "B K R H"]:
-    """Compute softmax(q kᵀ) v for the R = G · T queries of every key head, group by group; queries come scaled."""
-    return _weigh_forward(query, key, value, mask, dropout_key, dropout_rate)[0]
+    """Compute softmax(q kᵀ) v for the R = G · T queries of every key head, group by group; queries come scaled.
+
+    `mask` are the arrays of an `AttentionMask`.
+    """
+    return _weigh_forward(query, key, value, mask, dropout_key, causal, dropout_rate)[0]
 
 
 def _weigh_forward(
-    query: Array, key: Array, value: Array, mask: Array | None, dropout_key: Key | None, dropout_rate: float
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: tuple[Array | None, ...],
+    dropout_key: Key | None,
+    causal: bool,
+    dropout_rate: float,
 ) -> tuple[Array, tuple[Any, ...]]:
-    scores = _scores(query, key, mask)
+    scores = _scores(query, key, AttentionMask(*mask, causal=causal))
     # A query without any key has no peak; this one makes its weights exp(-5e29) = 0. All others sum to 1 at least.
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=_EXCLUDED / 2)
     weights = jnp.exp(scores - peak)
@@ -97,10 +178,10 @@ def _weigh_forward(
 
 
 def _weigh_backward(
-    dropout_rate: float, kept: tuple[Any, ...], slope: Float[Array, "B K R H"]
+    causal: bool, dropout_rate: float, kept: tuple[Any, ...], slope: Float[Array, "B K R H"]
 ) -> tuple[Array | None, ...]:
     query, key, value, mask, dropout_key, attended, log_sum = kept
-    weights = jnp.exp(_scores(query, key, mask) - log_sum)
+    weights = jnp.exp(_scores(query, key, AttentionMask(*mask, causal=causal)) - log_sum)
     # What a weight contributes, less what all weights of the query contribute together.
     mean = jnp.sum(slope.astype(jnp.float32) * attended.astype(jnp.float32), axis=-1, keepdims=True)
     gain = dropout(_product("BKRH,BKSH->BKRS", slope, value), dropout_rate, dropout_key) - mean
@@ -117,13 +198,14 @@ _weigh.defvjp(_weigh_forward, _weigh_backward)
 
 
 def _scores(
-    query: Float[Array, "B K R H"], key: Float[Array, "B K S H"], mask: Bool[Array, "B T1 S"] | None
+    query: Float[Array, "B K R H"], key: Float[Array, "B K S H"], mask: AttentionMask
 ) -> Float[Array, "B K R S"]:
     scores = _product("BKRH,BKSH->BKRS", query, key)
-    if mask is None:
+    visible = mask.dense(key.shape[2])
+    if visible is None:
         return scores
-    groups = 1 if mask.shape[1] == 1 else query.shape[2] // mask.shape[1]
-    return jnp.where(jnp.tile(mask, (1, groups, 1))[:, None], scores, _EXCLUDED)
+    groups = 1 if visible.shape[1] == 1 else query.shape[2] // visible.shape[1]
+    return jnp.where(jnp.tile(visible, (1, groups, 1))[:, None], scores, _EXCLUDED)
 
 
 def _product(equation: str, left: Array, right: Array) -> Array:

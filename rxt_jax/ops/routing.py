@@ -1,6 +1,5 @@
 """Mixture of experts as functions: who goes where, what balance costs, and the grouped products."""
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -85,13 +84,33 @@ def sort_by_expert(experts: Int[Array, "N k"], num_experts: int) -> SortedTokens
 def grouped_product(
     x: Float[Array, "P D"], kernels: Float[Array, "E D F"], sorted_tokens: SortedTokens
 ) -> Float[Array, "P F"]:
-    """Multiply every block with the kernel of its expert."""
+    """Multiply every block with the kernel of its expert, in the dtype of x.
 
-    # The kernels of the blocks are as large as everything else of a layer together: gathered again
-    # in the backward pass instead of kept.
-    @partial(jax.checkpoint, prevent_cse=False)
-    def multiply(blocks: Array, kernels: Array) -> Array:
-        return jnp.einsum("PbD,PDF->PbF", blocks, kernels[sorted_tokens.block_expert])
+    What the blocks of an expert contribute to the slope of its kernel is float32 from the product to the sum.
+    """
+    blocks = x.reshape(-1, sorted_tokens.block, x.shape[-1])
+    return _multiply(blocks, kernels, sorted_tokens.block_expert).reshape(x.shape[0], -1)
 
-    product = multiply(x.reshape(-1, sorted_tokens.block, x.shape[-1]), kernels)
-    return product.reshape(x.shape[0], -1)
+
+# The derivative is written by hand because the one that JAX derives rounds and adds up the blocks' contributions in
+# the dtype of x, and keeps the kernels of all blocks, which are as large as everything else of a layer together.
+@jax.custom_vjp
+def _multiply(
+    blocks: Float[Array, "P b D"], kernels: Float[Array, "E D F"], block_expert: Int[Array, "P"]
+) -> Float[Array, "P b F"]:
+    return jnp.einsum("PbD,PDF->PbF", blocks, kernels.astype(blocks.dtype)[block_expert])
+
+
+def _multiply_forward(blocks: Array, kernels: Array, block_expert: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _multiply(blocks, kernels, block_expert), (blocks, kernels, block_expert)
+
+
+def _multiply_backward(kept: tuple[Array, Array, Array], slope: Array) -> tuple[Array, Array, None]:
+    blocks, kernels, block_expert = kept
+    block_slope = jnp.einsum("PbF,PDF->PbD", slope, kernels.astype(blocks.dtype)[block_expert])
+    each = jnp.einsum("PbD,PbF->PDF", blocks, slope, preferred_element_type=jnp.float32)
+    kernel_slope = jnp.zeros(kernels.shape, jnp.float32).at[block_expert].add(each)
+    return block_slope, kernel_slope.astype(kernels.dtype), None
+
+
+_multiply.defvjp(_multiply_forward, _multiply_backward)

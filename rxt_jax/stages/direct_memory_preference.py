@@ -216,7 +216,8 @@ class DirectMemoryPreference:
             read_by_reference = jax.lax.stop_gradient(read_by_reference)
             after = after._replace(reference=read_by_reference[-1])
 
-        policy, balance = self._score(model, memories, answers, fold_key(key, 1 << 20))
+        # Far from the interactions' keys, and another one for every window of an episode.
+        policy, balance = self._score(model, memories, answers, fold_key(key, (1 << 20) + start))
         if self.reference == "precomputed":
             if answers.reference is None:
                 raise ValueError("reference='precomputed' wants batches that carry the reference's log-probabilities.")

@@ -44,8 +44,12 @@ def joint_loss(
 ) -> tuple[Array, Metrics]:
     """Compute the objective of stages 1 and 2: which rows come in is the only difference between
     them."""
-    encoder_ids = jnp.where(batch.mlm_mask, stage.mask_id, batch.ids)
-    encoded = model.encode(encoder_ids, batch.token_mask, segments=batch.segments, key=fold_key(key, 0))
+    if batch.masked_ids is None:
+        raise ValueError(
+            f"{stage.kind} wants rows with masked_ids, the ids with [MASK] where mlm_mask is True; these have none. "
+            f"Use TextBatches or InteractionBatches, which write them with the tokenizer's [MASK]."
+        )
+    encoded = model.encode(batch.masked_ids, batch.token_mask, segments=batch.segments, key=fold_key(key, 0))
     masked = projected_cross_entropy(model.masked_language_logits, encoded[-1], batch.ids, _mlm_labels(batch))
     memory = jax.lax.stop_gradient(encoded) if stage.detach_encoder_states else encoded
     memory = stage.perturb(memory, fold_key(key, 1))
@@ -96,7 +100,6 @@ class JointPretraining:
     detach_encoder_states: bool = True
     loss_on_padding: bool = False
     read_padding: bool = False
-    mask_id: int = 4
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",

@@ -29,11 +29,13 @@ class OptimizerConfig:
     `group_rates` multiplies the learning rate of a group, `frozen` takes groups out of training
     in addition to those that the stage does not train. `decay="matrices"` spares norms, biases,
     gates, embeddings and memory slots; `"all"` is published. `muon` is for matrices and wants rates
-    of 0.01 to 0.03; the rest gets Adam at the same rate.
+    of 0.01 to 0.03; the rest gets Adam at `adam_learning_rate` (None = `learning_rate`), on the same schedule and with
+    the same `group_rates`.
     """
 
     name: Literal["adamw", "muon", "lion", "adafactor"] = "adamw"
     learning_rate: float = 1e-3
+    adam_learning_rate: float | None = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     b1: float = 0.9
     b2: float = 0.999
@@ -50,6 +52,13 @@ class OptimizerConfig:
             raise ValueError(
                 f"learning_rate must be positive, got {self.learning_rate}. To train nothing, freeze the groups."
             )
+        if self.adam_learning_rate is not None:
+            if self.name != "muon":
+                raise ValueError(
+                    f"adam_learning_rate is for what muon leaves to Adam; {self.name} has one rate. Use learning_rate."
+                )
+            if self.adam_learning_rate <= 0.0:
+                raise ValueError(f"adam_learning_rate must be positive, got {self.adam_learning_rate}.")
         if self.clip_norm is not None and self.clip_norm <= 0.0:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}. Use None to switch it off.")
         _check_groups("group_rates", self.group_rates, self.groups)
@@ -61,7 +70,7 @@ class Optimizer:
     """What `make_optimizer` resolved for one model and one stage; holds no arrays.
 
     `members` lists the paths of every group that trains. `starts` is the update at which a group
-    begins to move.
+    begins to move. `matrices` are the paths that Muon takes, where it is the optimizer.
     """
 
     config: OptimizerConfig
@@ -70,6 +79,7 @@ class Optimizer:
     starts: dict[str, int]
     transforms: dict[str, Any]  # optax.GradientTransformation
     decayed: frozenset[str]
+    matrices: frozenset[str]
 
     def trained(self, params: nnx.State) -> dict[str, Array]:
         """Pick the parameters that train: only they are differentiated and have moments."""
@@ -111,15 +121,17 @@ class Optimizer:
             clip = jnp.minimum(1.0, self.config.clip_norm / (norm + 1e-6))
         factor = learning_rate_factor(self.config.schedule, update, self.total_updates)
         rate = self.config.learning_rate * factor
+        adam_rate = rate if self.config.adam_learning_rate is None else self.config.adam_learning_rate * factor
 
         moved, new_state = dict(trained), {}
         for group, paths in self.members.items():
             before = {path: trained[path] for path in paths}
             group_gradients = {path: gradients[path] * clip for path in paths}
             direction, after_state = self.transforms[group].update(group_gradients, state[group], before)
-            group_rate = rate * self.config.group_rates.get(group, 1.0)
+            scale = self.config.group_rates.get(group, 1.0)
+            rates = {path: scale * (rate if path in self.matrices else adam_rate) for path in paths}
             after = {
-                path: before[path] - group_rate * self._decay(path, direction[path], before[path]) for path in paths
+                path: before[path] - rates[path] * self._decay(path, direction[path], before[path]) for path in paths
             }
             reached = active[group] & (squares[group] > 0.0) & finite
             moved |= _choose(reached, after, before)
@@ -183,6 +195,7 @@ def make_optimizer(
         starts=starts,
         transforms=transforms,
         decayed=decayed,
+        matrices=frozenset(path for path, axes in matrices.items() if axes is not None),
     )
 
 

@@ -1,5 +1,6 @@
 """Records, template, rows, batches: nothing is lost silently, nothing depends on what came before."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -9,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import dialogue_tokenizer
 
-from rxt_jax.data.config import DataConfig, DialogueData, FileData
+from rxt_jax.data.config import DataConfig, DialogueData, FileData, PackingConfig
 from rxt_jax.data.faults import RecordError
-from rxt_jax.data.loader import EpisodeBatches, InteractionBatches, TextBatches
+from rxt_jax.data.loader import ConversationBatches, EpisodeBatches, InteractionBatches, TextBatches
 from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.records import check_interaction
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
-from rxt_jax.data.special_tokens import CONTROL_PIECES
+from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES
 from rxt_jax.data.template import interaction_parts
 from rxt_jax.data.tokenizer import StreamDecoder, load_tokenizer
 
@@ -227,3 +228,24 @@ def test_masked_tokens_are_real_ones_at_the_given_rate(encoder):
         assert not (batch.mlm_mask & ~batch.token_mask).any()
         real, masked = real + batch.token_mask.sum(), masked + batch.mlm_mask.sum()
     assert abs(masked / real - 0.15) < 0.02
+
+
+def test_the_id_of_mask_is_the_tokenizers(encoder):
+    """Of packed rows too; a tokenizer without one is refused where an encoder has to restore tokens, only there."""
+    source = open_source(DialogueData())
+    trained = encoder.tokenizer
+
+    def batches(kind, identity, **changes):
+        tokenizer = copy.copy(trained)
+        tokenizer.special = replace(trained.special, mask=identity)
+        return kind(source, RowEncoder(tokenizer, replace(encoder.config, **changes)), batch_size=8, seed=0)
+
+    for packing in (None, PackingConfig()):
+        batch = batches(TextBatches, trained.vocab_size - 1, packing=packing)[0]
+        assert batch.mlm_mask.any() and batch.masked_ids.dtype == batch.ids.dtype
+        np.testing.assert_array_equal(batch.masked_ids[batch.mlm_mask], trained.vocab_size - 1)
+        np.testing.assert_array_equal(batch.masked_ids[~batch.mlm_mask], batch.ids[~batch.mlm_mask])
+    for kind in (TextBatches, InteractionBatches):
+        with pytest.raises(ValueError, match=r"no \[MASK\]"):
+            batches(kind, ABSENT)
+    assert batches(ConversationBatches, ABSENT)[0].masked_ids is None

@@ -15,7 +15,7 @@ from rxt_jax.nn.memory_norms import MemoryNorm, MemoryNormConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.residual_gates import ResidualGate, ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
-from rxt_jax.ops.attention import causal_mask, key_mask
+from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.ops.rotary import apply_rotary, rotary_angles
 
 ATTENTION = "encoder/layers/0/attention"
@@ -87,11 +87,10 @@ def test_attention(name):
     positions = jnp.arange(x.shape[1])[None]
     own = attention.project(x, positions)
     case.check(attention(x, *own, None, positions), "full")
-    case.check(attention(x, *own, key_mask(real), positions), "full_masked")
-    everything = jnp.ones_like(real)
-    case.check(attention(x, *own, causal_mask(everything), positions), "causal")
+    case.check(attention(x, *own, AttentionMask(keys=real), positions), "full_masked")
+    case.check(attention(x, *own, AttentionMask(causal=True), positions), "causal")
     # Right padding: masking keys as well changes nothing for real tokens.
-    masked = attention(x, *own, causal_mask(real), positions)
+    masked = attention(x, *own, AttentionMask(keys=real, causal=True), positions)
     case.check(masked, "causal_masked", rows=np.asarray(real))
 
 
@@ -113,7 +112,7 @@ def test_memory_write_attention():
     attention = make_attention(case)
     own = attention.project(case.i["x"], jnp.arange(case.i["x"].shape[1])[None])
     case.check(attention(case.i["stm"], *own), "y")
-    case.check(attention(case.i["stm"], *own, key_mask(case.i["mask"] > 0)), "y_masked")
+    case.check(attention(case.i["stm"], *own, AttentionMask(keys=case.i["mask"] > 0)), "y_masked")
 
 
 @pytest.mark.parametrize("name", case_names("arch", "kv_cache_"))
@@ -131,7 +130,7 @@ def test_cached_attention(name):
     def run(x, positions, token_mask, cache, mask):
         cache = cache.written(*attention.project(x, positions), positions)
         mask = mask.at[jnp.arange(batch)[:, None], positions].set(token_mask)
-        visible = mask[:, None, :] & (jnp.arange(length) <= positions[..., None])
+        visible = AttentionMask(keys=mask, pairs=jnp.arange(length) <= positions[..., None])
         return attention(x, *cache, visible, positions), cache, mask
 
     positions = jnp.broadcast_to(jnp.arange(prompt), real.shape)

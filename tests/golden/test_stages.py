@@ -174,9 +174,11 @@ class RecordedJoint(JointPretraining):
 def joint_rows(case: StageCase, step: int) -> RowBatch:
     i = {k.removeprefix(f"step{step}."): np.asarray(v) for k, v in case.i.items()}
     mlm_mask, ids = i["encoder_labels"] != -100, i["decoder_input_ids"]
-    np.testing.assert_array_equal(i["encoder_input_ids"], np.where(mlm_mask, 4, ids))
+    masked = i["encoder_input_ids"]
+    np.testing.assert_array_equal(masked, np.where(mlm_mask, 4, ids))
     real = i["attention_mask"] > 0
-    return RowBatch(ids.astype(np.int32), real, (i["decoder_targets"] != -100) & real, mlm_mask)
+    targets = (i["decoder_targets"] != -100) & real
+    return RowBatch(ids.astype(np.int32), real, targets, mlm_mask, masked_ids=masked.astype(np.int32))
 
 
 def joint_stage(case: StageCase) -> RecordedJoint:
@@ -229,7 +231,7 @@ def test_encoder_alone(load):
     restored = np.where(mlm_mask, labels, ids).astype(np.int32)
     real = np.asarray(case.i["step0.attention_mask"]) > 0
     stage = RecordedJoint(decoder_loss_scale=0.0, trainable=("embedding", "encoder", "masked_language_head"))
-    batch = RowBatch(restored, real, real & False, mlm_mask)
+    batch = RowBatch(restored, real, real & False, mlm_mask, masked_ids=np.where(mlm_mask, 4, ids).astype(np.int32))
     params, metrics = train(case, stage, batch)
     case.close(ratio(metrics, "masked_language/loss"), case.o["step0.loss"], "out.loss", "loss")
     case.close(metrics["gradient/norm"][0], case.o["opt0.grad_norm"], "out.grad_norm", "norm")

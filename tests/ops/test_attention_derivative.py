@@ -7,11 +7,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rxt_jax.ops.attention import attend
+from rxt_jax.ops import attention
+from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.ops.dropout import dropout
 
 HEADS = [(2, 2), (4, 2), (3, 1), (2, 4)]
 DROPOUT = {"dropout_rate": 0.4, "dropout_key": jax.random.key(5)}
+
+
+def attend(query, key, value, mask=None, **options):
+    """Attention of ours with a dense mask."""
+    return attention.attend(query, key, value, AttentionMask(pairs=mask), **options)
 
 
 def plain(query, key, value, mask=None, *, dropout_rate=0.0, dropout_key=None):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rxt_jax.ops.attention import attend, causal_mask, key_mask
+from rxt_jax.nn.attention import AttentionConfig
+from rxt_jax.ops.attention import AttentionMask, attend
 from rxt_jax.ops.routing import balance_loss, grouped_product, route, sort_by_expert
 
 
@@ -34,24 +35,67 @@ def test_every_head_layout_equals_the_plain_formula(queries, keys):
     key, value = (rng.normal(size=(2, 7, keys, 6)).astype(np.float32) for _ in range(2))
     mask = rng.random((2, 5, 7)) < 0.7
     mask[:, :, 0] = True
-    actual = attend(*map(jnp.asarray, (query, key, value, mask)))
+    actual = attend(*map(jnp.asarray, (query, key, value)), AttentionMask(pairs=jnp.asarray(mask)))
     np.testing.assert_allclose(actual, plain_attention(query, key, value, mask), atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_gets_zeros_and_a_finite_gradient():
     x = jnp.ones((1, 3, 2, 4))
-    mask = jnp.zeros((1, 1, 3), bool)
+    mask = AttentionMask(keys=jnp.zeros((1, 3), bool))
     value, slope = jax.value_and_grad(lambda x: jnp.sum(attend(x, x, x, mask) ** 2))(x)
     assert value == 0.0
     assert bool(jnp.all(jnp.isfinite(slope)))
 
 
-def test_causal_and_key_masks():
+def test_facts_of_a_mask_hold_together():
     real = jnp.array([[True, True, False]])
     np.testing.assert_array_equal(
-        causal_mask(real)[0], [[True, False, False], [True, True, False], [True, True, False]]
+        AttentionMask(keys=real, causal=True).dense(3)[0],
+        [[True, False, False], [True, True, False], [True, True, False]],
     )
-    np.testing.assert_array_equal(key_mask(real)[0], [[True, True, False]])
+    np.testing.assert_array_equal(AttentionMask(keys=real).dense(3)[0], [[True, True, False]])
+    packed = AttentionMask(segments=jnp.array([[1, 1, 2, 0]]), pairs=jnp.ones((1, 4, 4), bool).at[0, 0, 0].set(False))
+    np.testing.assert_array_equal(
+        packed.dense(4)[0], np.array([[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+    )
+    assert AttentionMask().dense(3) is None
+    with pytest.raises(ValueError, match="2 queries and 3 keys"):
+        attend(jnp.ones((1, 2, 1, 4)), *2 * [jnp.ones((1, 3, 1, 4))], AttentionMask(causal=True))
+
+
+MASKS = {
+    "nothing hidden": {},
+    "causal": {"causal": True},
+    "keys": {"keys": jnp.array([[True, False, True, True], [False] * 4])},
+    "packed": {"segments": jnp.array([[1, 1, 2, 0], [1, 2, 2, 2]]), "causal": True},
+    "pairs": {"pairs": jnp.tril(jnp.ones((1, 4, 4), bool), -1)},
+}
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (2, 4)])
+@pytest.mark.parametrize("facts", MASKS.values(), ids=MASKS.keys())
+def test_the_kernel_of_the_library_equals_the_reference(facts, heads):
+    """Values and slopes, also of queries that see nothing."""
+    rng = np.random.default_rng(0)
+    inputs = [jnp.asarray(rng.normal(size=(2, 4, count, 8)), jnp.float32) for count in (heads[0], heads[1], heads[1])]
+    mask = AttentionMask(**facts)
+
+    def run(implementation):
+        def total(inputs):
+            return jnp.sum(jnp.sin(attend(*inputs, mask, implementation=implementation)))
+
+        return jax.jit(jax.value_and_grad(total))(inputs)
+
+    for found, expected in zip(*(jax.tree.leaves(run(name)) for name in ("xla", "reference")), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_a_kernel_cannot_do_is_refused():
+    x = jnp.ones((1, 3, 2, 4))
+    with pytest.raises(ValueError, match="no dropout"):
+        attend(x, x, x, dropout_rate=0.1, dropout_key=jax.random.key(0), implementation="xla")
+    with pytest.raises(ValueError, match="implementation='reference'"):
+        AttentionConfig(num_query_heads=2, num_kv_heads=2, head_dim=4, dropout=0.1, implementation="xla")
 
 
 @settings(max_examples=10, deadline=None)  # every shape compiles anew

@@ -108,7 +108,7 @@ def random_rows(seed: int = 0, rows: int = 4, length: int = 7) -> RowBatch:
     ids = np.where(token_mask, rng.integers(5, VOCABULARY, (rows, length)), 0).astype(np.int32)
     loss_mask = token_mask & (np.arange(length) >= lengths[:, None] // 2)
     mlm_mask = token_mask & (rng.random((rows, length)) < 0.4)
-    return RowBatch(ids, token_mask, loss_mask, mlm_mask)
+    return RowBatch(ids, token_mask, loss_mask, mlm_mask, masked_ids=np.where(mlm_mask, np.int32(4), ids))
 
 
 def random_episodes(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conversation import MiniatureModel, random_episodes
 from flax import nnx
 from small import mixture_config, random_conversations, small_model
 
@@ -309,3 +310,27 @@ def test_a_memory_of_fewer_rows_is_read_by_neighbours():
     np.testing.assert_allclose(shared, copied, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="evenly"):
         model.decode_hidden(ids[:5], mask[:5], memory)
+
+
+class Noisy(MiniatureModel):
+    """Reads with dropout of a kind: what it says depends on its key."""
+
+    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
+        hidden, balance = super().decode_hidden(ids, token_mask, memory, memory_mask=memory_mask)
+        return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance
+
+
+def test_every_window_draws_fresh_dropout():
+    """The same interaction, first of its window, in other windows of one update."""
+    stage = DirectMemoryPreference(reference="none")
+    parts = (random_episodes(seed, interactions=1, ragged=False) for seed in range(3))
+    answers = stage.interactions(PreferenceBatch(*parts))
+    model, counts = Noisy(), stage.label_counts(answers)
+    memory = stage.begin(model, 4, None)
+
+    def loss(start, key):
+        return float(stage.window_objective(model, memory, answers, key, counts, start=start)[0])
+
+    key = jax.random.key(0)
+    assert loss(0, key) == loss(0, key) != loss(1, key)
+    assert loss(0, None) == loss(1, None)

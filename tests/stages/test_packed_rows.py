@@ -30,8 +30,10 @@ def test_packed_documents_have_the_logits_and_the_loss_they_have_alone():
             alone_draws[i, : stop - start] = masked[i]
             places[i] = (number, slice(start, stop))
             start = stop
-    together = RowBatch(*packed[:3], draws, packed[3])
-    alone = RowBatch(*stack_rows(rows, 15, 0), alone_draws)
+    *packed, segments = packed
+    ids, *masks = stack_rows(rows, 15, 0)
+    together = RowBatch(*packed, draws, segments, np.where(draws, 4, packed[0]))
+    alone = RowBatch(ids, *masks, alone_draws, masked_ids=np.where(alone_draws, 4, ids))
     graphdef, params = nnx.split(small_model())
     stage = JointPretraining()
 

@@ -41,7 +41,7 @@ def test_the_joint_loss_is_the_sum_of_its_scaled_terms():
 
 def test_the_masked_language_loss_by_hand():
     batch = random_rows()
-    encoded = MODEL.encode(np.where(batch.mlm_mask, 4, batch.ids), batch.token_mask)
+    encoded = MODEL.encode(batch.masked_ids, batch.token_mask)
     surprise = -jax.nn.log_softmax(MODEL.masked_language_logits(encoded[-1]))
     rows, places = np.nonzero(batch.mlm_mask)
     expected = np.asarray(surprise)[rows, places, batch.ids[rows, places]].sum()
@@ -50,7 +50,7 @@ def test_the_masked_language_loss_by_hand():
 
 def test_the_decoder_reads_the_states_of_the_masked_row():
     batch = random_rows()
-    encoded = MODEL.encode(np.where(batch.mlm_mask, 4, batch.ids), batch.token_mask)
+    encoded = MODEL.encode(batch.masked_ids, batch.token_mask)
     logits = MODEL.decode(batch.ids, batch.token_mask, encoded, memory_mask=batch.token_mask)
     surprise = -jax.nn.log_softmax(logits[:, :-1])
     rows, places = np.nonzero(batch.loss_mask[:, 1:])
@@ -178,3 +178,8 @@ def test_impossible_options_say_what_is_wrong(make, message):
 def test_options_are_values():
     assert replace(MemoryAware(), remat=False) == MemoryAware(remat=False)
     assert hash(MemoryAware()) == hash(MemoryAware())
+
+
+def test_rows_without_masked_ids_are_refused():
+    with pytest.raises(ValueError, match="masked_ids"):
+        score(JointPretraining(), random_rows()._replace(masked_ids=None))

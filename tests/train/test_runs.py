@@ -19,7 +19,7 @@ from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.recipe import StageRun, from_json, to_json
 from rxt_jax.run import run_recipe
-from rxt_jax.run_folder import load
+from rxt_jax.run_folder import claim_folder, load, write_recipe
 from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_sharding, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
 from rxt_jax.train.groups import flat_parameters
@@ -231,10 +231,26 @@ def test_loading_says_what_is_missing(tmp_path):
         load(tmp_path / "run")
 
 
+def test_a_folder_of_an_earlier_version_is_taken_up(tmp_path):
+    recipe = small_recipe(tmp_path, STAGES)
+    write_recipe(recipe, tmp_path)
+    file = tmp_path / "recipe.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    attention = content["recipe"]["model"]["encoder"]["attention"]
+    del attention["implementation"]  # came later
+    file.write_text(json.dumps(content), encoding="utf-8")
+    claim_folder(recipe, tmp_path)
+    attention["dropout"] = 0.5
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"model\.encoder\.attention\.dropout was 0\.5"):
+        claim_folder(recipe, tmp_path)
+
+
 def test_recipes_survive_json_and_unknown_fields_are_named(tmp_path):
     recipe = small_recipe(tmp_path, STAGES)
     written = json.loads(json.dumps(to_json(recipe)))
     assert from_json(written) == recipe
+    assert from_json(to_json(JointPretraining()) | {"mask_id": 4}) == JointPretraining()  # as runs were written before
     written["model"]["colour"] = "red"
     with pytest.raises(ValueError, match=r"recipe\.model: ModelConfig has no field colour"):
         from_json(written)

@@ -285,3 +285,21 @@ def test_muon_moves_every_layer_by_a_nearly_orthogonal_matrix():
     for layer in moved:
         singular = np.linalg.svd(layer, compute_uv=False)
         assert singular.max() < 2.5 * singular.min()
+
+
+def test_what_muon_leaves_to_adam_has_a_rate_of_its_own():
+    config = OptimizerConfig(name="muon", learning_rate=1e-2, schedule=CONSTANT, group_rates={"learned_memory": 0.5})
+    batch, before = [random_episodes(ragged=False)], flat(PARAMS)
+
+    def moved(**changes):
+        after = flat(train(MemoryAware(), batch, config=replace(config, **changes))[0].params)
+        return {path: after[path] - value for path, value in before.items()}
+
+    same, own = moved(), moved(adam_learning_rate=1e-3)
+    assert_close(moved(adam_learning_rate=1e-2), same, atol=1e-7)
+    for path, step in same.items():
+        share = 1.0 if path.startswith(("encoder", "decoder", "memory_attention")) else 0.1
+        np.testing.assert_allclose(own[path], share * step, atol=1e-6, err_msg=path)
+    for changes in ({"name": "adamw", "adam_learning_rate": 1e-3}, {"name": "muon", "adam_learning_rate": 0.0}):
+        with pytest.raises(ValueError, match="adam_learning_rate"):
+            OptimizerConfig(**changes)
