@@ -125,7 +125,7 @@ def test_routers_do_not_depend_on_the_default_precision(dtype):
 def test_a_closed_gate_leaves_the_memory_of_fifty_writes_as_it_was():
     model = bfloat16_model()
     batch = random_conversations(interactions=1, rows=2)
-    ids, mask = batch.ids[0], batch.token_mask[0]
+    ids, mask = jnp.asarray(batch.ids[0]), jnp.asarray(batch.token_mask[0])
     before = model.initial_memory(2)
 
     @jax.jit

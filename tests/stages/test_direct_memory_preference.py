@@ -315,6 +315,9 @@ def test_a_memory_of_fewer_rows_is_read_by_neighbours():
 class Noisy(MiniatureModel):
     """Reads with dropout of a kind: what it says depends on its key."""
 
+    def encode_balanced(self, ids, token_mask, *, segments=None, key=None):
+        return self.encode(ids, token_mask), jnp.float32(0.0)
+
     def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
         hidden, balance = super().decode_hidden(ids, token_mask, memory, memory_mask=memory_mask)
         return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance
