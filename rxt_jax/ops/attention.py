@@ -53,7 +53,7 @@ def attend(
     N > K (GQA, MQA, SQA): query head i uses key head i // (N / K), keys are repeated.
     N < K (reverse SQA): output head j uses query head j mod N, queries are tiled.
     A query that sees no key gets zeros. Scores and softmax are float32.
-    Source: architecture spec §5.2-5.4.
+    Source: docs/method.md, eq. 14 and 15.
     """
     batch, length, query_heads, head_dim = query.shape
     kv_heads = key.shape[2]

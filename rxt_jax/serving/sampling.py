@@ -36,7 +36,7 @@ class SamplingConfig:
 def filter_logits(logits: Array, config: SamplingConfig) -> Array:
     """Divide `[B V]` by the temperature and drop what top-k, top-p and min-p exclude (−∞), in this order.
 
-    Ties at the k-th place stay; the token that crosses `top_p` stays. Source: architecture spec §13.
+    Ties at the k-th place stay; the token that crosses `top_p` stays. Source: docs/method.md §12.1.
     """
     if config.temperature is None:
         best = jnp.argmax(logits, axis=-1, keepdims=True)

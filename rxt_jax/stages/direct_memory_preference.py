@@ -5,7 +5,7 @@
 
 Memory is written by accepted answers alone and never holds the answer that it scores. All memories of an episode
 are made first; then the decoder reads them, the answers to one query side by side. The reference is a frozen copy
-of the parameters that train. Source: reinforcement spec §6.6 (normative), §6.4, §6.5 and §6.7.
+of the parameters that train. Source: docs/method.md §16.2, §16.3 and §16.6.
 """
 
 import functools
@@ -279,7 +279,7 @@ class DirectMemoryPreference:
     def _loss(
         self, policy: SequenceLogProbs, frozen: SequenceLogProbs, answers: Answers, counts: dict[str, Array]
     ) -> tuple[Array, Metrics]:
-        """Turn log-probabilities `[I B k]` into the loss and the metrics of spec §6.7."""
+        """Turn log-probabilities `[I B k]` into the loss and the metrics of docs/method.md §16.6."""
         reduced, reference = policy.reduced(self.logprob_reduction), frozen.reduced(self.logprob_reduction)
         lengths = policy.length
         pair = PairLogProbs(

@@ -1,7 +1,7 @@
 """DPO and its relatives for models without memory: loss on log-probabilities, token batches, and a trainer.
 
 The losses are those of `losses.preference`; models that remember train by `direct_memory_preference`. Source:
-reinforcement spec §7.1; seed document "DPO Trainer", whose names of batch keys, fields and metrics these are.
+docs/method.md §16.7; names of batch keys, fields and metrics are those of the seed document "DPO Trainer".
 """
 
 from collections.abc import Mapping, Sequence
