@@ -7,21 +7,23 @@ __all__ = ["Compatibility"]
 
 @dataclass(frozen=True, kw_only=True)
 class Compatibility:
-    """Switches for parity with the published PyTorch implementation. Source: architecture spec §22."""
+    """Switches for parity with the published PyTorch implementation. Source: docs/method.md §20.4."""
 
     legacy_rotary_layout: bool = False
-    """Rotation results as two halves: checkpoints from before December 2025 (Q1)."""
+    """Rotation results as two halves: checkpoints from before December 2025. Source: docs/method.md, eq. 12."""
     rotary_angles_in_compute_dtype: bool = False
-    """Round the angles to the activations' dtype before cosine and sine (Q2)."""
+    """Round the angles to the activations' dtype before cosine and sine. Source: docs/method.md §4.4."""
     causal_ignores_padding: bool = False
-    """Let causal attention see padding, and zero what padded positions ask of memory (Q3, §7): it matters
-    where padding is a target."""
+    """Let causal attention see padding, and zero what padded positions ask of memory: it matters where padding is
+    a target. Source: docs/method.md §5.3."""
     zero_padding: bool = False
-    """Zero padded inputs and then attend without a mask, as the published flash path does (Q4)."""
+    """Zero padded inputs and then attend without a mask, as the published flash path does.
+    Source: docs/method.md §5.3."""
     interlayer_is_self_interlayer: bool = False
-    """A checkpoint that asks for the interlayer variant gets self-interlayer, where its tensors do not tell (Q9)."""
+    """A checkpoint that asks for the interlayer variant gets self-interlayer, where its tensors do not tell.
+    Source: docs/method.md §7.5."""
     small_initial_memory: bool = False
-    """Initial memory with standard deviation 0.02 instead of 1 (Q51)."""
+    """A small initial memory, `normal` in place of `standard`, as rxnn 0.2 had. Source: docs/method.md §7.1."""
 
     @classmethod
     def rxlm_0_3_93(cls) -> "Compatibility":

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE, the kind that published models have. Source: supervised spec §2.1, §2.4."""
+"""Train a byte-level BPE, the kind that published models have. Source: docs/method.md §13.1."""
 
 from collections.abc import Iterable
 

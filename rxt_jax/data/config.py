@@ -33,26 +33,28 @@ the right and keeps it even without a target (published). `longest_first` shorte
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueData:
-    """Conversations made on the fly, without end; `seed` 0 is what the README's figures use.
-
-    With `preferences` every answer that recalls something also has a rejected form, which names another value.
-    """
+    """Conversations made on the fly, without end."""
 
     spec: DialogueSpec = field(default_factory=tiny)
     seed: int = 0
+    """What they are drawn from; 0 is that of the README's figures."""
     split: str = "train"
+    """`train`, or one of the held-out splits of `rxt_jax.data.dialogues.SPLITS`."""
     preferences: bool = False
+    """Give every answer that recalls something a rejected form as well, which names another value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaultPolicy:
-    """What happens to bad records. `strict` stops at the first one. `tolerant` writes each with its reason to the file
-    `quarantine` (None = `quarantine/` of the run folder) and fails if more than `max_rate` of all records are bad. The
-    file is written anew whenever the source is opened, so every source needs one of its own."""
+    """What happens to bad records."""
 
     mode: Literal["strict", "tolerant"] = "strict"
+    """`strict` stops at the first one, `tolerant` writes each with its reason to `quarantine` and goes on."""
     max_rate: float = 0.05
+    """Largest share of all records that may be bad in tolerant reading."""
     quarantine: str | None = None
+    """File of bad records (None = in `quarantine/` of the run folder). It is written anew whenever the source is
+    opened, so every source needs one of its own."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_rate <= 1.0:
@@ -61,26 +63,28 @@ class FaultPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class FileData:
-    """Records of files: a file, a folder, a glob, `hub:NAME` or `sgd:FOLDER:SPLIT` (`rxt_jax.data.readers`), or a
-    prepared folder.
-
-    `kind` says what a record is, see `docs/data.md`; `fields` maps our names of fields to those of the file.
-    """
+    """Records of files."""
 
     path: str
+    """A file, a folder, a glob, `hub:NAME` or `sgd:FOLDER:SPLIT` (`rxt_jax.data.readers`), or a prepared folder."""
     kind: RecordKind = "episode"
+    """What a record is, see `docs/data.md`."""
     fields: dict[str, str] = field(default_factory=dict)
+    """Our names of fields → those of the file."""
     faults: FaultPolicy = field(default_factory=FaultPolicy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartData:
-    """The last (or first) `share` of a file's records, or with `rest` all the others: data to hold out and to keep."""
+    """A part of a file's records, or all the others: data to hold out and to keep."""
 
     source: FileData
     share: float = 0.1
+    """Share of the records that the part has, in (0, 1)."""
     from_start: bool = False
+    """The part is the first records instead of the last ones."""
     rest: bool = False
+    """All records that are not in the part."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
@@ -89,10 +93,11 @@ class PartData:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedData:
-    """Several sources, each with its weight: the share of the records that it gives (they need not add up to 1)."""
+    """Several sources at once."""
 
     sources: tuple[DialogueData | FileData | PartData, ...]
     weights: tuple[float, ...]
+    """One per source: the share of the records that it gives; they need not add up to 1."""
 
     def __post_init__(self) -> None:
         if len(self.sources) < 2 or len(self.sources) != len(self.weights):
@@ -111,14 +116,15 @@ DataSource = DialogueData | FileData | PartData | MixedData
 class PackingConfig:
     """Several texts in one row, for stages 1 and 2 (first-fit decreasing within a buffer).
 
-    `buffer` records are packed at once, those of fewer than `shortest` tokens (control tokens count) are dropped
-    and counted. Documents do not see each other. `published` is the reference's way: they do, with one more
-    `[EOS]` between them, and what does not fill a batch is dropped. Source: supervised spec §3.4.
+    Documents do not see each other. Source: docs/method.md §13.10.
     """
 
     buffer: int = 8192
+    """Records that are packed at once."""
     shortest: int = 32
+    """Tokens, control tokens included; records of fewer are dropped and counted."""
     published: bool = False
+    """Documents do see each other, with one more `[EOS]` between them, and what does not fill a batch is dropped."""
 
     def __post_init__(self) -> None:
         if self.buffer < 1 or self.shortest < 1:
@@ -127,56 +133,61 @@ class PackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Rows of a run. `max_length` counts the tokens of one interaction, `text_length` those of a text,
-    `conversation_length` those of a whole conversation, which only the stateless baseline reads at once.
-
-    `max_interactions` bounds an episode; longer ones keep their beginning and are counted.
-    `sort_pool` batches are drawn together and sorted by their number of interactions, so that a batch
-    has few filler interactions: those that are filler in every row cost nothing.
-
-    `template`: `pair` writes query and answer only, as published for plain data. `train_control_tokens` and
-    `train_eos` say whether `[T]`, `[A]`, `[C]` and `[EOS]` are targets. `parse_control_tokens_in_text` lets `[A]` in a
-    text become a control token, as published. `use_system_prompt` writes an episode's `system` into memory before its
-    first interaction. `preference_evaluation_source` holds the preference episodes that a preference stage is
-    measured on beside `evaluation_source` (None: those of the embedded dialogues, if the latter are such).
-    `end_cut_texts` ends a text that is cut with `[EOS]` (published). `end_every_answer=False` gives
-    a conversation in one row a single `[EOS]`, at its end (published: the baseline then never learns to stop).
-
-    `length_buckets` and `interaction_buckets` are the sizes that batches may have besides the full ones: each
-    gets the smallest that holds it, and the train step compiles once per size that occurs. `sort_pool` batches
-    are then sorted by both, also batches of rows. `packing` puts several texts in a row. `workers` processes
-    make batches (0: threads of this one); neither they nor the number of hosts changes any batch.
-
-    `subword_sampling` cuts the words of training rows into other pieces on every visit, as a function of the seed and
-    the visit; held-out rows, evaluation, chat and preference rows are never sampled. 0 is off. With a `bpe` tokenizer
-    it is the probability that a merge is left out (BPE-dropout; usual: 0.1, and 1 leaves only characters). With a
-    `unigram` tokenizer it is SentencePiece's `alpha` over all segmentations: each has its probability to that power
-    (usual: 0.1 to 0.5; 1 is the model's own distribution, near 0 any segmentation is as likely as the best one).
-    Sampled rows are longer. Byte-level tokenizers and prepared folders cannot be sampled.
-    """
+    """Which rows a run reads, and how they are put together. Source: docs/method.md §13."""
 
     source: DataSource = field(default_factory=DialogueData)
+    """What is trained on, unless a stage run has a source of its own."""
     evaluation_source: DataSource = field(default_factory=lambda: DialogueData(split="iid", seed=1))
+    """What is measured on."""
     preference_evaluation_source: DataSource | None = None
+    """Preference episodes that a preference stage is measured on beside `evaluation_source` (None: those of the
+    embedded dialogues, if the latter are such)."""
     max_length: int = 32
+    """Tokens of one interaction."""
     max_interactions: int = 10
+    """Interactions of an episode; longer ones keep their beginning and are counted."""
     text_length: int = 48
+    """Tokens of a text."""
     conversation_length: int = 320
+    """Tokens of a whole conversation, which only the stateless baseline reads at once."""
     mask_probability: float = 0.15
+    """Share of the tokens that the encoder has to restore, in (0, 1) (docs/method.md, eq. 61)."""
     overlong: Overlong = "drop_record"
+    """What happens to an interaction of more than `max_length` tokens."""
     sort_pool: int = 1
+    """Batches that are drawn together and sorted by their number of interactions, so that a batch has few filler
+    interactions: those that are filler in every row cost nothing. With buckets sorted by both sizes, rows as well."""
     template: Literal["interaction", "pair"] = "interaction"
+    """`pair` writes query and answer only, as published for plain data (docs/method.md, eq. 57)."""
     train_control_tokens: bool = True
+    """Whether `[T]`, `[A]` and `[C]` are targets."""
     train_eos: bool = True
+    """Whether `[EOS]` is a target."""
     parse_control_tokens_in_text: bool = False
+    """Let `[A]` in a text become a control token, as published."""
     use_system_prompt: bool = False
+    """Write an episode's `system` into memory before its first interaction."""
     end_cut_texts: bool = True
+    """End a text that is cut with `[EOS]` (published)."""
     end_every_answer: bool = True
+    """False gives a conversation in one row a single `[EOS]`, at its end (published: the baseline then never learns to
+    stop)."""
     length_buckets: tuple[int, ...] = ()
+    """Tokens that the rows of a batch may have besides the full length: each batch gets the smallest that holds it, and
+    the train step compiles once per size that occurs."""
     interaction_buckets: tuple[int, ...] = ()
+    """The same for the interactions of a batch of episodes."""
     packing: PackingConfig | None = None
+    """Put several texts in a row."""
     workers: int = 0
+    """Processes that make batches (0: threads of this one); neither they nor the number of hosts changes any batch."""
     subword_sampling: float = 0.0
+    """Cut the words of training rows into other pieces on every visit, as a function of seed and visit; 0 is off.
+    With a `bpe` tokenizer it is the probability that a merge is left out (BPE-dropout; usual: 0.1, and 1 leaves only
+    characters). With a `unigram` tokenizer it is SentencePiece's `alpha` over all segmentations: each has its
+    probability to that power (usual: 0.1 to 0.5; 1 is the model's own distribution, near 0 any segmentation is as
+    likely as the best one). Sampled rows are longer. Held-out rows, evaluation, chat and preference rows are never
+    sampled; byte-level tokenizers and prepared folders cannot be."""
 
     def __post_init__(self) -> None:
         for name in ("max_length", "text_length", "conversation_length"):

@@ -2,7 +2,7 @@
 
 A container is a folder with one subfolder per entry, `steps-4`, `steps-8`, `steps-8-lr` (long range), each with
 `train.jsonl` and perhaps `validation.jsonl`; or a JSON file with a list of entries. `steps` counts the interactions
-that follow the first. Source: supervised spec §3.11, reinforcement spec §2.3.
+that follow the first. Source: docs/method.md §13.5.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Byte-level tokenizers in a `tokenizer.json`, as published models have them. Source: architecture spec §14.2."""
+"""Byte-level tokenizers in a `tokenizer.json`, as published models have them. Source: docs/method.md §13.1."""
 
 import hashlib
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
 Order is a function of (seed, epoch), every random draw of (seed, batch) or (seed, visit), how `subword_sampling`
 cuts words included; a run resumes by starting at its update. `data.read_ahead` prepares them in time; with several
-hosts each makes its rows of the global batch. Batches are NumPy. Source: supervised spec §13.2, 13.4-13.6.
+hosts each makes its rows of the global batch. Batches are NumPy. Source: docs/method.md §13.9.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 An order maps the positions 0, 1, 2, … of the endless sequence of a run to *visits*. A visit is an item and
 how often it was seen: `item + size · epoch` for a source of `size` items, so that a source may show another
-passage of the same item in every epoch. Source: supervised spec §13.2.
+passage of the same item in every epoch. Source: docs/method.md §13.9.
 
 Grain is imported where it is used: it takes as long as everything else that a chat needs of this package.
 """

@@ -1,4 +1,4 @@
-"""Shortening what does not fit into a row. Source: supervised spec §3.5, §3.6, §3.9; reinforcement spec §6.8."""
+"""Shortening what does not fit into a row. Source: docs/method.md §13.4."""
 
 from collections.abc import Sequence
 

@@ -3,7 +3,7 @@
 Documents are drawn in order into a buffer, fitted into rows (first-fit decreasing), and emitted as whole
 batches; the rows that fill no batch go into the next buffer. A plan is a function of the order of the data:
 resuming needs the position and the positions carried over, or walks there from the beginning.
-Source: supervised spec §3.4.
+Source: docs/method.md §13.10.
 """
 
 import threading

@@ -4,7 +4,7 @@ Whatever kind a file holds, one of two comes out: `{"text": …}`, or an episode
 interaction has `query` or `tool_use`, optionally `internal` and `think`, and `answer` or `tool_call` or both; one of a
 preference episode has `accepted`, `rejected` and `neutral` in place of its output. Other fields, such as `recall`, are
 kept and never shown to a model. `docs/data.md` has an example of every kind.
-Source: supervised spec §3.2, 3.6, 3.8, 3.12.
+Source: docs/method.md §13.2, §13.5 and §13.6.
 """
 
 import json

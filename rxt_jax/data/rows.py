@@ -86,7 +86,7 @@ class RowEncoder:
         return RowEncoder(self.tokenizer, self.config, self.report, lambda text: sampler.encode(text, draws))
 
     def interaction(self, interaction: Mapping[str, Any]) -> Row:
-        """Encode one interaction and apply the policy for over-long ones. Source: supervised spec §3.5, §3.6."""
+        """Encode one interaction and apply the policy for over-long ones. Source: docs/method.md §13.4."""
         if self.config.template == "pair":
             query = self.encode(interaction.get("query") or "")
             if not interaction.get("answer"):
@@ -114,7 +114,7 @@ class RowEncoder:
         An accepted row is valid: memory is updated from it. A rejected one is valid if the interaction has one that is
         to be scored; so is a neutral one. Answers that are too long keep `[EOS]`; where one would lose all of its text,
         or accepted and rejected would become the same, the pair is not scored, and counted.
-        Source: supervised spec §3.12, reinforcement spec §6.8.
+        Source: docs/method.md §13.6.
         """
         rows = [(row, self._unused, self._unused) for row in self._system_rows(episode)]
         rows += [self._alternatives(each) for each in self._first_interactions(episode, len(rows))]
@@ -133,7 +133,10 @@ class RowEncoder:
         return Row(ids, len(ids), labels=scored)
 
     def text(self, text: str) -> Row:
-        """Encode a plain text, `[BOS] text [EOS]`, cut on the right; all of it is a target. Source: spec §3.2."""
+        """Encode a plain text, `[BOS] text [EOS]`, cut on the right; all of it is a target.
+
+        Source: docs/method.md §13.2.
+        """
         ids = [self.special.bos, *self._encode_any(text), self.special.eos]
         length = self.config.text_length
         if len(ids) <= length:
@@ -254,7 +257,10 @@ class RowEncoder:
 
 
 def join_parts(prompt: list[int], answer: list[int], length: int) -> Row:
-    """Join a prompt part and an answer part to a row of at most `length` tokens, cut on the right. Spec §3.9."""
+    """Join a prompt part and an answer part to a row of at most `length` tokens, cut on the right.
+
+    Source: docs/method.md, eq. 59.
+    """
     prompt = prompt[:length]
     return Row(prompt + answer[: length - len(prompt)], len(prompt))
 
@@ -264,7 +270,7 @@ def join_rows(rows: Sequence[Row], length: int, *, end_every_answer: bool = True
 
     Interactions that are not whole within `length` tokens are left out with all that follow. Every answer keeps
     its `[EOS]`, or the baseline would never learn to stop; `end_every_answer=False` keeps the last one only, no target,
-    and cuts on the right wherever that is (published). Source: supervised spec §3.13.
+    and cuts on the right wherever that is (published). Source: docs/method.md §13.7.
     """
     if not end_every_answer:
         whole = [(row.ids[1:-1], row.label_list()[1:-1]) for row in rows if row.valid]

@@ -190,7 +190,7 @@ def leaves(source: EpisodeSource) -> Iterator[EpisodeSource]:
 def split_range(count: int, share: float, *, from_start: bool = False) -> tuple[range, range]:
     """Cut `count` records in two: the rest, and the part of about `share`; no record is in both or in neither.
 
-    The cut is int(count · share) from the start, int(count · (1 − share)) else. Source: supervised spec §3.14.
+    The cut is int(count · share) from the start, int(count · (1 − share)) else. Source: docs/method.md, eq. 62.
     """
     if from_start:
         cut = int(count * share)

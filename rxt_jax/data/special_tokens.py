@@ -1,6 +1,6 @@
 """The control tokens of an interaction, and the ids they have in every tokenizer trained here.
 
-Source: supervised spec §2.2.
+Source: docs/method.md §13.1.
 """
 
 from dataclasses import dataclass, fields

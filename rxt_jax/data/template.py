@@ -4,7 +4,7 @@
                        prompt part                     |                  answer part
 
 A block is written if its field holds text. Every token of the answer part is a target.
-Source: supervised spec §3.6-3.8.
+Source: docs/method.md, eq. 57 and 58.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +90,7 @@ def interaction_parts(
 def pair_parts(query: str, answer: str, encode: Encode, special: SpecialTokens) -> tuple[list[int], list[int]]:
     """Write a question and its answer as RxT-Alpha does: `[A]` stands before an empty answer as well.
 
-    Source: architecture spec §14.2.
+    Source: docs/method.md §13.2.
     """
     return [special.bos, special.query, *encode(query)], [special.answer, *encode(answer), special.eos]
 
@@ -128,7 +128,8 @@ def label_mask(
 
     Tokens behind `[T]`, `[A]` or `[C]` are targets until an input block or `[EOS]` comes; `[EOS]` is one itself.
     `train_control_tokens` says whether `[T]`, `[A]` and `[C]` are. Published: hybrid data trains all of them or, as an
-    option, no control token but `[EOS]`; plain pairs (`outputs=("answer",)`) train neither. Spec §3.5, §3.6.
+    option, no control token but `[EOS]`; plain pairs (`outputs=("answer",)`) train neither.
+    Source: docs/method.md §13.3.
     """
     on = {getattr(special, name) for name in outputs} - {ABSENT}
     off = {getattr(special, name) for name in INPUT_BLOCKS} - {ABSENT}
@@ -174,9 +175,10 @@ def parse_interaction(ids: Sequence[int], decode: Callable[[list[int]], str], sp
 
 
 def reading_control_tokens(encode: Encode, special: SpecialTokens) -> Encode:
-    """Return an `encode` that turns `[A]` and its like in a text into control tokens, as published (spec §2.7).
+    """Return an `encode` that turns `[A]` and its like in a text into control tokens, as published.
 
     Only for reproducing published rows: whoever writes the text can then end an answer or begin one.
+    Source: docs/method.md §13.1.
     """
     pieces = {piece: getattr(special, name) for name, piece in CONTROL_PIECES.items()}
     pieces = {piece: identity for piece, identity in pieces.items() if identity != ABSENT}

@@ -3,7 +3,7 @@
 A word carries the space before it, and every text gets one leading space that decoding takes off again,
 so that a word has the same id at the beginning of an answer and in the middle. What `encode` gets is user
 text: it never yields a control token, `[A]` in a query is three ordinary characters. Rows are assembled by
-joining control ids and encoded fields (`template`). Source: supervised spec §2.2, 2.6, 2.7.
+joining control ids and encoded fields (`template`). Source: docs/method.md §13.1.
 """
 
 import codecs

@@ -1,7 +1,7 @@
 """Which answers a model prefers, with memory as it is and spoilt.
 
 An answer is preferred where its log-probability is above that of the rejected one. Where the two differ in something
-that only memory holds, this is a measure of memory. Source: reinforcement spec §6.7 (raw accuracy).
+that only memory holds, this is a measure of memory. Source: docs/method.md, eq. 122.
 """
 
 import functools

@@ -79,7 +79,7 @@ def absences_of(episodes: Sequence[Mapping[str, Any]], max_interactions: int) ->
 
 
 def _other_values(episode: Mapping[str, Any], interaction: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the annotated values of an episode that neither the question nor the reference answer names."""
+    """List the annotated values of an episode that neither the question nor the true answer names."""
     asked = " ".join(str(interaction.get(name) or "") for name in ("query", "tool_use", "think", "answer", "tool_call"))
     own = " ".join([asked, *(str(each["value"]) for each in interaction.get("recall") or ())])
     values = (str(each["value"]) for turn in episode["interactions"] for each in turn.get("recall") or ())

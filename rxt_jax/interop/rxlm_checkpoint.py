@@ -1,7 +1,7 @@
 """Checkpoints of the published PyTorch implementation, read as models of ours.
 
 A folder is a whole model (`config.json`, `model.safetensors`), or holds one folder per component.
-Source: architecture spec §18.
+Source: docs/method.md §20.2.
 """
 
 import json
@@ -32,7 +32,7 @@ _IGNORED = re.compile(
     r"|^decoder\.model\.embedding\.weight$"
     r"|\.slot_status\."  # created even where gating is off
 )
-_SMALL_INITIAL_MEMORY = 0.02  # standard deviation before rxlm (spec Q51)
+_SMALL_INITIAL_MEMORY = 0.02  # standard deviation before rxlm
 
 
 class RxlmFolder(NamedTuple):
@@ -79,7 +79,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
         self._places[as_name] = self._places[name]
 
     def permute_rows(self, name: str, head_dim: int) -> None:
-        """Read a projection that was trained with the legacy rotary layout (spec §4.3)."""
+        """Read a projection that was trained with the legacy rotary layout. Source: docs/method.md, eq. 12."""
         self._permuted[name] = head_dim
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ def load_rxlm(
     """Load a model saved by the published implementation, with its parameters in float32.
 
     `path` is the folder of a whole model, a folder of component folders, or these folders one by one.
-    `variant` names the memory attention where an ungated checkpoint leaves it open (spec §18.3, rule 9).
+    `variant` names the memory attention where an ungated checkpoint leaves it open (docs/method.md §20.2, rule 9).
     With `legacy_rotary_layout` the projections are permuted, so that the model runs in the current
     layout. A masked-language head that was not saved starts fresh. Missing, unexpected and misshapen
     tensors end in one error that lists them; `stored_memory` reads the memory in the checkpoint.
@@ -131,7 +131,10 @@ def load_rxlm(
 
 
 def stored_memory(path: str | Path | Sequence[str | Path]) -> np.ndarray | None:
-    """Read the memory `[L B S D]` that a checkpoint carries: an arbitrary random state (spec §18.3, rule 3)."""
+    """Read the memory `[L B S D]` that a checkpoint carries: an arbitrary random state.
+
+    Source: docs/method.md §20.2, rule 3.
+    """
     weights = open_rxlm(path).weights
     names = [f"{part}.model.stm.memory" for part in ("memory_attention", "decoder", "encoder")]
     return next((np.asarray(weights[name], np.float32) for name in names if name in weights), None)

@@ -1,7 +1,7 @@
 """Configurations of the published PyTorch implementation, read as ours.
 
-Fields, defaults and their meaning: architecture spec §19. What the reference accepts and ignores is
-ignored here as well; what it rejects or cannot run raises a `ValueError` that names the field.
+What the published implementation accepts and ignores is ignored here as well; what it rejects or cannot run raises a
+`ValueError` that names the field. Source: docs/method.md §20.3.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def attention_from_reference(
     head_dim: int | None = None,
     **options: Any,
 ) -> AttentionConfig:
-    """Turn an attention type and its group counts into numbers of heads. Source: spec §5.1."""
+    """Turn an attention type and its group counts into numbers of heads. Source: docs/method.md §5.1."""
     numbers = {
         "mha": (heads, heads),
         "mqa": (heads, 1),
@@ -118,7 +118,10 @@ def decoder_from_reference(fields: Fields) -> DecoderConfig:
 
 
 def memory_from_reference(fields: Fields, variant: str) -> MemoryConfig:
-    """Read a memory attention's configuration. The variant's name is taken at its word (spec Q9)."""
+    """Read a memory attention's configuration. The variant's name is taken at its word.
+
+    Source: docs/method.md §7.5.
+    """
     if variant not in _VARIANTS:
         raise ValueError(f"memory_attention_variant must be one of {', '.join(_VARIANTS)}, got {variant!r}.")
     prefix = {"simple": None, "self": "self_att"}.get(variant, "interlayer_att")
@@ -182,7 +185,10 @@ def model_from_reference(
 
 
 def baseline_from_reference(fields: Fields) -> BaselineConfig:
-    """Read the configuration of the decoder-only baseline, whose fields have names of their own (spec §19.4)."""
+    """Read the configuration of the decoder-only baseline, whose fields have names of their own.
+
+    Source: docs/method.md §20.3.
+    """
     renamed = {
         "self_att_type": fields.get("att_type", "sqa"),
         "att_query_groups": fields.get("att_num_query_groups"),
@@ -277,7 +283,7 @@ def _mixture(fields: Fields, dense: FeedForwardConfig) -> MixtureConfig:
         gated=dense.gated,
         activation=dense.activation,
         dropout=dense.dropout,
-        # Experts in a list have biases of their own and ignore the newer fields (spec §10.4).
+        # Experts in a list have biases of their own and ignore the newer fields (docs/method.md §20.2, rule 8).
         bias=fields.get("moe_bias_mode", "global") if stacked else "local",
         num_shared_experts=fields.get("num_shared_experts", 1),
         shared_mlp_dim=fields.get("shared_expert_dim") if stacked else None,

@@ -1,6 +1,6 @@
 """Models of ours, written as checkpoints of the published PyTorch implementation.
 
-Source: architecture spec §18 and §19.
+Source: docs/method.md §20.2 and §20.3.
 """
 
 import json

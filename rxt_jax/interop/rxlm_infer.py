@@ -1,7 +1,7 @@
 """What the tensors of a published checkpoint say about its configuration.
 
 Old configurations lack fields whose defaults changed since, so the names decide wherever they can.
-Source: architecture spec §18.3, rules 6 and 9.
+Source: docs/method.md §20.2, rules 6 and 9.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Two rules cover every tensor: a Linear's `[out, in]` is transposed, everything else keeps its order;
 both are then reshaped, because our axes are finer (heads, halves of a gated product). Layers are
-stacked. Source: architecture spec §18.
+stacked. Source: docs/method.md §20.2.
 """
 
 import itertools
@@ -181,14 +181,14 @@ def load_weights(
 def export_weights(
     params: nnx.State, config: Any, prefixes: Mapping[str, str] = COMPONENT_PREFIXES
 ) -> dict[str, np.ndarray]:
-    """Write the components named in `prefixes` under their reference names."""
+    """Write the components named in `prefixes` under their published names."""
     return {name: read() for name, _, read in exported_weights(params, config, prefixes)}
 
 
 def exported_weights(
     params: nnx.State, config: Any, prefixes: Mapping[str, str] = COMPONENT_PREFIXES
 ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]:
-    """Give every tensor's reference name, its shape, and a function that makes it: one copy at a time is enough."""
+    """Give every tensor's published name, its shape, and a function that makes it: one copy at a time is enough."""
 
     def make(variable: Any, number: int | None, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
         one = np.asarray(variable[...])  # on a CPU no copy
@@ -217,7 +217,7 @@ def _empty_for_device(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def reference_shape(parts: list[str], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Say how a parameter of this shape looks in the reference: `[out, in]` for a kernel, finer axes joined."""
+    """Say how a parameter of this shape is published: `[out, in]` for a kernel, finer axes joined."""
     if parts[-1] == "kernel":
         # Only the output of attention has two input axes: heads and their width.
         inputs = 2 if parts[-2] == "output" else 1
@@ -232,7 +232,7 @@ def reference_shape(parts: list[str], shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def stack_listed_experts(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Turn experts that are modules of a list into stacked tensors. Source: spec §10.4."""
+    """Turn experts that are modules of a list into stacked tensors. Source: docs/method.md §20.2, rule 8."""
     if not any(re.search(r"experts\.\d+\.fc1", name) for name in weights):
         return weights
     result, listed = {}, {}
@@ -259,7 +259,7 @@ def stack_listed_experts(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.n
 
 
 def _names_of(parts: list[str], variable: Any, config: Any, prefix: str) -> list[str]:
-    """List the reference names of a parameter: one, or one per layer of its segment."""
+    """List the published names of a parameter: one, or one per layer of its segment."""
     memory = getattr(config, "memory_attention", None)
     part = getattr(config, parts[0], None)
     facts = {

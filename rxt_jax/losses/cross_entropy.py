@@ -36,7 +36,7 @@ def token_cross_entropy(
     """Score every position of `mask` against its own target, in float32.
 
     Nothing is shifted. No scored position gives zeros, so a caller divides by `max(count, 1)`.
-    A target that ties with the largest logit counts as correct. Source: supervised spec §5.3.
+    A target that ties with the largest logit counts as correct. Source: docs/method.md, eq. 63.
     """
     # Zeroed before and masked after: what is not scored passes on no inf or NaN, nor its gradient.
     logits = jnp.where(mask[..., None], logits.astype(jnp.float32), 0.0)
@@ -57,7 +57,7 @@ def answer_cross_entropy(
 ) -> TokenLoss:
     """Score the next token: position t − 1 predicts the token at t wherever `loss_mask[t]` is True.
 
-    The first token of a row is never a target. Source: supervised spec §5.3 and §3.9.
+    The first token of a row is never a target. Source: docs/method.md §13.3 and eq. 63.
     """
     return token_cross_entropy(logits[:, :-1], ids[:, 1:], loss_mask[:, 1:])
 

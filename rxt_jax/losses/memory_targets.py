@@ -3,7 +3,7 @@
     target = w_acc · M + w_new · ED        loss = −mean over layers, rows and slots of cos(updated
     M, target)
 
-Source: supervised spec §6.
+Source: docs/method.md §15.4.
 """
 
 from typing import Literal
@@ -36,7 +36,7 @@ def new_weight(
     """Give the share of the new encoding: `first` at interaction 0, then `follow_up` falling by
     `decay`.
 
-    Source: supervised spec §6.3 (first follow-up 0.5, tenth 0.05).
+    Source: docs/method.md, eq. 68.
     """
     later = follow_up - (interaction.astype(jnp.float32) - 1.0) * decay
     return jnp.where(interaction == 0, first, jnp.maximum(lowest, later))
@@ -49,8 +49,7 @@ def shifted_weights(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Move `shift` between the weights (accumulated, new), both kept in [0, 1].
 
-    The published schedule is not clamped and may pass 1. Source: supervised spec §6.2 step 2 and
-    §6.3.
+    The published schedule is not clamped and may pass 1. Source: docs/method.md, eq. 69.
     """
     new = jnp.where(towards_memory, new - shift, new + shift)
     new = jnp.clip(new, 0.0, 1.0)
@@ -65,8 +64,7 @@ def memory_targets(
 ) -> Float[Array, "L B S D"]:
     """Mix memory and new encodings into the label of stage 3.
 
-    Encodings are the clean ones even where the network saw noise. Source: supervised spec §6.2
-    step 5.
+    Encodings are the clean ones even where the network saw noise. Source: docs/method.md, eq. 70.
     """
     return accumulated_weight * memory + new_weight * encoded
 
@@ -77,7 +75,7 @@ def fit_to_slots(
     """Bring T encoder states to S slots; the mask says which slots hold a real token.
 
     More tokens than slots: every slot is the average of its share of neighbouring tokens. Fewer:
-    the tokens repeat from the start. Equal: nothing happens. Source: supervised spec §6.4.
+    the tokens repeat from the start. Equal: nothing happens. Source: docs/method.md, eq. 73.
     """
     length = encoded.shape[2]
     if length == num_slots:
@@ -102,7 +100,7 @@ def cosine_by_row(
     """Average cos(updated, target) over layers and slots, one number per row, in float32.
 
     The product of the norms is clamped at 1e-8. A row whose `slot_mask` is empty gives 0.
-    Source: supervised spec §6.2 step 6 and §14.2.
+    Source: docs/method.md, eq. 72.
     """
     updated, target = updated.astype(jnp.float32), target.astype(jnp.float32)
     product = jnp.sum(updated * target, axis=-1)

@@ -1,7 +1,7 @@
 """Losses on pairs of answers, as pure functions of their log-probabilities.
 
-Every loss is one function `(pair, config) -> [B]` in one table. All arithmetic is float32. Source:
-reinforcement spec §7.2; the names are those of the papers and of the usual trainers.
+Every loss is one function `(pair, config) -> [B]` in one table. All arithmetic is float32. The names
+are those of the papers and of the usual trainers. Source: docs/method.md §16.4.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,21 +65,24 @@ class PairLogProbs(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceConfig:
-    """Which loss, and its parameters.
-
-    `beta` scales log-ratios: about 0.1 for sums, 1 to 10 for means. `margin` is SimPO's γ,
-    `temperature` DiscoPOP's τ, `odds_weight` ORPO's λ. `divergence` is the f-divergence to the
-    reference, with `alpha` for the last kind.
-    """
+    """Which loss, and its parameters. Source: docs/method.md §16.4."""
 
     loss: PreferenceLossName = "sigmoid"
+    """Eq. 86 to 104; `sigmoid` is DPO."""
     beta: float = 0.1
+    """β, the scale of log-ratios: about 0.1 for sums, 1 to 10 for means."""
     label_smoothing: float = 0.0
+    """ε in [0, 0.5), the share of pairs that are taken to be swapped; not for every loss."""
     margin: float = 0.5
+    """γ of `simpo`, of the size of β times a difference of token means."""
     temperature: float = 0.05
+    """τ of `discopop`."""
     odds_weight: float = 0.1
+    """λ of `orpo`."""
     divergence: Divergence = "reverse_kl"
+    """The f-divergence to the reference (docs/method.md, eq. 105)."""
     alpha: float = 0.5
+    """α of `alpha_divergence`, not 1."""
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(PreferenceLossName):
@@ -93,7 +96,7 @@ class PreferenceConfig:
 
 
 class _Ratios(NamedTuple):
-    """What the formulas of the spec call c, l, d, ā_w, ā_l, n_w, n_l."""
+    """What docs/method.md §16.4 calls c, l, d, ā_w, ā_l, n_w, n_l."""
 
     chosen: Array
     rejected: Array
@@ -129,7 +132,7 @@ def preference_losses(
 
 
 def preference_metrics(pair: PairLogProbs, beta: float) -> dict[str, Float[Array, "*B"]]:
-    """Measure implicit rewards β(log π − log π_ref) of every pair. Source: reinforcement spec §6.7."""
+    """Measure implicit rewards β(log π − log π_ref) of every pair. Source: docs/method.md, eq. 106."""
     chosen, rejected = beta * (pair.chosen - pair.ref_chosen), beta * (pair.rejected - pair.ref_rejected)
     return {
         "rewards/chosen": chosen,

@@ -1,4 +1,4 @@
-"""Log-probabilities of whole answers, without the logits of a whole row. Source: reinforcement spec §6.2."""
+"""Log-probabilities of whole answers, without the logits of a whole row. Source: docs/method.md §16.1."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -46,7 +46,7 @@ def shared_length_weights(loss_mask: Bool[Array, "*B K T"], alpha: float) -> Flo
     """Weigh the scored tokens of answers to one query: 1 up to the length that all K share, `alpha` beyond.
 
     Length-desensitised preferences (LD-DPO): a longer answer is not preferred, or rejected, for its length. Answers
-    without a scored token do not count as shorter. Source: reinforcement spec §7.3.
+    without a scored token do not count as shorter. Source: docs/method.md, eq. 81.
     """
     scored = loss_mask.at[..., 0].set(False)
     lengths = jnp.sum(scored, axis=-1)

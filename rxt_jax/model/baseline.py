@@ -1,7 +1,7 @@
 """The stateless baseline: a decoder-only transformer that re-reads the whole conversation every turn.
 
 It is the decoder of the Reactive Transformer without memory layers: same layers, same attention kinds,
-same cache. Source: architecture spec §16.
+same cache. Source: docs/method.md, eq. 53.
 """
 
 from dataclasses import dataclass, field
@@ -26,22 +26,23 @@ __all__ = ["BaselineConfig", "BaselineTransformer"]
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """A decoder-only transformer. `first_layers` are the feed-forwards of the first layers, where they differ.
-
-    `max_length` is the number of tokens of a whole conversation.
-    """
+    """A decoder-only transformer; what is not said here is as in `ModelConfig`."""
 
     vocab_size: int
     embed_dim: int
     num_layers: int
+    """All layers."""
     max_length: int
+    """Tokens of a whole conversation."""
     attention: AttentionConfig
     feed_forward: FeedForwardChoice
     first_layers: tuple[FeedForwardChoice, ...] = ()
+    """Feed-forwards of the first layers, where they differ."""
     head_norm: NormKind | None = None
     norm: NormKind = "rms"
     rotary_base: float | None = 10000.0
     tie_embeddings: bool = False
+    """The embedding is the head as well, without a bias."""
     embedding_std: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan_unroll: int = 1

@@ -22,14 +22,12 @@ FeedForwardChoice = FeedForwardConfig | MixtureConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """The bidirectional reader of an interaction. Source: architecture spec §11.2.
-
-    `layer_attentions` gives every layer its own heads; empty = `attention` for all.
-    """
+    """The bidirectional reader of an interaction. Source: docs/method.md §10.2."""
 
     attention: AttentionConfig
     feed_forward: FeedForwardChoice
     layer_attentions: tuple[AttentionConfig, ...] = ()
+    """Heads of every layer, one by one; empty = `attention` for all."""
     norm: NormKind = "rms"
     rotary_base: float | None = 10000.0
     """None = no positions at all."""
@@ -39,54 +37,71 @@ class EncoderConfig:
 class DecoderConfig:
     """The answering network: stateless layers, layers that read memory, final stateless layers, head.
 
-    Source: architecture spec §11.3.
+    Source: docs/method.md §10.3.
     """
 
     attention: AttentionConfig
+    """Self-attention of all layers, stateless ones included, unless said otherwise below."""
     cross_attention: AttentionConfig
+    """From tokens to memory."""
     feed_forward: FeedForwardChoice
+    """Of the layers that read memory."""
     layer_attentions: tuple[AttentionConfig, ...] = ()
+    """Self-attention of every layer that reads memory, one by one; empty = `attention` for all."""
     stateless: tuple[FeedForwardChoice, ...] = ()
+    """Feed-forwards of the layers before those that read memory: as many layers as entries."""
     stateless_attentions: tuple[AttentionConfig, ...] = ()
+    """Their self-attentions; empty = `attention`."""
     final_stateless: tuple[FeedForwardChoice, ...] = ()
+    """Feed-forwards of the layers after those that read memory."""
     final_stateless_attentions: tuple[AttentionConfig, ...] = ()
+    """Their self-attentions; empty = `attention`."""
     head_norm: NormKind | None = None
+    """Norm before the head; None = none."""
     norm: NormKind = "rms"
+    """Of all layers."""
     rotary_base: float | None = 10000.0
+    """None = no positions at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """The memory attention network. `num_groups` concerns the grouped variant. Source: spec §8."""
+    """The memory attention network. Source: docs/method.md §7."""
 
     layer: MemoryLayerConfig
     num_groups: int = 1
+    """Runs of layers with a mean of their own, for the grouped variant; divides the number of layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Reactive Transformer.
-
-    `num_layers` counts layers with memory: those of the encoder, of the memory, and of the decoder
-    without its stateless ones. `max_length` is the number of tokens of one interaction.
-    `dtype` is the compute type; parameters, norms, softmax and losses stay float32.
-    `scan_unroll` layers share one scan step: more is faster to run and slower to compile.
-    """
+    """A Reactive Transformer. Source: docs/method.md §2."""
 
     vocab_size: int
+    """Tokens, V."""
     embed_dim: int
+    """Width of tokens and slots, D."""
     num_layers: int
+    """Layers with memory, L: those of the encoder, of the memory, and of the decoder without its stateless ones."""
     num_slots: int
+    """Slots of memory per layer, S."""
     max_length: int
+    """Tokens of one interaction, query and answer together."""
     encoder: EncoderConfig
     decoder: DecoderConfig
     memory_attention: MemoryConfig
     initial_memory: InitialMemory = "learned"
+    """Memory before the first interaction (docs/method.md §7.1); published models draw it from N(0, 1), `standard`."""
     initial_memory_std: float = 1.0
+    """Standard deviation that a learned initial memory starts from."""
     embedding_std: float = 1.0
+    """Standard deviation that the embedding starts from; published: 1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations; parameters, norms, softmax and losses stay float32."""
     scan_unroll: int = 1
+    """Layers that share one scan step: more is faster to run and slower to compile."""
     compatibility: Compatibility = field(default_factory=Compatibility)
+    """Published behaviour, off by default."""
 
     def __post_init__(self) -> None:
         for name in (

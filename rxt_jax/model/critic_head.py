@@ -17,7 +17,7 @@ _ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "linear": lambda x:
 
 
 class CriticHead(nnx.Module):
-    """value = act(W₂ LayerNorm(a ⊙ silu(g))) · scale + shift of the mean state. Source: architecture spec §12.2."""
+    """value = act(W₂ LayerNorm(a ⊙ silu(g))) · scale + shift of the mean state. Source: docs/method.md, eq. 52."""
 
     def __init__(
         self,

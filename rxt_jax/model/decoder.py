@@ -61,7 +61,7 @@ class KeyValueCache(NamedTuple):
 
 
 class Decoder(nnx.Module):
-    """Stateless layers, layers with memory, final stateless layers, head. Source: spec §11.3."""
+    """Stateless layers, layers with memory, final stateless layers, head. Source: docs/method.md §10.3."""
 
     def __init__(self, config: "DecoderLayout", *, has_head: bool = True, rngs: nnx.Rngs):
         def stack(layers: tuple) -> LayerStack:
@@ -205,6 +205,6 @@ def _count_balanced(config: "DecoderLayout") -> _Balanced:
         for layer in config.stateless_layers(final=True)
         if isinstance(layer.feed_forward, MixtureConfig)
     ]
-    # The published loss leaves the final layers out (architecture spec §10.5).
+    # The published loss leaves the final layers out (docs/method.md, eq. 46).
     counted = [mixture for mixture in final if mixture.balance_loss != "published"]
     return _Balanced(len(mixtures) + len(counted), bool(counted))

@@ -15,7 +15,7 @@ __all__ = ["Encoder"]
 
 
 class Encoder(nnx.Module):
-    """L bidirectional layers. Source: architecture spec §11.2."""
+    """L bidirectional layers. Source: docs/method.md, eq. 48."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.layers = LayerStack(

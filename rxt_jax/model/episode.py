@@ -88,7 +88,7 @@ def scan_interactions(
     before the interactions k + 1, 2k + 1, …; a learned initial memory is therefore always within
     reach of the first k writes. `start` is the number of interactions that the episode already
     had (an episode walked in windows). The key of interaction i is `fold_in(key, i)`. Source:
-    supervised spec §7.4 and §14.1.
+    docs/method.md, eq. 76.
     """
     memory, (losses, metrics, _) = _walk(
         interaction_objective, model, memory, interactions, key, memory_gradient_steps, remat, batch_axes, start, False

@@ -27,7 +27,7 @@ class LearnedMemory(nnx.Module):
 
 
 def draw_memory(kind: InitialMemory, shape: tuple[int, int, int, int], key: Key) -> Float[Array, "L B S D"]:
-    """Draw a published initial memory. Source: architecture spec §8.1."""
+    """Draw a published initial memory. Source: docs/method.md §7.1."""
     if kind == "standard":
         return jax.random.normal(key, shape)
     if kind == "normal":

@@ -1,4 +1,4 @@
-"""One whole interaction of many conversations at once: answer, then write memory. Source: architecture spec §14, 15."""
+"""One whole interaction of many conversations at once: answer, then write memory. Source: docs/method.md §12.2."""
 
 from typing import Any, NamedTuple
 

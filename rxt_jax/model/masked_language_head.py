@@ -11,7 +11,7 @@ __all__ = ["MaskedLanguageHead"]
 
 
 class MaskedLanguageHead(nnx.Module):
-    """logits = W_d · LayerNorm(gelu(W x + b)) + b_d, float32. Source: architecture spec §12.1."""
+    """logits = W_d · LayerNorm(gelu(W x + b)) + b_d, float32. Source: docs/method.md, eq. 51."""
 
     def __init__(self, embed_dim: int, vocab_size: int, *, rngs: nnx.Rngs):
         self.dense = Linear({"embed": embed_dim}, {"mlp": embed_dim}, rngs=rngs)

@@ -15,7 +15,7 @@ __all__ = ["MemoryAttention"]
 
 
 class MemoryAttention(nnx.Module):
-    """L memory layers; memory layer i reads encoder layer i. Source: architecture spec §8."""
+    """L memory layers; memory layer i reads encoder layer i. Source: docs/method.md §7."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         layer_config = config.memory_layer()

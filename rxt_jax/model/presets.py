@@ -1,7 +1,7 @@
 """Ready configurations: a toy that learns on a laptop, and the published models.
 
 Published presets keep published behaviour (random initial memory, gates, losses); `toy` has what
-measured best in our own runs. Source of the published numbers: architecture spec §21.
+measured best in our own runs. Source of the published numbers: docs/method.md §20.1.
 """
 
 from dataclasses import replace

@@ -25,7 +25,7 @@ class ReactiveTransformer(nnx.Module):
     """All parameters of a model, and the functions of its parts; no memory, cache or key lives here.
 
     `token_mask` is True for real tokens. `key` drives dropout, None means none.
-    Source: architecture spec §2.
+    Source: docs/method.md §2.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):

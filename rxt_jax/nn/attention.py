@@ -23,22 +23,30 @@ class AttentionConfig:
 
     MHA: as many key/value as query heads. GQA: fewer key/value heads, MQA: one.
     SQA: fewer query heads than the model's width would hold; reverse SQA: fewer query than key heads.
-    `gate_init="published"` starts gates at N(1, 0.01²), which makes them nearly all-or-nothing
-    (architecture spec Q26); `"linear"` is the usual one. `implementation` chooses a kernel and changes no number
-    beyond rounding; `dropout` needs the reference. Source: architecture spec §5.
+    Source: docs/method.md §5.
     """
 
     num_query_heads: int
     num_kv_heads: int
+    """One of the two numbers is a multiple of the other (docs/method.md, eq. 15)."""
     head_dim: int
+    """Channels of a head, an even number where heads are rotated."""
     gated: bool = False
+    """Multiply the heads' output by a gate made of the layer's input (docs/method.md, eq. 17)."""
     gate_activation: Activation = "sigmoid"
+    """Of the gate."""
     gate_init: Literal["linear", "published"] = "linear"
+    """Start of the gate's kernel: as any linear map, or N(1, 0.01²), which makes it nearly all or nothing."""
     query_key_norm: bool = False
+    """Normalise every head of queries and keys (docs/method.md, eq. 18)."""
     input_bias: bool = False
+    """Biases of query, key, value and gate."""
     output_bias: bool = True
+    """Bias of the output."""
     dropout: float = 0.0
+    """Probability in [0, 1) to drop an attention weight, in training; the reference implementation alone can."""
     implementation: AttentionImplementation = "reference"
+    """Which kernel attends; changes no number beyond rounding."""
 
     def __post_init__(self) -> None:
         for name in ("num_query_heads", "num_kv_heads", "head_dim"):

@@ -15,13 +15,18 @@ __all__ = ["FeedForward", "FeedForwardConfig", "gate_hidden"]
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig:
-    """`gated` with `silu` is SwiGLU. Source: architecture spec §9."""
+    """`gated` with `silu` is SwiGLU. Source: docs/method.md §8."""
 
     mlp_dim: int
+    """Width of the hidden vector, F."""
     gated: bool = True
+    """docs/method.md, eq. 40; False is eq. 39."""
     activation: Activation = "silu"
+    """Of the gate, or of the hidden vector where there is none."""
     bias: bool = True
+    """Biases of both maps."""
     dropout: float = 0.0
+    """Probability in [0, 1) to drop a hidden channel, in training."""
 
     def __post_init__(self) -> None:
         if self.mlp_dim < 1:

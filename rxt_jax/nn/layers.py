@@ -26,15 +26,20 @@ __all__ = ["CachedKeys", "LayerConfig", "TokenContext", "TransformerLayer"]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """One layer; without `cross_attention` it does not read memory."""
+    """One layer, docs/method.md, eq. 47."""
 
     attention: AttentionConfig
     feed_forward: FeedForwardConfig | MixtureConfig
     cross_attention: AttentionConfig | None = None
+    """None: the layer does not read memory."""
     norm: NormKind = "rms"
+    """Of all norms of the layer, that of the memory it reads included."""
     rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
+    """None = no positions at all."""
     zero_padding: bool = False
+    """Zero padded inputs of self-attention (`Compatibility.zero_padding`)."""
     zero_padded_queries: bool = False
+    """Zero what padded positions ask of memory (`Compatibility.causal_ignores_padding`)."""
 
 
 class TokenContext(NamedTuple):
@@ -62,7 +67,7 @@ class CachedKeys(NamedTuple):
 
 
 class TransformerLayer(nnx.Module):
-    """One pre-norm layer. Source: architecture spec §11.1."""
+    """One pre-norm layer. Source: docs/method.md, eq. 47."""
 
     def __init__(self, embed_dim: int, config: LayerConfig, *, rngs: nnx.Rngs):
         self.config = config

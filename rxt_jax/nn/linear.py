@@ -49,7 +49,7 @@ class Linear(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A vector per token id. Source: architecture spec §3.1."""
+    """A vector per token id. Source: docs/method.md, eq. 4."""
 
     def __init__(self, vocab_size: int, embed_dim: int, *, std: float = 1.0, rngs: nnx.Rngs):
         self.table = make_parameter(rngs, normal(std), (vocab_size, embed_dim), ("vocab", "embed"))

@@ -1,6 +1,6 @@
 """One layer of the memory attention network: slots read an interaction and are rewritten.
 
-Source: architecture spec §8.
+Source: docs/method.md §7.
 """
 
 from dataclasses import dataclass, field
@@ -32,20 +32,26 @@ class MemoryLayerConfig:
     self             slots of the layer attend to each other
     interlayer       slots attend to the mean over layers
     self_interlayer  slots attend to a mixture of themselves and that mean; grouped: mean of a group
-
-    `inner_gate` joins that first attention to the slots, `mixture_gate` the slots to the mean;
-    `slot_identity` is the spread of a learned vector per slot in the write query (0 = none).
     """
 
     variant: MemoryVariant = "simple"
+    """docs/method.md, eq. 34, 35, 37 and 38."""
     attention: AttentionConfig
+    """From the slots to the interaction (eq. 22)."""
     inner_attention: AttentionConfig | None = None
+    """Among memory; None for `simple` alone."""
     norm: MemoryNormConfig = field(default_factory=MemoryNormConfig)
+    """Of slots, wherever they are normalised."""
     gate: ResidualGateConfig = field(default_factory=ResidualGateConfig)
+    """Joins what was read to the slots (eq. 23)."""
     inner_gate: ResidualGateConfig = field(default_factory=ResidualGateConfig)
+    """Joins what the inner attention gives to the slots; start it nearly closed (docs/method.md §7.6)."""
     mixture_gate: ResidualGateConfig = field(default_factory=ResidualGateConfig)
+    """Joins slots and mean over layers, for the self-interlayer variants."""
     rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
+    """Positions of the interaction's tokens as keys; None = no positions."""
     slot_identity: float = 0.0
+    """Standard deviation at the start of a learned vector per slot in the write query; 0 = none (eq. 21)."""
 
     def __post_init__(self) -> None:
         if (self.inner_attention is None) != (self.variant == "simple"):

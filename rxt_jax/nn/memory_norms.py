@@ -1,7 +1,7 @@
 """Norms of memory slots: RMSNorm by default, and the published kinds with gates and statistics.
 
 The published RMS kinds divide by √rms, a fourth root of the mean square: not a slip of this file but of
-the models that were trained with it (architecture spec §8.3, Q27).
+the models that were trained with it (docs/method.md, eq. 25).
 """
 
 from dataclasses import dataclass
@@ -24,18 +24,20 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNormConfig:
-    """`adaptive` and `positional` divide by a running statistic with this `decay`.
-
-    `gated` mixes norm and input, σ(gate) starting at `gate_init`; `per_channel_scale` concerns
-    `positional`, whose scale is otherwise per slot. Source: architecture spec §8.3.
-    """
+    """How slots are normalised; all but `kind` concern the published kinds. Source: docs/method.md §7.3."""
 
     kind: MemoryNormKind = "classic_rms"
+    """`classic_rms` is plain RMSNorm; the others are published as they are (eq. 24 to 26)."""
     gated: bool = True
+    """Mix norm and input (docs/method.md, eq. 27)."""
     gate_init: float = -2.0
+    """Start of the gate before the sigmoid: −2 takes 12 % of the norm."""
     scaled: bool = True
+    """Whether `positional` has a scale; the others always have."""
     per_channel_scale: bool = False
+    """Scale of `positional` per channel instead of per slot."""
     decay: float = 0.9
+    """Share of the running statistic of `adaptive` and `positional` that stays, in [0, 1)."""
 
 
 class MemoryNorm(nnx.Module):
@@ -81,7 +83,7 @@ class MemoryNorm(nnx.Module):
     def with_statistics(
         self, x: Float[Array, "B S D"], running_rms: Float[Array, "..."]
     ) -> tuple[Float[Array, "B S D"], Float[Array, "..."]]:
-        """Normalise as the reference does in training: move the statistic, divide by it, return both."""
+        """Normalise as the published implementation does in training: move the statistic, divide by it, return both."""
         x_fixed = jax.lax.stop_gradient(x) if self.config.kind == "positional" else x
         if self.config.kind == "positional":
             current = jnp.mean(jnp.sqrt(jnp.mean(x_fixed**2, axis=-1, keepdims=True)), axis=0)

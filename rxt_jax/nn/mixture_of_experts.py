@@ -27,26 +27,37 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """Routed and shared experts. Source: architecture spec §10.
+    """Routed and shared experts. Source: docs/method.md §9.
 
-    `weigh_shared` scales routed and shared experts by k/(k + Sh) and Sh/(k + Sh). Who goes where is computed in
-    float32, also where the default precision of the device is lower; `router_dtype="bfloat16"` reproduces the router
-    of RxT-Beta.
+    Who goes where is computed in float32, also where the default precision of the device is lower.
     """
 
     num_experts: int
+    """Routed experts, E."""
     experts_per_token: int
+    """How many of them a token goes to, 1 … E; with 1 the router learns from the balance loss alone."""
     mlp_dim: int
+    """Hidden width of a routed expert."""
     gated: bool = True
+    """As in `FeedForwardConfig`, for all experts."""
     activation: Activation = "silu"
+    """As in `FeedForwardConfig`, for all experts."""
     dropout: float = 0.0
+    """Probability in [0, 1) to drop a hidden channel of an expert, in training."""
     bias: BiasMode = "global"
+    """Biases of the routed experts (docs/method.md, eq. 42)."""
     num_shared_experts: int = 0
+    """Experts that every token passes through (docs/method.md, eq. 43)."""
     shared_mlp_dim: int | None = None
+    """Hidden width of a shared expert; None = `mlp_dim`."""
     shared_bias: BiasMode = "local"
+    """Biases of the shared experts."""
     weigh_shared: bool = False
+    """Scale routed and shared experts by k/(k + Sh) and Sh/(k + Sh) (docs/method.md, eq. 44)."""
     router_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the router's product; bfloat16 is that of RxT-Beta. The softmax is float32."""
     balance_loss: BalanceLoss = "switch"
+    """What uneven use costs: docs/method.md, eq. 45 or 46. Its factor is the stage's `balance_loss_scale`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts:

@@ -14,7 +14,7 @@ NormKind = Literal["rms", "layer"]
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · scale. Source: architecture spec §3.2."""
+    """x / rms(x) · scale. Source: docs/method.md, eq. 6."""
 
     def __init__(self, dim: int, *, axis: str = "norm", epsilon: float = RMS_NORM_EPSILON, rngs: nnx.Rngs):
         self.scale = make_parameter(rngs, constant(1.0), (dim,), (axis,))
@@ -25,7 +25,7 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """(x − mean) / std · scale + bias. Source: architecture spec §3.2."""
+    """(x − mean) / std · scale + bias. Source: docs/method.md, eq. 7."""
 
     def __init__(self, dim: int, *, epsilon: float = LAYER_NORM_EPSILON, rngs: nnx.Rngs):
         self.scale = make_parameter(rngs, constant(1.0), (dim,), ("norm",))

@@ -19,7 +19,7 @@ Initializer = Callable[[Key, tuple[int, ...]], Array]
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
-    """Draw from U(−1/√fan_in, 1/√fan_in), the reference's default. Source: architecture spec §17."""
+    """Draw from U(−1/√fan_in, 1/√fan_in), the published default. Source: docs/method.md §11."""
     bound = 1.0 / math.sqrt(fan_in)
     return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 

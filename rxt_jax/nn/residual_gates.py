@@ -27,19 +27,20 @@ ResidualGateKind = Literal["sum", "replace", "static", "elementwise", "linear", 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualGateConfig:
-    """Which gate, and where it starts.
-
-    `static`, `elementwise` and `linear` are published (architecture spec §8.4), per slot or one for
-    the layer, with `status` the number that stands for a slot's content. `learned_slot` and
-    `learned_channel` see the contents themselves, z = rms(old) A + rms(new) B + b with one z per
-    slot or per channel, and start at `initial` (design page LEARNING: mostly closed is better).
-    """
+    """Which gate, and where it starts. Source: docs/method.md §7.4."""
 
     kind: ResidualGateKind = "sum"
+    """`sum` and `replace` have no gate; `static`, `elementwise` and `linear` are published (docs/method.md, eq. 31);
+    `learned_slot` and `learned_channel` see the contents themselves, one gate per slot or per channel (eq. 33)."""
     activation: Literal["tanh", "sigmoid"] = "tanh"
+    """`tanh` (published) lets memory grow (eq. 29), `sigmoid` keeps it between old and new (eq. 30)."""
     per_slot: bool = True
+    """One gate per slot, or one for all slots of the layer; concerns the published kinds."""
     initial: float = 3.0
+    """Start before the activation: the weight of `static` and `elementwise`, the bias of the learned kinds; below 0 a
+    learned sigmoid gate is mostly closed at first. `linear` does not use it."""
     status: Literal["mean", "linear"] = "mean"
+    """The number that stands for a slot's content in `elementwise` and `linear` (eq. 32)."""
 
     def __post_init__(self) -> None:
         if self.status == "linear" and not self.per_slot and self.kind in ("static", "elementwise"):
@@ -47,7 +48,7 @@ class ResidualGateConfig:
 
 
 class ResidualGate(nnx.Module):
-    """Join old and new slots `[B S D]` in float32, whatever they come in. Source: architecture spec §8.4."""
+    """Join old and new slots `[B S D]` in float32, whatever they come in. Source: docs/method.md, eq. 28, 29, 30."""
 
     def __init__(self, num_slots: int, embed_dim: int, config: ResidualGateConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -12,11 +12,14 @@ __all__ = ["RotaryConfig", "rotate"]
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryConfig:
-    """`base` sets the slowest frequency; the rest is parity with old checkpoints (`Compatibility`)."""
+    """Rotary positions of one component. Source: docs/method.md §4."""
 
     base: float = 10000.0
+    """β of docs/method.md, eq. 10, above 1: the larger, the slower the slowest frequency."""
     legacy_layout: bool = False
+    """Results as two halves (`Compatibility.legacy_rotary_layout`)."""
     angles_in_compute_dtype: bool = False
+    """Rounded angles (`Compatibility.rotary_angles_in_compute_dtype`)."""
 
     def __post_init__(self) -> None:
         if self.base <= 1.0:

@@ -24,7 +24,7 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation_function(name: Activation) -> Callable[[Array], Array]:
-    """Look up an elementwise function; `gelu` is the exact one. Source: architecture spec §3.3."""
+    """Look up an elementwise function; `gelu` is the exact one. Source: docs/method.md, eq. 8."""
     if name not in _FUNCTIONS:
         raise ValueError(f"activation must be one of {', '.join(_FUNCTIONS)}, got {name!r}.")
     return _FUNCTIONS[name]

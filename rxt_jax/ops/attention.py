@@ -74,7 +74,7 @@ def attend(
     N > K (GQA, MQA, SQA): query head i uses key head i // (N / K), keys are repeated.
     N < K (reverse SQA): output head j uses query head j mod N, queries are tiled.
     A query that sees no key gets zeros. Scores and softmax are float32. Every implementation gives these numbers; an
-    error says what one of them cannot do. Source: architecture spec §5.2-5.4.
+    error says what one of them cannot do. Source: docs/method.md, eq. 14 and 15.
     """
     length, num_keys = query.shape[1], key.shape[1]
     mask = AttentionMask() if mask is None else mask

@@ -9,7 +9,7 @@ __all__ = ["apply_rotary", "rotary_angles"]
 def rotary_angles(positions: Int[Array, "*B T"], head_dim: int, base: float = 10000.0) -> Float[Array, "*B T half"]:
     """Compute the angle of every channel pair, `position · base^(−2j / head_dim)`, in float32.
 
-    Source: architecture spec §4.1 and §4.4.
+    Source: docs/method.md, eq. 10.
     """
     if head_dim % 2:
         raise ValueError(f"head_dim must be even for rotary positions, got {head_dim}.")
@@ -25,8 +25,8 @@ def apply_rotary(
 ) -> Float[Array, "B T N H"]:
     """Rotate the channel pairs (2j, 2j + 1) of every head.
 
-    `legacy_layout` writes the results as two halves, as checkpoints from before December 2025 expect
-    (architecture spec §4.3). Angles in bfloat16 reproduce the reference's rounding (§4.4).
+    `legacy_layout` writes the results as two halves, as checkpoints from before December 2025 expect.
+    Angles in bfloat16 reproduce the published rounding. Source: docs/method.md, eq. 11 and 12, §4.4.
     """
     cosine = jnp.cos(angles).astype(jnp.float32)[..., None, :]
     sine = jnp.sin(angles).astype(jnp.float32)[..., None, :]

@@ -20,7 +20,7 @@ class Routing(NamedTuple):
 
 
 def route(logits: Float[Array, "N E"], experts_per_token: int) -> Routing:
-    """Choose the k likeliest experts, their probabilities rescaled to sum to 1. Source: spec §10.1.
+    """Choose the k likeliest experts, their probabilities rescaled to sum to 1. Source: docs/method.md, eq. 41.
 
     With k = 1 the weight is ≈ 1 whatever the router says, so that it learns from balance alone.
     """
@@ -37,7 +37,7 @@ def balance_loss(
 
     `switch` is E · Σ_e load_e · mean probability_e over real tokens (Fedus et al., 2021). `published`
     is E × the mean selected probability over all tokens, padding included: it does not depend on the
-    load, which is why it is not the default. Source: architecture spec §10.5, Q17, Q18.
+    load, which is why it is not the default. Source: docs/method.md, eq. 45 and 46.
     """
     probabilities, experts, _ = routing
     count = probabilities.shape[-1]

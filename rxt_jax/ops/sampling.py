@@ -28,7 +28,7 @@ def filter_logits(logits: Float[Array, "B V"], sampling: Sampling) -> Float[Arra
     """Divide by the temperature and drop what top-k, top-p and min-p exclude (−∞), in this order.
 
     Ties at the k-th place stay; the token that crosses `top_p` stays. A greedy row keeps its best token alone.
-    Source: architecture spec §13.
+    Source: docs/method.md §12.1.
     """
     greedy = (sampling.temperature == 0.0)[:, None]
     only_best = jnp.where(jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1, keepdims=True), 0.0, -jnp.inf)

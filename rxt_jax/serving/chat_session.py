@@ -97,7 +97,7 @@ class ChatSession:
         self.memory = self.previous_memory = self._initial
 
     def initialize(self, system_prompt: str, title: str = SYSTEM_TITLE) -> None:
-        """Forget everything, then write a system prompt into memory. Source: architecture spec §14.2-14.3."""
+        """Forget everything, then write a system prompt into memory. Source: docs/method.md §12.3."""
         self.reset()
         ids = system_prompt_ids(system_prompt, self.tokenizer.encode, self.tokenizer.special, title=title)
         if len(ids) > self.max_length:

@@ -1,6 +1,6 @@
 """A conversation with the stateless baseline, which keeps the past as text and reads it again.
 
-The counterpart of `ChatSession`: same calls, same template, no memory. Source: architecture spec §16.
+The counterpart of `ChatSession`: same calls, same template, no memory. Source: docs/method.md §10.7.
 """
 
 import functools

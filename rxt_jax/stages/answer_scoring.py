@@ -2,7 +2,7 @@
 
     memories of an episode [I L B S D], answers [I B k T] ──▶ log-probabilities [I B k]
 
-Source: reinforcement spec §6.2 and §6.6.
+Source: docs/method.md §16.1 and §16.2.
 """
 
 from typing import Any, NamedTuple

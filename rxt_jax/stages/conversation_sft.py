@@ -1,7 +1,7 @@
 """Training of the stateless baseline: whole conversations in one row, all answers scored at once.
 
 The same conversations, template and scored tokens as stage 4, so that the two models can be compared; here the
-past is read again as text. Source: architecture spec §16, supervised spec §3.13.
+past is read again as text. Source: docs/method.md, eq. 78.
 """
 
 from dataclasses import dataclass

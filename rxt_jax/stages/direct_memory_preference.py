@@ -5,7 +5,7 @@
 
 Memory is written by accepted answers alone and never holds the answer that it scores. All memories of an episode
 are made first; then the decoder reads them, the answers to one query side by side. The reference is a frozen copy
-of the parameters that train. Source: reinforcement spec §6.6 (normative), §6.4, §6.5 and §6.7.
+of the parameters that train. Source: docs/method.md §16.2, §16.3 and §16.6.
 """
 
 import functools
@@ -28,7 +28,7 @@ __all__ = ["DirectMemoryPreference", "MemoryRule", "ReferenceKind"]
 MemoryRule = Literal["causal", "reference", "document"]
 """What is written before answer i is scored: interaction i − 1 (the default); interaction i itself except the first
 one (published: the answer leaks into the memory that scores it); interaction i, the reference reading the memory
-before it (the seed document, leaking as well). The latter two are for parity."""
+before it (as DMPO was first described, leaking as well). The latter two are for parity."""
 
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
@@ -262,7 +262,7 @@ class DirectMemoryPreference:
             key,
             memory_gradient_steps=self.memory_gradient_steps,
             remat=self.remat,
-            # The document's rule writes at interaction 0 already: its second write is one earlier.
+            # The rule `document` writes at interaction 0 already: its second write is one earlier.
             start=start + 1 if self.memory_rule == "document" else start,
         )
 
@@ -280,7 +280,7 @@ class DirectMemoryPreference:
     def _loss(
         self, policy: SequenceLogProbs, frozen: SequenceLogProbs, answers: Answers, counts: dict[str, Array]
     ) -> tuple[Array, Metrics]:
-        """Turn log-probabilities `[I B k]` into the loss and the metrics of spec §6.7."""
+        """Turn log-probabilities `[I B k]` into the loss (docs/method.md, eq. 84) and the metrics of §16.6."""
         reduced, reference = policy.reduced(self.logprob_reduction), frozen.reduced(self.logprob_reduction)
         lengths = policy.length
         pair = PairLogProbs(

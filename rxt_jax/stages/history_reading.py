@@ -1,8 +1,8 @@
 """Between stages 2 and 4: learn to read the past before learning to compress it.
 
 The decoder's memory cross-attention reads the uncompressed encoder states of all earlier
-interactions, never those of the current one; no memory attention is involved. In the pilots this
-broke the plateau on which stage 4 otherwise stays. Source: design page LEARNING 2.
+interactions, never those of the current one; no memory attention is involved. This breaks the
+plateau on which stage 4 otherwise stays (benchmarks/toy_ablation.md). Source: docs/method.md, eq. 67.
 """
 
 from dataclasses import dataclass

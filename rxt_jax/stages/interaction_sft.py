@@ -1,7 +1,7 @@
 """Stage 2: the joint objective of stage 1 on single interactions.
 
 Only the rows differ: query and answer with control tokens, and a `loss_mask` that scores answers
-alone. Source: supervised spec §5.4.
+alone. Source: docs/method.md §15.2.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@
 
 The decoder can copy its own row out of that memory, so its loss falls low: the stage ties the two
 vector spaces together and leaves the habit to be unlearned by `history_reading` and stage 4.
-Source: supervised spec §5; the article of the supervised stages.
+Source: docs/method.md §15.1.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def perturb_states(encoded: Array, key: Key | None, *, noise: float = 0.0, maski
     """Drop whole states with probability `masking` (no rescaling), then add N(0, noise²) to every
     element.
 
-    Training only: without a key the states come back as they are. Source: supervised spec §5.2.
+    Training only: without a key the states come back as they are. Source: docs/method.md, eq. 65.
     """
     if key is None:
         return encoded

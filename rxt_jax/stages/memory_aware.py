@@ -7,7 +7,7 @@ Every interaction first writes its predecessor and then reads, so the answer tha
 never in memory, interaction 0 reads the initial memory, and the last interaction is never
 written. The default sends the gradient through the whole chain and updates once per batch of
 episodes; `memory_gradient_steps=1, interactions_per_update=1` is the published timing. Source:
-supervised spec §7.
+docs/method.md §15.5.
 """
 
 from dataclasses import dataclass

@@ -4,8 +4,8 @@
 
 A label that nobody has to write by hand; it fixes the cold start of stage 4, where a random
 memory attention would feed noise to the decoder. The encoder stands still, gradients never cross
-interactions, and every interaction, the last one included, is written. Source: supervised spec
-§6.
+interactions, and every interaction, the last one included, is written. Source:
+docs/method.md §15.4.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """DPO and its relatives for models without memory: loss on log-probabilities, token batches, and a trainer.
 
 The losses are those of `losses.preference`; models that remember train by `direct_memory_preference`. Source:
-reinforcement spec §7.1; seed document "DPO Trainer", whose names of batch keys, fields and metrics these are.
+docs/method.md §16.7; names of batch keys, fields and metrics are a contract with users of this trainer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ _TEXT_KEYS = ("prompts", "chosen_responses", "rejected_responses")
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig:
-    """What the document configures: `beta` 0.01-0.05 soft, 0.1 usual, 0.5-1 sharp. `reference_free` is SimPO without a
+    """The fields that DPO needs: `beta` 0.01-0.05 soft, 0.1 usual, 0.5-1 sharp. `reference_free` is SimPO without a
     margin: token means and no reference. `preference` names any other loss instead; its own parameters count then."""
 
     beta: float = 0.1

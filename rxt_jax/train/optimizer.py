@@ -1,8 +1,8 @@
 """One optimizer for all stages: parameter groups, one schedule shape, and groups left in peace.
 
 "No gradient" is not "zero gradient": a group that a loss did not reach keeps its weights, its
-moments and its step count, as if the update had not taken place. Source: supervised spec §7.3,
-§7.7, §8.
+moments and its step count, as if the update had not taken place. Source:
+docs/method.md §17.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,28 +24,35 @@ __all__ = ["Optimizer", "OptimizerConfig", "make_optimizer"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Everything about an update but its gradient.
-
-    `group_rates` multiplies the learning rate of a group, `frozen` takes groups out of training
-    in addition to those that the stage does not train. `decay="matrices"` spares norms, biases,
-    gates, embeddings and memory slots; `"all"` is published. `muon` is for matrices and wants rates
-    of 0.01 to 0.03; the rest gets Adam at `adam_learning_rate` (None = `learning_rate`), on the same schedule and with
-    the same `group_rates`.
-    """
+    """Everything about an update but its gradient. Source: docs/method.md §17."""
 
     name: Literal["adamw", "muon", "lion", "adafactor"] = "adamw"
+    """Where a direction comes from (eq. 109 to 111). `muon` is for matrices; the rest gets Adam."""
     learning_rate: float = 1e-3
+    """Peak rate; Muon wants 0.01 to 0.03."""
     adam_learning_rate: float | None = None
+    """Peak rate of what Muon leaves to Adam, on the same schedule and with the same `group_rates`; None = the same."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Factor on the peak rate over the run."""
     b1: float = 0.9
+    """Decay of the first moment, of Adam and Lion."""
     b2: float = 0.999
+    """Decay of the second moment of Adam, of the momentum of Lion."""
     eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
     weight_decay: float = 0.01
+    """Decoupled, times the rate (docs/method.md, eq. 108)."""
     decay: Literal["all", "matrices"] = "matrices"
+    """What decays: everything (published), or kernels of linear maps: no norms, biases, routers, embeddings, output
+    heads, and nothing that is counted per slot."""
     clip_norm: float | None = 1.0
+    """Largest global norm of a gradient; None = no clipping (docs/method.md, eq. 116)."""
     group_rates: Mapping[str, float] = field(default_factory=dict)
+    """Factor on the rate, by parameter group."""
     frozen: tuple[str, ...] = ()
+    """Groups that stand still, besides those that the stage does not train."""
     groups: tuple[tuple[str, str], ...] = GROUP_PATTERNS
+    """Group and pattern of its parameters' paths; the first that matches wins."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0.0:

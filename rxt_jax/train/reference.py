@@ -1,7 +1,7 @@
 """Log-probabilities of a reference model, computed once before training and kept in a file.
 
 The reference is the model that a preference stage starts from, with a memory chain of its own. Then training needs
-neither its parameters nor its passes. Source: reinforcement spec §6.5 (`full`) and §7.3.
+neither its parameters nor its passes. Source: docs/method.md §16.3.
 """
 
 import hashlib

@@ -14,18 +14,18 @@ __all__ = ["ScheduleConfig", "learning_rate_factor", "published_step_counts"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """A warm-up, then a shape; all shares are shares of the run's updates.
-
-    `wsd` is warm-up, stable, decay: constant, then linear over the last `decay_share`.
-    `final_ratio` is what remains of the peak at the end, and after it. `warmup_from_zero` is the
-    published warm-up, whose first update has rate 0 and so moves nothing but the moments.
-    """
+    """A warm-up, then a shape; all shares are shares of the run's updates. Source: docs/method.md §17.3."""
 
     kind: Literal["cosine", "constant", "wsd"] = "cosine"
+    """`wsd` is warm-up, stable, decay: constant, then linear over the last `decay_share`."""
     warmup_share: float = 0.05
+    """Share of the updates that the rate rises in."""
     final_ratio: float = 0.0
+    """What remains of the peak at the end, and after it; not for `constant`."""
     decay_share: float = 0.2
+    """Share of the updates that `wsd` falls in."""
     warmup_from_zero: bool = False
+    """The published warm-up, whose first update has rate 0 and so moves nothing but the moments."""
 
     def __post_init__(self) -> None:
         for name in ("warmup_share", "final_ratio", "decay_share"):
@@ -43,8 +43,8 @@ class ScheduleConfig:
 def learning_rate_factor(config: ScheduleConfig, update: Array | float, total: int) -> Array:
     """Give the factor in [0, 1] of an update, counted from 0, in a run of `total` updates.
 
-    Fractions of an update are allowed. After the end the factor stays where it is (the reference's
-    cosine rises again). An array gives float32, a Python number float64. Source: supervised spec §8.2 and §8.3.
+    Fractions of an update are allowed. After the end the factor stays where it is (the published
+    cosine rises again). An array gives float32, a Python number float64. Source: docs/method.md, eq. 112, 113 and 114.
     """
     if isinstance(update, int | float):
         return _factor(np, config, np.float64(update), total)
@@ -78,7 +78,7 @@ def published_step_counts(
 ) -> dict[str, int]:
     """Count updates as the published helper does, one batch fewer than really run: for repeating its schedules.
 
-    `curriculum_steps` is the number of interactions of an episode. Source: supervised spec §8.3.
+    `curriculum_steps` is the number of interactions of an episode. Source: docs/method.md, eq. 115.
     """
     batches = int((dataset_size / batch_size - 1) // num_workers)
     epoch = batches * curriculum_steps

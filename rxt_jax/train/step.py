@@ -3,8 +3,8 @@
     rows      ──▶ micro-batches ──▶ Σ gradients ──▶ one update
     episodes  ──▶ windows of `interactions_per_update` ──▶ one update each, memory carried on
 
-Everything happens in one compiled program and nothing waits for the host. Source: supervised spec
-§4, §7.2 and §7.4.
+Everything happens in one compiled program and nothing waits for the host. Source:
+docs/method.md §17.5, eq. 64.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Reading golden cases, and filling modules of ours with weights under reference names."""
+"""Reading golden cases, and filling modules of ours with weights under published names."""
 
 import json
 import lzma

@@ -201,7 +201,7 @@ def test_memory_norm(name):
         decay=config.get("decay", 0.9),
     )
     module = MemoryNorm(x.shape[1], x.shape[2], settings, rngs=nnx.Rngs(0))
-    # The reference creates the gate of a norm that does not use it.
+    # The published implementation creates the gate of a norm that does not use it.
     ignored = () if settings.gated else ("gate",)
     module = fill_layer(module, case.w, "memory_attention/layers/0/norm", ignored, norm_kind=kind)
     case.check(module(x), "eval")

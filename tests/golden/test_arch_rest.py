@@ -16,7 +16,7 @@ SMALLEST = {"ff_dim": 4, "att_heads": 2, "att_groups": 1, "att_query_groups": 1}
 
 
 def test_critic_head():
-    """Spec §12.2."""
+    """Source: docs/method.md, eq. 52."""
     case = GoldenCase("arch", "critic_head")
     fields = case.config["encoder_config"]
     size = {name: fields[name] for name in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size")}
@@ -42,7 +42,10 @@ def test_critic_head():
 
 @pytest.mark.slow
 def test_fresh_parameters_are_distributed_as_published():
-    """Spec §17: mean within five standard errors, deviation within 5 %, extremes within the support."""
+    """Mean within five standard errors, deviation within 5 %, extremes within the support.
+
+    Source: docs/method.md §11.
+    """
     case = GoldenCase("arch", "init_stats")
     parts = (case.config[f"{name}_config"] for name in ("decoder", "encoder", "memory_attention"))
     config = model_from_reference(*parts, case.config["memory_attention_variant"])

@@ -1,4 +1,4 @@
-"""The decoder-only baseline. Spec §16."""
+"""The decoder-only baseline. Source: docs/method.md, eq. 53."""
 
 import jax
 import jax.numpy as jnp

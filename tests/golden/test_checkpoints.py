@@ -40,7 +40,7 @@ def assert_equal_models(one, other, without=()):
 
 @pytest.mark.parametrize("name", ["alpha-tiny", "beta-tiny", "alpha-tiny-split"])
 def test_a_published_checkpoint_gives_the_published_numbers(name):
-    """Spec §18."""
+    """Source: docs/method.md §20.2."""
     expected = FOLDER / name.removesuffix("-split")
     case = load_file(expected / "expected.safetensors")
     tolerance = json.loads((expected / "expected.json").read_text())["tolerance"]
@@ -65,7 +65,7 @@ def test_a_published_checkpoint_gives_the_published_numbers(name):
 
 
 def test_the_head_of_a_split_checkpoint_restores_masked_tokens():
-    """Spec §12.1."""
+    """Source: docs/method.md, eq. 51."""
     case = load_file(SPLIT / "expected.safetensors")
     model, real = load_rxlm(SPLIT), case["in.mask"] > 0
     encoded = model.encode(jnp.asarray(case["in.ids"].astype(np.int32)), jnp.asarray(real))
@@ -156,7 +156,7 @@ def test_the_tensors_decide_what_an_old_configuration_leaves_out(changed):
 
 
 def test_listed_experts_are_stacked(changed):
-    """Spec §10.4: their biases are their own."""
+    """Source: docs/method.md §20.2, rule 8: their biases are their own."""
 
     def unstack(tensors):
         for name in [name for name in tensors if name.endswith(".ff.w1")]:
@@ -178,7 +178,7 @@ def test_listed_experts_are_stacked(changed):
 
 
 def test_an_ungated_interlayer_checkpoint_follows_the_name_or_the_option(changed):
-    """Spec §18.3, rule 9."""
+    """Source: docs/method.md §20.2, rule 9."""
 
     def ungate(tensors):
         for name in [name for name in tensors if "gate_layers" in name]:
@@ -198,7 +198,7 @@ def test_an_ungated_interlayer_checkpoint_follows_the_name_or_the_option(changed
 
 
 def test_legacy_rotary_rows_are_permuted_into_the_current_layout():
-    """Spec §4.3: the permuted model equals the unpermuted one run with the old layout."""
+    """Source: docs/method.md §4.3: the permuted model equals the unpermuted one run with the old layout."""
     name = FOLDER / "alpha-tiny"
     permuted = load_rxlm(name, compatibility=Compatibility(legacy_rotary_layout=True))
     assert not permuted.config.compatibility.legacy_rotary_layout

@@ -1,6 +1,6 @@
 """Templates, labels, masks and truncation against the published dataset classes, all cases exactly.
 
-`RXT_GOLDEN_DATA` names another folder of cases with the same files. Source: supervised spec §2, §3 and §8.2.
+`RXT_GOLDEN_DATA` names another folder of cases with the same files. Source: docs/method.md §13 and §17.3.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """Packing, collating and splitting against the published classes, all cases exactly.
 
-`RXT_GOLDEN_DATA` names another folder of cases with the same files. Source: supervised spec §3.4, §3.10, §3.14.
+`RXT_GOLDEN_DATA` names another folder of cases with the same files. Source:
+docs/method.md §13.5, §13.9 and §13.10.
 """
 
 import itertools

@@ -1,4 +1,7 @@
-"""Whole DMPO episodes: losses, log-probabilities, memories, all gradients, and short runs. Reinforcement spec §6."""
+"""Whole DMPO episodes: losses, log-probabilities, memories, all gradients, and short runs.
+
+Source: docs/method.md §16.2.
+"""
 
 from functools import lru_cache
 
@@ -117,7 +120,7 @@ QUICK = [f"dmpo_step_{name}" for name in ("causal_anchored", "document_sum_bptt"
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_losses_log_probabilities_memories_and_gradients(name):
-    """Spec §6.3 (as shipped), §6.1 (document), §6.6 (causal)."""
+    """Source: docs/method.md §16.2, all three values of `memory_rule`; `reference` is as shipped."""
     case = load(name)
     count = case.config["interactions"]
 

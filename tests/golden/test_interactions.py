@@ -1,4 +1,4 @@
-"""Whole models in conversation: token streams and memories. Spec §14 and §15."""
+"""Whole models in conversation: token streams and memories. Source: docs/method.md §12.2."""
 
 import ast
 import json
@@ -61,7 +61,7 @@ def test_conversations(name, tmp_path):
     def decode(params, ids, memory):
         return nnx.merge(graphdef, params).decode(ids, jnp.ones(ids.shape, bool), memory)
 
-    # The published auto mode chooses at every step (Q13); the cases hold the intended one as well.
+    # The published auto mode chooses at every step; the cases hold the intended one as well.
     prefix = "fixed_" if mode == "auto" else ""
     for number in range(3):
         before = memory
@@ -108,7 +108,7 @@ SETTINGS = [tensor for tensor in GoldenCase("arch", "sampler_distributions").fac
     "tensor", [each for each in SETTINGS if "single-stream" in each["meaning"]], ids=lambda t: t["name"]
 )
 def test_sampler(tensor):
-    """Spec §13, the single-stream rule."""
+    """Source: docs/method.md §12.1, not the published rule for batches."""
     case = GoldenCase("arch", "sampler_distributions")
     settings = ast.literal_eval(tensor["meaning"].split("sampler, ")[1])
     settings = {name: value for name, value in settings.items() if value}

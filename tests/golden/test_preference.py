@@ -1,4 +1,4 @@
-"""Preference losses against independent implementations. Reinforcement spec §6 and §7."""
+"""Preference losses against independent implementations. Source: docs/method.md §16."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_impossible_configs(field):
 
 
 def test_the_contract_of_four_log_probabilities():
-    """Spec §7.1."""
+    """Source: docs/method.md §16.7."""
     case = json.loads((FOLDER / "dpo_logprob_contract_a.json").read_text())
     for expected in case["expected"]:
         fields = {name: expected[name] for name in ("beta", "label_smoothing", "reference_free")}
@@ -111,7 +111,7 @@ def test_the_contract_of_four_log_probabilities():
 
 @pytest.mark.parametrize("name", case_names("rl", "seq_logprob_"))
 def test_sequence_log_probabilities(name):
-    """Spec §6.2."""
+    """Source: docs/method.md, eq. 79 and 80."""
     case = GoldenCase("rl", name)
     tolerance = case.facts["tolerance"]
     near = {"rtol": tolerance["rtol"], "atol": 6e-6}
@@ -135,7 +135,7 @@ def test_sequence_log_probabilities(name):
 
 @pytest.mark.parametrize("name", case_names("rl", "dmpo_pref_loss_"))
 def test_the_loss_of_the_memory_stage(name):
-    """Spec §6.4: sigmoid with label smoothing, and the penalty on neutral answers."""
+    """Source: docs/method.md, eq. 84 and 87: sigmoid with label smoothing, and the penalty on neutral answers."""
     case = GoldenCase("rl", name)
     kinds = ("accepted", "rejected", "neutral")
     policy, reference = (jnp.stack([case.i[f"{who}_{kind}"] for kind in kinds], -1)[None] for who in ("policy", "ref"))

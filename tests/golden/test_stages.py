@@ -90,7 +90,7 @@ class StageCase(GoldenCase):
             assert np.abs(value - before[path] - expected).max() <= 0.05 * np.abs(expected).max() + 1.6e-5, path
 
     def episode(self) -> EpisodeBatch:
-        """Join query and answer parts to rows (supervised spec §3.9)."""
+        """Join query and answer parts to rows (docs/method.md, eq. 59)."""
         rows, number = [], 0
         while f"step{number}.query_input_ids" in self.i:
             part = {k: np.asarray(v) for k, v in self.i.items() if k.startswith(f"step{number}.")}

@@ -1,4 +1,4 @@
-"""`tokenizer.json` and the interaction template against the published tokenisation. Spec §14.2."""
+"""`tokenizer.json` and the interaction template against the published tokenisation. Source: docs/method.md §13.2."""
 
 import json
 from pathlib import Path

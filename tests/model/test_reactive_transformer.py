@@ -163,7 +163,7 @@ def test_learned_gates_start_as_open_as_told_and_interpolate(kind):
     np.testing.assert_allclose(opened, new, atol=1e-5)
 
 
-PUBLISHED_MILLIONS = {  # architecture spec §21: decoder and encoder count the shared embedding
+PUBLISHED_MILLIONS = {  # docs/method.md §20.1: decoder and encoder count the shared embedding
     "rxt_alpha_micro": {"decoder": 9.46, "encoder": 2.05, "memory_attention": 1.19, "masked_language_head": 0.98},
     "rxt_alpha_micro_plus": {"decoder": 22.40},
     "rxt_alpha_mini": {"decoder": 57.8},
