@@ -23,7 +23,8 @@ class Compatibility:
     """A checkpoint that asks for the interlayer variant gets self-interlayer, where its tensors do not tell.
     Source: docs/method.md §7.5."""
     small_initial_memory: bool = False
-    """A small initial memory, `normal` in place of `standard`, as rxnn 0.2 had. Source: docs/method.md §7.1."""
+    """A small initial memory, `normal` with 0.02 in place of `standard`, as rxnn 0.2 had.
+    Source: docs/method.md §7.1."""
 
     @classmethod
     def rxlm_0_3_93(cls) -> "Compatibility":

@@ -32,7 +32,6 @@ _IGNORED = re.compile(
     r"|^decoder\.model\.embedding\.weight$"
     r"|\.slot_status\."  # created even where gating is off
 )
-_SMALL_INITIAL_MEMORY = 0.02  # standard deviation before rxlm
 
 
 class RxlmFolder(NamedTuple):
@@ -166,14 +165,12 @@ def open_rxlm(
         _permute_legacy_rows(weights, fields)
     if "encoder.model.embedding.weight" not in names and "decoder.model.embedding.weight" in names:
         weights.rename("decoder.model.embedding.weight", "encoder.model.embedding.weight")
-    small = compatibility.small_initial_memory
     config = model_from_reference(
         fields["decoder"],
         fields["encoder"],
         fields["memory"],
         chosen,
-        initial_memory="normal" if small else "standard",
-        initial_memory_std=_SMALL_INITIAL_MEMORY if small else 1.0,
+        initial_memory="normal" if compatibility.small_initial_memory else "standard",
         compatibility=compatibility.without_legacy_layout(),
     )
     return RxlmFolder(config, weights, reference)

@@ -161,7 +161,6 @@ def model_from_reference(
     variant: str,
     *,
     initial_memory: Literal["standard", "normal", "learned"] = "standard",
-    initial_memory_std: float = 1.0,
     compatibility: Compatibility | None = None,
 ) -> ModelConfig:
     """Join the configurations of the three components; they must agree on the model's size."""
@@ -179,7 +178,6 @@ def model_from_reference(
         decoder=decoder_from_reference(decoder),
         memory_attention=memory_from_reference(memory, variant),
         initial_memory=initial_memory,
-        initial_memory_std=initial_memory_std,
         compatibility=compatibility or Compatibility(),
     )
 

@@ -26,14 +26,16 @@ class LearnedMemory(nnx.Module):
         return jnp.broadcast_to(slots, (slots.shape[0], batch, *slots.shape[2:]))
 
 
-def draw_memory(kind: InitialMemory, shape: tuple[int, int, int, int], key: Key) -> Float[Array, "L B S D"]:
-    """Draw a published initial memory. Source: docs/method.md §7.1."""
+def draw_memory(
+    kind: InitialMemory, shape: tuple[int, int, int, int], key: Key, *, scale: float = 0.01
+) -> Float[Array, "L B S D"]:
+    """Draw a published initial memory; `scale` is the spread of `normal` and `uniform`. Source: docs/method.md §7.1."""
     if kind == "standard":
         return jax.random.normal(key, shape)
     if kind == "normal":
-        return 0.01 * jax.random.normal(key, shape)
+        return scale * jax.random.normal(key, shape)
     if kind == "uniform":
-        return 0.01 * jax.random.uniform(key, shape)
+        return scale * jax.random.uniform(key, shape)
     if kind == "zeros":
         return jnp.zeros(shape)
     if kind == "ones":

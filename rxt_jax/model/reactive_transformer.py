@@ -52,7 +52,8 @@ class ReactiveTransformer(nnx.Module):
         config = self.config
         shape = (config.num_layers, batch, config.num_slots, config.embed_dim)
         key = jax.random.key(0) if key is None else key
-        return draw_memory(config.initial_memory, shape, key)
+        scale = 0.02 if config.compatibility.small_initial_memory else 0.01
+        return draw_memory(config.initial_memory, shape, key, scale=scale)
 
     def encode(
         self,

@@ -10,6 +10,7 @@ from flax import nnx
 from small import mixture_config, random_batch, random_memory, small_config, small_model
 
 from rxt_jax.cli.inspect import count_parameters
+from rxt_jax.compatibility import Compatibility
 from rxt_jax.model import ReactiveTransformer, presets
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 
@@ -135,6 +136,12 @@ def test_random_initial_memories(kind):
     mean = 1.0 if kind == "ones" else mean
     np.testing.assert_allclose(memory.mean(), mean, atol=0.05 * std + 1e-7)
     np.testing.assert_allclose(memory.std(), std, rtol=0.05, atol=1e-7)
+
+
+def test_memory_of_the_first_models_starts_with_the_spread_they_had():
+    config = small_config(initial_memory="normal", compatibility=Compatibility(small_initial_memory=True))
+    memory = np.asarray(small_model(config).initial_memory(64, jax.random.key(0)))
+    assert abs(memory.std() - 0.02) < 0.001
 
 
 def test_learned_initial_memory_is_shared_by_rows_and_gets_a_gradient():
