@@ -19,10 +19,10 @@ from flax import nnx
 from rxt_jax.cli.benchmark import best_time
 from rxt_jax.model import ModelConfig, presets
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run import build_model
 from rxt_jax.serving.generation import Rules, extend, prefill
 from rxt_jax.serving.sampling import SamplingConfig
-from rxt_jax.train.groups import flat_parameters
 
 
 @dataclass(frozen=True)

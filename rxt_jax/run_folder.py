@@ -19,10 +19,10 @@ from flax import nnx
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.model import AnyModel, ReactiveTransformer, make_model
+from rxt_jax.nn.parameters import flat_parameters, with_parameters
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.shipped import named_folder
 from rxt_jax.stages import MemoryAware
-from rxt_jax.train.groups import flat_parameters, with_parameters
 from rxt_jax.weights import WEIGHTS_FILE, read_weights
 
 __all__ = [
