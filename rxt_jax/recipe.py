@@ -160,7 +160,11 @@ def to_json(value: Any) -> Any:
 
 def from_json(value: Any, place: str = "recipe") -> Any:
     """Read what `to_json` wrote, today or under older names; an unknown class or field is an error that names it."""
-    return _read(value, place, {cls.__name__: cls for cls in _config_classes(Recipe, set())})
+    types: dict[str, dict[str, type]] = {}
+    for cls in _config_classes(Recipe, set()):
+        # A class that was defined again (a notebook's cell) takes the place of what it was before.
+        types.setdefault(cls.__name__, {})[f"{cls.__module__}.{cls.__qualname__}"] = cls
+    return _read(value, place, types)
 
 
 def _config_classes(hint: Any, found: set[Any]) -> Iterator[type]:
@@ -176,7 +180,7 @@ def _config_classes(hint: Any, found: set[Any]) -> Iterator[type]:
         yield from _config_classes(each, found)
 
 
-def _read(value: Any, place: str, types: Mapping[str, type]) -> Any:
+def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> Any:
     if isinstance(value, list):
         return tuple(_read(item, f"{place}[{number}]", types) for number, item in enumerate(value))
     if not isinstance(value, dict):
@@ -189,8 +193,10 @@ def _read(value: Any, place: str, types: Mapping[str, type]) -> Any:
             f"{place}: unknown type {name!r}; was this run made by a newer version, or does it need a module of yours "
             f"that is not imported?"
         )
+    if len(types[name]) > 1:
+        raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
     value = {_RENAMED_FIELDS.get((name, key), key): item for key, item in value.items()}
-    cls = types[name]
+    (cls,) = types[name].values()
     known = {each.name for each in dataclasses.fields(cls)}
     unknown = sorted(set(value) - known - {"type"})
     if unknown:

@@ -52,13 +52,13 @@ def make_parameter(
     return nnx.Param(initializer(rngs.params(), shape), axes=axes)
 
 
-def flat_parameters(params: nnx.State) -> dict[str, Any]:
-    """List parameters (variables) by path, such as `decoder/layers/cross_attention/query/kernel`."""
+def flat_parameters(params: Any) -> dict[str, Any]:
+    """List the parameters of an `nnx.State` by path, such as `decoder/layers/cross_attention/query/kernel`."""
     return {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(params)}
 
 
-def with_parameters(params: nnx.State, values: Mapping[str, Any]) -> nnx.State:
-    """Put new values in place of those parameters that `values` names."""
+def with_parameters(params: Any, values: Mapping[str, Any]) -> Any:
+    """Put new values in place of those parameters of an `nnx.State` that `values` names."""
     replaced = []
     for path, variable in nnx.to_flat_state(params):
         name = "/".join(map(str, path))
