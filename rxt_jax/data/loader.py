@@ -330,7 +330,7 @@ class PreferenceBatches(Batches):
     """Conversations with several answers to a query, for the preference stage.
 
     `reference[item, i, k]` are log-probabilities of the answers under a reference model, in the order of the source
-    (`rxt_jax.train.reference`).
+    (`rxt_jax.stages.precomputed_reference`).
     """
 
     def __init__(

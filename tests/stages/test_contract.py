@@ -101,13 +101,14 @@ def test_a_stage_in_twenty_lines_trains_and_one_that_acts_resumes_bit_for_bit(tm
     shutil.rmtree(tmp_path / "cut" / "stages" / "second")
     (tmp_path / "cut" / "metrics.jsonl").unlink()
     cut = replace(recipe, folder=str(tmp_path / "cut"))
-    original = runs.make_acting
+    original, stopped = runs.make_acting, []
 
     def make(*arguments, **options):
         act = original(*arguments, **options)
 
         def acted(state, batch, update):
-            if update == 1:
+            if update == 1 and not stopped:
+                stopped.append(update)
                 os.kill(os.getpid(), signal.SIGTERM)
             return act(state, batch, update)
 
