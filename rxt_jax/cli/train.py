@@ -80,9 +80,9 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
     console.print(report.table())
     console.print(report.facts_table())
     report.save(recipe.run_folder / "evaluation" / part)
-    if recipe.held_out_preferences is not None:
+    if recipe.preference_stage is not None and recipe.held_out_preferences is not None:
         source = open_source(recipe.held_out_preferences)
-        own = recipe.stages[recipe.preference_stage or ""].data
+        own = recipe.stages[recipe.preference_stage].data
         rows = own if isinstance(own, DataConfig) else data
         preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, rows, recipe.evaluation)
         console.print(preferences.table())
