@@ -44,7 +44,7 @@ def build(config: ModelConfig, stage: Any) -> tuple[Any, Any]:
     """Make the train step and the state it begins with."""
     graphdef, params = nnx.split(build_model(config, 0))
     optimizer = make_optimizer(OptimizerConfig(), params, total_updates=1000, trainable=stage.trainable)
-    state = make_train_state(params, optimizer, reference_groups=getattr(stage, "reference_groups", ()))
+    state = make_train_state(params, optimizer, stage)
     return make_train_step(graphdef, stage, optimizer, seed=0), state
 
 

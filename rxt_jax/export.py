@@ -12,8 +12,8 @@ from typing import Any
 from flax import nnx
 
 from rxt_jax.model_card import model_card
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run_folder import RECIPE_FILE, load, run_and_stage
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.weights import WEIGHTS_FILE, WeightDtype, write_weights
 
 __all__ = ["CARD_FILE", "export_model"]

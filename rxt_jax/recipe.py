@@ -5,78 +5,43 @@ A file in `configs/` is Python that defines `recipe`; it says only what differs 
 
 import dataclasses
 import runpy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from rxt_jax.compatibility import Compatibility
-from rxt_jax.data.config import (
-    DataConfig,
-    DataSource,
-    DialogueData,
-    FaultPolicy,
-    FileData,
-    MixedData,
-    PackingConfig,
-    PartData,
-)
-from rxt_jax.data.dialogues.spec import DialogueSpec
+from rxt_jax.data.config import DataConfig, DataSource
+from rxt_jax.data.curriculum import Curriculum
+from rxt_jax.data.loader import PreferenceBatches
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
-from rxt_jax.losses.preference import PreferenceConfig
 from rxt_jax.model import BaselineConfig
-from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
-from rxt_jax.nn.attention import AttentionConfig
-from rxt_jax.nn.feed_forward import FeedForwardConfig
-from rxt_jax.nn.memory_layer import MemoryLayerConfig
-from rxt_jax.nn.memory_norms import MemoryNormConfig
-from rxt_jax.nn.mixture_of_experts import MixtureConfig
-from rxt_jax.nn.residual_gates import ResidualGateConfig
-from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.model.config import ModelConfig
 from rxt_jax.sharding import MeshConfig
-from rxt_jax.stages import (
-    ConversationSft,
-    DirectMemoryPreference,
-    HistoryReading,
-    InteractionSft,
-    JointPretraining,
-    MemoryAware,
-    MemoryPretraining,
-)
+from rxt_jax.stages import Stage
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
-from rxt_jax.train.schedule import ScheduleConfig
 
-__all__ = ["Recipe", "StageConfig", "StageRun", "from_json", "load_recipe", "to_json"]
-
-StageConfig = (
-    JointPretraining
-    | InteractionSft
-    | HistoryReading
-    | MemoryPretraining
-    | MemoryAware
-    | DirectMemoryPreference
-    | ConversationSft
-)
+__all__ = ["Recipe", "StageRun", "curriculum_runs", "from_json", "load_recipe", "to_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
     """One stage of a run: its objective, how long, how many rows at once, and its optimizer.
 
-    `source` are other data to train on than the recipe's (None = the recipe's), for a curriculum. `max_interactions`
-    shortens the episodes of this stage (None = as the data says); `accumulation` splits a batch into that many
-    micro-batches.
+    `data` are its own data (None = the recipe's): a source to train on with the recipe's rows and held-out data, or a
+    whole `DataConfig`. So one recipe reads texts for stage 1 and preferences for stage 5, and a list of stage runs is
+    a curriculum. `max_interactions` shortens the episodes of this stage (None = as the data says); `accumulation`
+    splits a batch into that many micro-batches.
     """
 
-    stage: StageConfig
+    stage: Stage
     updates: int
     batch_size: int
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulation: int = 1
     max_interactions: int | None = None
-    source: DataSource | None = None
+    data: DataConfig | DataSource | None = None
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -92,6 +57,9 @@ class StageRun:
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole run. Stages run in order, each from the parameters of the one before.
+
+    `data` are what stages without data of their own read, what the tokenizer learns from, and what the run is
+    evaluated on.
 
     `name` names the run folder `runs/<name>` unless `folder` is given. `cpu_devices` splits the CPU
     into that many devices (None = one): two use two cores better for small models. `start_from` is
@@ -115,25 +83,40 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages must name at least one stage run.")
-        stateless = isinstance(self.model, BaselineConfig)
         for name, run in self.stages.items():
-            if isinstance(run.stage, ConversationSft) != stateless:
+            if not isinstance(self.model, run.stage.model_config):
                 raise ValueError(
                     f"stage {name!r} is {run.stage.kind}, which does not train a {type(self.model).__name__}: "
-                    f"conversation_sft and BaselineConfig belong together, the other stages and ModelConfig."
+                    f"it belongs with a {run.stage.model_config.__name__}."
                 )
-        field_name = "conversation_length" if stateless else "max_length"
-        length = getattr(self.data, field_name)
-        if length > self.model.max_length:
-            raise ValueError(
-                f"data.{field_name} = {length} exceeds model.max_length = {self.model.max_length}. "
-                f"Raise the latter or shorten the rows."
-            )
+        field_name = "conversation_length" if isinstance(self.model, BaselineConfig) else "max_length"
+        places = {"data": self.data} | {f"stages.{name}.data": self.data_of(run) for name, run in self.stages.items()}
+        for place, data in places.items():
+            length = getattr(data, field_name)
+            if length > self.model.max_length:
+                raise ValueError(
+                    f"{place}.{field_name} = {length} exceeds model.max_length = {self.model.max_length}. "
+                    f"Raise the latter or shorten the rows."
+                )
+
+    def data_of(self, run: StageRun) -> DataConfig:
+        """Return the data that a stage run reads, its episodes as short as it wants them."""
+        data = self.data if run.data is None else run.data
+        if not isinstance(data, DataConfig):
+            data = replace(self.data, source=data)
+        return data if run.max_interactions is None else replace(data, max_interactions=run.max_interactions)
 
     @property
-    def has_preferences(self) -> bool:
-        """Tell whether a stage learns from preferences."""
-        return any(isinstance(run.stage, DirectMemoryPreference) for run in self.stages.values())
+    def preference_stage(self) -> str | None:
+        """Name the first stage that learns from preferences, None without one."""
+        reading = (name for name, run in self.stages.items() if issubclass(run.stage.rows, PreferenceBatches))
+        return next(reading, None)
+
+    @property
+    def held_out_preferences(self) -> DataSource | None:
+        """Return the preferences that the run is measured on, None where no stage learns any or there are none."""
+        name = self.preference_stage
+        return None if name is None else self.data_of(self.stages[name]).held_out_preferences
 
     @property
     def run_folder(self) -> Path:
@@ -141,48 +124,26 @@ class Recipe:
         return Path(self.folder) if self.folder else Path("runs") / self.name
 
 
-_TYPES = {
-    cls.__name__: cls
-    for cls in (
-        AttentionConfig,
-        BaselineConfig,
-        Compatibility,
-        ConversationSft,
-        DataConfig,
-        DecoderConfig,
-        DialogueData,
-        DialogueSpec,
-        DirectMemoryPreference,
-        EncoderConfig,
-        EvaluationConfig,
-        FaultPolicy,
-        FeedForwardConfig,
-        FileData,
-        HistoryReading,
-        InteractionSft,
-        JointPretraining,
-        LoopConfig,
-        MemoryAware,
-        MemoryConfig,
-        MemoryLayerConfig,
-        MemoryNormConfig,
-        MemoryPretraining,
-        MeshConfig,
-        MixedData,
-        MixtureConfig,
-        ModelConfig,
-        OptimizerConfig,
-        PackingConfig,
-        PartData,
-        PreferenceConfig,
-        Recipe,
-        ResidualGateConfig,
-        RotaryConfig,
-        ScheduleConfig,
-        StageRun,
-        TokenizerConfig,
-    )
-}
+_RENAMED_FIELDS = {("StageRun", "source"): "data"}
+"""Fields of recipes that were written before they got another name."""
+
+
+def curriculum_runs(
+    name: str, run: StageRun, curriculum: Curriculum, data: DataConfig | None = None
+) -> dict[str, StageRun]:
+    """Make the stage runs of a curriculum, entry after entry: `run` on each entry's data and as long as its episodes.
+
+    `data` says what their rows are like. An entry without held-out data is measured on those of `data`. Names are
+    `name-4`, `name-8`, `name-8-lr` (long range).
+    """
+    runs = {}
+    for entry in curriculum:
+        own = replace(data or DataConfig(), source=entry.dataset)
+        if entry.eval_dataset is not None:
+            own = replace(own, evaluation_source=entry.eval_dataset)
+        place = f"{name}-{entry.steps}" + ("-lr" if entry.is_long_range else "")
+        runs[place] = replace(run, data=own, max_interactions=entry.max_interactions)
+    return runs
 
 
 _RETIRED = {"JointPretraining": {"mask_id"}, "InteractionSft": {"mask_id"}}
@@ -202,16 +163,44 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, place: str = "recipe") -> Any:
-    """Read what `to_json` wrote; an unknown class or field is an error that names it."""
+    """Read what `to_json` wrote, today or under older names; an unknown class or field is an error that names it."""
+    types: dict[str, dict[str, type]] = {}
+    for cls in _config_classes(Recipe, set()):
+        # A class that was defined again (a notebook's cell) takes the place of what it was before.
+        types.setdefault(cls.__name__, {})[f"{cls.__module__}.{cls.__qualname__}"] = cls
+    return _read(value, place, types)
+
+
+def _config_classes(hint: Any, found: set[Any]) -> Iterator[type]:
+    """Yield the dataclasses that a type hint speaks of, those of their fields, and what is derived from them."""
+    for part in get_args(hint):
+        yield from _config_classes(part, found)
+    if not isinstance(hint, type) or not dataclasses.is_dataclass(hint) or hint in found:
+        return
+    found.add(hint)
+    yield hint
+    hints = get_type_hints(hint)
+    for each in (*(hints[each.name] for each in dataclasses.fields(hint)), *hint.__subclasses__()):
+        yield from _config_classes(each, found)
+
+
+def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> Any:
     if isinstance(value, list):
-        return tuple(from_json(item, f"{place}[{number}]") for number, item in enumerate(value))
+        return tuple(_read(item, f"{place}[{number}]", types) for number, item in enumerate(value))
     if not isinstance(value, dict):
         return value
     if "type" not in value:
-        return {key: from_json(item, f"{place}.{key}") for key, item in value.items()}
-    if value["type"] not in _TYPES:
-        raise ValueError(f"{place}: unknown type {value['type']!r}; was this run made by a newer version?")
-    cls = _TYPES[value["type"]]
+        return {key: _read(item, f"{place}.{key}", types) for key, item in value.items()}
+    name = value["type"]
+    if name not in types:
+        raise ValueError(
+            f"{place}: unknown type {name!r}; was this run made by a newer version, or does it need a module of yours "
+            f"that is not imported?"
+        )
+    if len(types[name]) > 1:
+        raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
+    value = {_RENAMED_FIELDS.get((name, key), key): item for key, item in value.items()}
+    (cls,) = types[name].values()
     known = {each.name for each in dataclasses.fields(cls)}
     value = {name: item for name, item in value.items() if name not in _RETIRED.get(value["type"], ())}
     unknown = sorted(set(value) - known - {"type"})
@@ -219,7 +208,7 @@ def from_json(value: Any, place: str = "recipe") -> Any:
         raise ValueError(
             f"{place}: {value['type']} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    return cls(**{name: from_json(item, f"{place}.{name}") for name, item in value.items() if name != "type"})
+    return cls(**{name: _read(item, f"{place}.{name}", types) for name, item in value.items() if name != "type"})
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -3,9 +3,9 @@
 recipe.json  tokenizer.model  stages/<name>/  metrics.jsonl  tensorboard/  evaluation/  samples/
 """
 
-import itertools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,8 @@ from flax import nnx
 from rich.console import Console
 
 from rxt_jax.checkpoint import CheckpointStore
-from rxt_jax.data.loader import (
-    ConversationBatches,
-    EpisodeBatches,
-    InteractionBatches,
-    PreferenceBatches,
-    Shard,
-    TextBatches,
-)
+from rxt_jax.data.config import DataConfig, DataSource
+from rxt_jax.data.loader import Batches, Shard
 from rxt_jax.data.prepared import PreparedEpisodes
 from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.rows import RowEncoder
@@ -30,16 +24,17 @@ from rxt_jax.data.sources import EpisodeSource, leaves, open_source
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import train_tokenizer
 from rxt_jax.model import AnyModelConfig, make_model
-from rxt_jax.recipe import Recipe, StageRun, to_json
+from rxt_jax.nn.parameters import flat_parameters, with_parameters
+from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.run_folder import check_tokenizer, claim_folder, first_difference, load, run_and_stage, write_recipe
 from rxt_jax.sharding import batch_shardings, make_mesh, place_batch, state_shardings
-from rxt_jax.train.groups import flat_parameters, with_parameters
+from rxt_jax.stages.stage import Reading
+from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricWindow
 from rxt_jax.train.optimizer import make_optimizer
-from rxt_jax.train.reference import precompute_reference
 from rxt_jax.train.state import TrainState, make_train_state
-from rxt_jax.train.step import make_train_step, with_reference
+from rxt_jax.train.step import make_train_step, rebuilder
 from rxt_jax.train.tracker import Tracker
 
 __all__ = ["build_model", "make_batches", "run_recipe"]
@@ -71,32 +66,13 @@ def make_batches(
     held_out: bool = False,
     model: Any = None,
     file: Path | None = None,
-) -> Any:
-    """Choose the rows that a stage trains on; those of `held_out` data are never sampled. A stage with a precomputed
-    reference wants the model that is the reference, and a file to keep its log-probabilities in."""
-    kinds = {
-        "joint_pretraining": TextBatches,
-        "interaction_sft": InteractionBatches,
-        "conversation_sft": ConversationBatches,
-        "direct_memory_preference": PreferenceBatches,
-    }
-    batches = kinds.get(run.stage.kind, EpisodeBatches)
-    config = encoder.config
-    if run.max_interactions is not None:
-        config = replace(config, max_interactions=run.max_interactions)
-    if held_out:
-        config = replace(config, subword_sampling=0.0)
-    if config != encoder.config:
-        encoder = RowEncoder(encoder.tokenizer, config, encoder.report)
+) -> Batches:
+    """Make the batches that a stage reads; those of `held_out` data are never sampled. `model` is the one that the
+    stage begins with, `file` where it may keep what it computes from the data."""
+    if held_out and encoder.config.subword_sampling:
+        encoder = _with_config(encoder, replace(encoder.config, subword_sampling=0.0))
     shard = Shard(jax.process_index(), jax.process_count())
-    options: dict[str, Any] = {}
-    if batches is EpisodeBatches:
-        options["window"] = getattr(run.stage, "window", None)
-    elif getattr(run.stage, "reference", None) == "precomputed":
-        if model is None or file is None:
-            raise ValueError("a precomputed reference needs the model that it is, and a file.")
-        options["reference"] = precompute_reference(run.stage, model, source, encoder, file, batch_size=run.batch_size)
-    return batches(source, encoder, batch_size=run.batch_size, seed=seed, shard=shard, **options)
+    return run.stage.batches(Reading(source, encoder, run.batch_size, seed, shard, model, file))
 
 
 def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None = None) -> bool:
@@ -108,15 +84,16 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     folder = recipe.run_folder
     mesh = make_mesh(recipe.mesh)
     claim_folder(recipe, folder)
-    source = open_source(recipe.data.source, folder / "quarantine" / "train.jsonl")
-    held_out = open_source(recipe.data.evaluation_source, folder / "quarantine" / "evaluation.jsonl")
-    preferences = None
-    if recipe.data.held_out_preferences is not None and recipe.has_preferences:
-        preferences = open_source(recipe.data.held_out_preferences, folder / "quarantine" / "preferences.jsonl")
-    for name, each in (("training", source), ("held-out", held_out), ("held-out preference", preferences)):
-        if each is not None and each.report is not None:
-            console.print(f"{name} data: {each.report.summary()}")
-    tokenizer = _open_tokenizer(recipe, folder, source)
+    sources = _Sources(folder / "quarantine", console)
+    first = sources.open(recipe.data.source, "train", "training")
+    sources.open(recipe.data.evaluation_source, "evaluation", "held-out")
+    reads = {name: recipe.data_of(run) for name, run in recipe.stages.items()}
+    training = {name: sources.open(data.source, name, f"{name} training") for name, data in reads.items()}
+    held_out = {
+        name: sources.open(run.stage.held_out(reads[name]), f"{name}_held_out", f"{name} held-out")
+        for name, run in recipe.stages.items()
+    }
+    tokenizer = _open_tokenizer(recipe, folder, first, *training.values())
     recipe = replace(recipe, model=replace(recipe.model, vocab_size=tokenizer.vocab_size))
     write_recipe(recipe, folder)
     encoder = RowEncoder(tokenizer, recipe.data)
@@ -126,14 +103,36 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     with Tracker(folder) as tracker:
         for stream, (name, run) in enumerate(recipe.stages.items()):
             stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tokenizer, tracker, quiet)
-            measured = preferences if run.stage.kind == "direct_memory_preference" else held_out
-            own = source if run.source is None else open_source(run.source, folder / "quarantine" / f"{name}.jsonl")
-            params, finished = stage.train(params, own, measured or held_out, encoder, console)
+            own = _with_config(encoder, reads[name])
+            params, finished = stage.train(params, training[name], held_out[name], own, console)
             if not finished:
                 console.print(f"stopped in {name}; the same command goes on from here")
                 return False
     console.print(f"data: {encoder.report.summary()}")
     return True
+
+
+class _Sources:
+    """The sources of a recipe, each opened once and all before anything trains: faulty files are found at the start."""
+
+    def __init__(self, quarantine: Path, console: Console):
+        self._quarantine, self._console = quarantine, console
+        self._opened: list[tuple[DataSource, EpisodeSource]] = []
+
+    def open(self, data: DataSource, name: str, title: str) -> EpisodeSource:
+        """Open a source, or return it where it is open; `name` is that of its quarantine file."""
+        found = next((source for known, source in self._opened if known == data), None)
+        if found is None:
+            found = open_source(data, self._quarantine / f"{name}.jsonl")
+            self._opened.append((data, found))
+            if found.report is not None:
+                self._console.print(f"{title} data: {found.report.summary()}")
+        return found
+
+
+def _with_config(encoder: RowEncoder, config: DataConfig) -> RowEncoder:
+    """Encode rows of other settings; what is read is counted in the same report."""
+    return encoder if config == encoder.config else RowEncoder(encoder.tokenizer, config, encoder.report)
 
 
 class _StageInFolder:
@@ -170,10 +169,10 @@ class _StageInFolder:
             params,
             total_updates=run.updates,
             trainable=run.stage.trainable,
-            unfreeze=getattr(run.stage, "unfreeze", ()),
+            unfreeze=run.stage.unfreeze,
         )
         first_params = params
-        state = make_train_state(params, optimizer, reference_groups=getattr(run.stage, "reference_groups", ()))
+        state = make_train_state(params, optimizer, run.stage)
         shardings = state_shardings(state, flat_parameters(state.params), self.mesh)
         state = jax.device_put(state, shardings)
         state, data_state = self._restore(state)
@@ -185,9 +184,6 @@ class _StageInFolder:
         batches = self._batches(source, encoder, self.recipe.seed + self.stream, first_params, "train")
         if data_state is not None:
             batches.restore(data_state)
-        ahead = read_ahead(batches, start, workers=self.recipe.data.workers)
-        first = next(ahead)
-        placed = batch_shardings(first, self.mesh, run.stage.batch_axis)
         step = make_train_step(
             self.graphdef,
             run.stage,
@@ -197,18 +193,24 @@ class _StageInFolder:
             accumulation=run.accumulation,
             state_shardings=shardings,
         )
+        act = make_acting(self.graphdef, run.stage, seed=self.recipe.seed, stream=self.stream)
+        evaluate = None
+        if run.loop.evaluate_every:
+            measured = self._batches(held_out, encoder, self.recipe.seed, first_params, "held_out")
+            evaluate = self._held_out_loss(measured, act)
         began = time.perf_counter()
         result = run_loop(
             self.name,
             step,
             state,
-            itertools.chain([first], ahead),
+            read_ahead(batches, start, workers=encoder.config.workers),
             start=start,
             updates=run.updates,
             config=run.loop,
-            place=lambda batch: place_batch(batch, placed),
+            place=self._place,
+            act=act,
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
-            evaluate=self._held_out_loss(held_out, encoder, placed, first_params) if run.loop.evaluate_every else None,
+            evaluate=evaluate,
             save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
             quiet=self.quiet,
         )
@@ -219,59 +221,59 @@ class _StageInFolder:
     def _restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
         flat = {path: variable[...] for path, variable in flat_parameters(state.params).items()}
         checkpoint = self.store.restore(
-            jax.tree.map(_abstract, flat), jax.tree.map(_abstract, (state.opt_state, state.reference)), self._check
+            jax.tree.map(_abstract, flat), jax.tree.map(_abstract, (state.opt_state, state.carry)), self._check
         )
         if checkpoint is None:
             return state, None
         params = with_parameters(state.params, checkpoint.params)
         update = jax.device_put(jax.numpy.int32(checkpoint.update), state.update.sharding)
-        opt_state, reference = checkpoint.optimizer
-        return TrainState(params, opt_state, update, reference), checkpoint.meta.get("data")
+        opt_state, carry = checkpoint.optimizer
+        return TrainState(params, opt_state, update, carry), checkpoint.meta.get("data")
 
     def _check(self, meta: dict[str, Any]) -> None:
         check_tokenizer(meta, self.tokenizer, self.store.folder)
         mine = self._identity()
+        # Read and written again: fields that got another name since, or came with a default, make no difference.
+        theirs = _identity(*(from_json(meta.get(part), part) for part in mine))
         for part, value in mine.items():
-            if meta.get(part) != value:
+            if theirs[part] != value:
                 raise ValueError(
                     f"the checkpoints in {self.store.folder} belong to another {part}: "
-                    f"{first_difference(meta.get(part), value, part)}. Use another --folder, or the old config."
+                    f"{first_difference(theirs[part], value, part)}. Use another --folder, or the old config."
                 )
 
     def _identity(self) -> dict[str, Any]:
-        run = to_json(self.run)
-        for irrelevant in ("loop",):
-            run.pop(irrelevant)
-        return json.loads(json.dumps({"model": to_json(self.recipe.model), "stage": run, "seed": self.recipe.seed}))
+        return _identity(self.recipe.model, self.run, self.recipe.seed)
 
     def _save(self, update: int, state: TrainState, metrics: dict[str, float], data: dict[str, Any]) -> None:
         flat = {path: variable[...] for path, variable in flat_parameters(state.params).items()}
         meta = self._identity() | {"update": update, "tokenizer": self.tokenizer.fingerprint, "data": data}
-        self.store.save(update, flat, (state.opt_state, state.reference), meta, metrics.get("loss"))
+        self.store.save(update, flat, (state.opt_state, state.carry), meta, metrics.get("loss"))
 
-    def _batches(self, source: EpisodeSource, encoder: RowEncoder, seed: int, params: nnx.State, part: str) -> Any:
+    def _batches(self, source: EpisodeSource, encoder: RowEncoder, seed: int, params: nnx.State, part: str) -> Batches:
         file = self.recipe.run_folder / "references" / f"{self.name}_{part}.npy"
         model = nnx.merge(self.graphdef, params)
         return make_batches(self.run, source, encoder, seed, held_out=part == "held_out", model=model, file=file)
 
-    def _held_out_loss(self, source: EpisodeSource, encoder: RowEncoder, placed: Any, params: nnx.State) -> Any:
+    def _place(self, batch: Any) -> Any:
+        return place_batch(batch, batch_shardings(batch, self.mesh, self.run.stage.batch_axis))
+
+    def _held_out_loss(self, batches: Batches, act: Any) -> Callable[[TrainState], dict[str, float]]:
         stage = self.run.stage
-        batches = self._batches(source, encoder, self.recipe.seed, params, "held_out")
-        prepared = [place_batch(batches[number], placed) for number in range(_HELD_OUT_BATCHES)]
+        prepared = [self._place(batches[number]) for number in range(_HELD_OUT_BATCHES)]
 
         @jax.jit
-        def score(params: nnx.State, reference: dict[str, Any], batch: Any) -> Any:
-            model = nnx.merge(self.graphdef, params)
-            bound = with_reference(
-                stage, lambda values: nnx.merge(self.graphdef, with_parameters(params, values)), reference
-            )
-            loss, metrics = bound.objective(model, batch, None, bound.label_counts(batch))
+        def score(params: nnx.State, carry: Any, batch: Any) -> Any:
+            rebuild = rebuilder(self.graphdef, params)
+            arguments = stage.objective_arguments(carry, rebuild)
+            loss, metrics = stage.objective(rebuild({}), batch, None, stage.label_counts(batch), **arguments)
             return metrics | {"loss": (loss, jax.numpy.float32(1.0))}
 
         def evaluate(state: TrainState) -> dict[str, float]:
             window = MetricWindow()
-            for batch in prepared:
-                window.add(score(state.params, state.reference, batch))
+            for number, batch in enumerate(prepared):
+                acted = batch if act is None else act(state, batch, number)
+                window.add(score(state.params, state.carry, acted))
             return window.read()
 
         return evaluate
@@ -300,19 +302,28 @@ def _parameters_of(start_from: str, params: nnx.State, console: Console) -> nnx.
     return with_parameters(params, fitting)
 
 
-def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource) -> Tokenizer:
+def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource, *others: EpisodeSource) -> Tokenizer:
     if any((folder / name).is_file() for name in (MODEL_FILE, JSON_FILE)):
         return load_tokenizer(folder)
     ready = recipe.tokenizer.path if recipe.start_from is None else run_and_stage(recipe.start_from)[0]
     if ready is None:
         # Prepared data bring the tokenizer they were made with.
-        ready = next((leaf.folder for leaf in leaves(source) if isinstance(leaf, PreparedEpisodes)), None)
+        every = (leaf for each in (source, *others) for leaf in leaves(each))
+        ready = next((leaf.folder for leaf in every if isinstance(leaf, PreparedEpisodes)), None)
     if ready is not None:
         tokenizer = load_tokenizer(ready)
         tokenizer.save(folder)
         return tokenizer
     texts = (source.text(number) for number in range(recipe.tokenizer.texts))
     return train_tokenizer(texts, recipe.tokenizer, folder)
+
+
+def _identity(model: AnyModelConfig | None, run: StageRun | None, seed: int | None) -> dict[str, Any]:
+    """Say, in JSON, what a checkpoint belongs to; its place in the data has an account of its own (`Batches.state`)."""
+    stage = to_json(run)
+    if stage is not None:
+        stage = {name: value for name, value in stage.items() if name not in ("loop", "data")}
+    return json.loads(json.dumps({"model": to_json(model), "stage": stage, "seed": seed}))
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

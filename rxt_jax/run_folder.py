@@ -19,10 +19,10 @@ from flax import nnx
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.model import AnyModel, ReactiveTransformer, make_model
+from rxt_jax.nn.parameters import flat_parameters, with_parameters
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.shipped import named_folder
 from rxt_jax.stages import MemoryAware
-from rxt_jax.train.groups import flat_parameters, with_parameters
 from rxt_jax.weights import WEIGHTS_FILE, read_weights
 
 __all__ = [
@@ -129,6 +129,10 @@ def claim_folder(recipe: Recipe, folder: Path) -> None:
     old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
     new = json.loads(json.dumps(to_json(recipe)))
     for part in ("model", "tokenizer", "seed", "start_from"):
+<<<<<<< HEAD
+=======
+        # Read and written again, as it would be written today: a field that came with a default is no difference.
+>>>>>>> contract
         before, now = json.loads(json.dumps(to_json(from_json(old.get(part), part)))), new[part]
         if part == "model":
             before, now = ({**each, "vocab_size": None} for each in (before, now))

@@ -15,9 +15,9 @@ from rich.table import Table
 from rxt_jax.cli.options import parse
 from rxt_jax.model import AnyModelConfig, make_model
 from rxt_jax.model.presets import PRESETS
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import from_json
 from rxt_jax.shipped import named_folder
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.weights import WEIGHTS_FILE
 
 __all__ = ["InspectOptions", "count_parameters", "run"]

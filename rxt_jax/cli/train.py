@@ -9,14 +9,13 @@ from rich.console import Console
 
 from rxt_jax.cli.options import parse
 from rxt_jax.cli.session import open_session
-from rxt_jax.data.config import DialogueData
+from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import Report, evaluate_baseline, evaluate_preferences, evaluate_split
 from rxt_jax.model import BaselineTransformer
 from rxt_jax.recipe import Recipe, load_recipe
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import LoadedRun, load
-from rxt_jax.stages import DirectMemoryPreference
 
 __all__ = ["before_preferences", "evaluate_run", "run", "show_conversation"]
 
@@ -81,9 +80,11 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
     console.print(report.table())
     console.print(report.facts_table())
     report.save(recipe.run_folder / "evaluation" / part)
-    if recipe.has_preferences and recipe.data.held_out_preferences is not None:
-        source = open_source(recipe.data.held_out_preferences)
-        preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, data, recipe.evaluation)
+    if recipe.preference_stage is not None and recipe.held_out_preferences is not None:
+        source = open_source(recipe.held_out_preferences)
+        own = recipe.stages[recipe.preference_stage].data
+        rows = own if isinstance(own, DataConfig) else data
+        preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, rows, recipe.evaluation)
         console.print(preferences.table())
         preferences.save(recipe.run_folder / "evaluation" / part)
     console.print(f"written: {recipe.run_folder / 'evaluation' / part}")
@@ -93,12 +94,10 @@ def evaluate_run(loaded: LoadedRun, console: Console, part: str = "") -> Report:
 def before_preferences(recipe: Recipe) -> str | None:
     """Name the checkpoint that the first preference stage of a run begins with, None without such a stage or such
     a checkpoint."""
-    before = recipe.start_from
-    for name, run in recipe.stages.items():
-        if isinstance(run.stage, DirectMemoryPreference):
-            return before
-        before = str(recipe.run_folder / "stages" / name)
-    return None
+    if recipe.preference_stage is None:
+        return None
+    number = list(recipe.stages).index(recipe.preference_stage)
+    return str(recipe.run_folder / "stages" / list(recipe.stages)[number - 1]) if number else recipe.start_from
 
 
 def show_conversation(loaded: LoadedRun, console: Console) -> None:

@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES
 from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
 
 __all__ = [
+    "Batches",
     "ConversationBatches",
     "EpisodeBatches",
     "InteractionBatches",
@@ -66,8 +67,10 @@ def make_preference_batch(
     return PreferenceBatch(accepted, rejected, neutral, reference)
 
 
-class _Batches:
+class Batches(ABC):
     """What all kinds have in common: order, rows of this process, state."""
+
+    batch_axis: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -97,6 +100,9 @@ class _Batches:
 
     def __len__(self) -> int:
         return _ENDLESS
+
+    @abstractmethod
+    def __getitem__(self, update: int) -> Any: ...
 
     def state(self, update: int) -> dict[str, Any]:
         """Say, in JSON, where update `update` stands in the data, and which order that is a place of."""
@@ -139,7 +145,7 @@ class _Batches:
         return [batches[i] for i in order]
 
 
-class EpisodeBatches(_Batches):
+class EpisodeBatches(Batches):
     """Conversations, for history reading and stages 3 and 4.
 
     With `window` every episode shows that many interactions, drawn by (seed, visit), with everything before
@@ -147,17 +153,8 @@ class EpisodeBatches(_Batches):
     shorter pasts have their filler in front.
     """
 
-    def __init__(
-        self,
-        source: EpisodeSource,
-        encoder: RowEncoder,
-        *,
-        batch_size: int,
-        seed: int,
-        shard: Shard | None = None,
-        window: int | None = None,
-    ):
-        super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+    def __init__(self, source: EpisodeSource, encoder: RowEncoder, *, window: int | None = None, **common: Any):
+        super().__init__(source, encoder, **common)
         if window is not None and not 1 <= window <= encoder.config.max_interactions:
             raise ValueError(f"window must be 1 to max_interactions = {encoder.config.max_interactions}, got {window}.")
         self._window = window
@@ -210,9 +207,10 @@ class EpisodeBatches(_Batches):
         return interactions, _bucket(item.length, config.length_buckets, config.max_length), count
 
 
-class _Rows(_Batches, ABC):
+class _Rows(Batches):
     """Independent rows: one item of a visit is a row, or with packing one of several in a row."""
 
+<<<<<<< HEAD
     _restores_masked = True  # an encoder has to restore masked tokens
 
     def __init__(
@@ -231,19 +229,25 @@ class _Rows(_Batches, ABC):
                 f"tokens. Leave out joint_pretraining and interaction_sft, or use a tokenizer that has it: "
                 f"`rxt tokenizer train` makes one."
             )
+=======
+    batch_axis = 0
+
+    def __init__(self, source: EpisodeSource, encoder: RowEncoder, **common: Any):
+        super().__init__(source, encoder, **common)
+>>>>>>> contract
         self._pool = Recent(self._sorted_pool)
         self._plan = None
         if self._config.packing is not None:
             if self._config.length_buckets:
                 raise ValueError("packing fills rows of one length; it cannot go with length_buckets. Choose one.")
-            self._order = make_order(source, seed)
+            self._order = make_order(source, self._seed)
             self._plan = PackingPlan(
                 self._packed_item,
                 self._order.epoch,
                 self._config.packing,
-                batch_size=batch_size,
+                batch_size=self._batch_size,
                 length=self._row_length,
-                seed=seed,
+                seed=self._seed,
                 drop=self._drop,
             )
 
@@ -350,24 +354,17 @@ class ConversationBatches(_Rows):
         return self._reader.conversation(visit)
 
 
-class PreferenceBatches(_Batches):
+class PreferenceBatches(Batches):
     """Conversations with several answers to a query, for the preference stage.
 
     `reference[item, i, k]` are log-probabilities of the answers under a reference model, in the order of the source
-    (`rxt_jax.train.reference`).
+    (`rxt_jax.stages.precomputed_reference`).
     """
 
     def __init__(
-        self,
-        source: EpisodeSource,
-        encoder: RowEncoder,
-        *,
-        batch_size: int,
-        seed: int,
-        shard: Shard | None = None,
-        reference: np.ndarray | None = None,
+        self, source: EpisodeSource, encoder: RowEncoder, *, reference: np.ndarray | None = None, **common: Any
     ):
-        super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+        super().__init__(source, encoder, **common)
         self._reference = reference
         self._pool = Recent(self._sorted_pool)
 

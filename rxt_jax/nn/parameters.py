@@ -1,11 +1,12 @@
-"""How parameters are born: their distribution and the names of their axes.
+"""How parameters are born, their distribution and the names of their axes, and how they are found by path.
 
 Every parameter is `nnx.Param(value, axes=(...))` with one logical axis name per dimension; the table in
 `rxt_jax.sharding` maps names to mesh axes. In a stack of layers one dimension comes before them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,15 @@ from flax import nnx
 
 from rxt_jax.types import Array, Key
 
-__all__ = ["Initializer", "constant", "make_parameter", "normal", "uniform_fan_in"]
+__all__ = [
+    "Initializer",
+    "constant",
+    "flat_parameters",
+    "make_parameter",
+    "normal",
+    "uniform_fan_in",
+    "with_parameters",
+]
 
 Initializer = Callable[[Key, tuple[int, ...]], Array]
 
@@ -41,3 +50,17 @@ def make_parameter(
     if len(shape) != len(axes):
         raise ValueError(f"axes must name every dimension of {shape}, got {axes}.")
     return nnx.Param(initializer(rngs.params(), shape), axes=axes)
+
+
+def flat_parameters(params: Any) -> dict[str, Any]:
+    """List the parameters of an `nnx.State` by path, such as `decoder/layers/cross_attention/query/kernel`."""
+    return {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(params)}
+
+
+def with_parameters(params: Any, values: Mapping[str, Any]) -> Any:
+    """Put new values in place of those parameters of an `nnx.State` that `values` names."""
+    replaced = []
+    for path, variable in nnx.to_flat_state(params):
+        name = "/".join(map(str, path))
+        replaced.append((path, variable.replace(values[name]) if name in values else variable))
+    return nnx.from_flat_state(replaced)

@@ -5,22 +5,26 @@ past is read again as text. Source: docs/method.md, eq. 78.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
+from rxt_jax.data.loader import ConversationBatches
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy
+from rxt_jax.model import BaselineConfig
+from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, Key, Metrics, RowBatch
 
 __all__ = ["ConversationSft"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationSft:
+class ConversationSft(Stage):
     """Options of the baseline's training; for a `BaselineConfig` alone."""
 
-    kind: ClassVar[str] = "conversation_sft"
-    batch_axis: ClassVar[int] = 0
+    kind = "conversation_sft"
+    rows = ConversationBatches
+    model_config = BaselineConfig
 
     balance_loss_scale: float = 0.01
     trainable: tuple[str, ...] = ("embedding", "decoder")

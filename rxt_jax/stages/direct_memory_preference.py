@@ -10,17 +10,22 @@ of the parameters that train. Source: docs/method.md §16.2, §16.3 and §16.6.
 
 import functools
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+from rxt_jax.data.config import DataConfig, DataSource
+from rxt_jax.data.loader import Batches, PreferenceBatches
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
 from rxt_jax.model.episode import fold_key, scan_memories
 from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
 from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY, row_cosine, write_previous
+from rxt_jax.stages.precomputed_reference import precompute_reference
+from rxt_jax.stages.stage import EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
 __all__ = ["DirectMemoryPreference", "MemoryRule", "ReferenceKind"]
@@ -32,7 +37,7 @@ before it (as DMPO was first described, leaking as well). The latter two are for
 
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
-computed once before training and kept in a file (`train.reference`), or none."""
+computed once before training and kept in a file (`stages.precomputed_reference`), or none."""
 
 
 _SMOOTHED = ("conservative", "robust", "simpo", "exo_pair", "aot", "aot_unpaired")
@@ -46,7 +51,7 @@ class _Memories(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectMemoryPreference:
+class DirectMemoryPreference(EpisodeStage):
     """Options of DMPO.
 
     `preference` is a loss of `losses.preference`, `mixture` replaces it by several with weights. `anchor_weight` above
@@ -59,8 +64,8 @@ class DirectMemoryPreference:
     log-probabilities are used. The others are those of `MemoryAware`.
     """
 
-    kind: ClassVar[str] = "direct_memory_preference"
-    batch_axis: ClassVar[int] = 1
+    kind = "direct_memory_preference"
+    rows = PreferenceBatches
 
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     mixture: tuple[tuple[PreferenceConfig, float], ...] = ()
@@ -138,6 +143,32 @@ class DirectMemoryPreference:
             "full": ("embedding", "encoder", "decoder", "cross_attention", "memory_attention", "learned_memory"),
         }
         return tuple(group for group in groups[self.reference] if group in self.trainable)
+
+    def batches(self, reading: Reading) -> Batches:
+        """Read preferences, with a precomputed reference's log-probabilities of them."""
+        reference = precompute_reference(self, reading) if self.reference == "precomputed" else None
+        return reading.batches(self.rows, reference=reference)
+
+    def held_out(self, data: DataConfig) -> DataSource:
+        """Choose held-out preferences."""
+        return data.held_out_preferences or data.evaluation_source
+
+    def first_carry(self, groups: Mapping[str, dict[str, Array]]) -> dict[str, Array]:
+        """Copy the parameters that the reference has of its own (path → array); the others it shares."""
+        return {path: value for group in self.reference_groups for path, value in groups.get(group, {}).items()}
+
+    def next_carry(
+        self, carry: dict[str, Array], batch: Any, trained: dict[str, Array], update: Array
+    ) -> dict[str, Array]:
+        """Move the reference towards the policy when it is due: ref ← α θ + (1 − α) ref."""
+        if self.reference_sync_every is None:
+            return carry
+        rate = jnp.where(update % self.reference_sync_every == 0, self.reference_sync_rate, 0.0)
+        return {path: value + rate * (trained[path] - value) for path, value in carry.items()}
+
+    def objective_arguments(self, carry: dict[str, Array], rebuild: Rebuild) -> dict[str, Any]:
+        """Make the model that the policy is compared with."""
+        return {"reference": rebuild(carry)} if self.reference in ("decoder", "full") else {}
 
     def interactions(self, batch: PreferenceBatch) -> Answers:
         """Prepare a batch for the engine; `memory_rule` says which row is written before each interaction."""

@@ -6,11 +6,12 @@ plateau on which stage 4 otherwise stays (benchmarks/toy_ablation.md). Source: d
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rxt_jax.data.loader import EpisodeBatches
 from rxt_jax.model.episode import fold_key, scan_interactions, with_previous
 from rxt_jax.stages.answers import (
     answer_factors,
@@ -19,6 +20,7 @@ from rxt_jax.stages.answers import (
     count_answers,
     read_memory,
 )
+from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
 __all__ = ["HistoryReading", "encode_history"]
@@ -62,11 +64,11 @@ class _Reading(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HistoryReading:
+class HistoryReading(Stage):
     """Options of history reading; `detach_encoder_states` trains the reader alone."""
 
-    kind: ClassVar[str] = "history_reading"
-    batch_axis: ClassVar[int] = 1
+    kind = "history_reading"
+    rows = EpisodeBatches
 
     detach_encoder_states: bool = False
     train_first_interaction: bool = True

@@ -5,8 +5,8 @@ alone. Source: docs/method.md §15.2.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
+from rxt_jax.data.loader import InteractionBatches
 from rxt_jax.stages.joint_pretraining import JointPretraining
 
 __all__ = ["InteractionSft"]
@@ -16,4 +16,5 @@ __all__ = ["InteractionSft"]
 class InteractionSft(JointPretraining):
     """Options of stage 2, the same as those of stage 1."""
 
-    kind: ClassVar[str] = "interaction_sft"
+    kind = "interaction_sft"
+    rows = InteractionBatches

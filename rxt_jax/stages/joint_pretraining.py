@@ -10,14 +10,16 @@ Source: docs/method.md §15.1.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rxt_jax.data.loader import TextBatches
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy, projected_cross_entropy
 from rxt_jax.model.episode import fold_key
 from rxt_jax.ops.attention import segment_mask
+from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, Key, Metrics, RowBatch
 
 __all__ = ["JointPretraining", "joint_loss", "perturb_states"]
@@ -81,7 +83,7 @@ def joint_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointPretraining:
+class JointPretraining(Stage):
     """Options of stage 1.
 
     `balance_loss_scale` multiplies the router loss inside the decoder's term and means nothing
@@ -89,8 +91,8 @@ class JointPretraining:
     is a target, and the decoder attends to the states of padding tokens.
     """
 
-    kind: ClassVar[str] = "joint_pretraining"
-    batch_axis: ClassVar[int] = 0
+    kind = "joint_pretraining"
+    rows = TextBatches
 
     encoder_loss_scale: float = 1.0
     decoder_loss_scale: float = 1.0

@@ -11,12 +11,13 @@ docs/method.md §15.5.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rxt_jax.data.loader import Batches
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
@@ -26,6 +27,7 @@ from rxt_jax.stages.answers import (
     count_answers,
     read_memory,
 )
+from rxt_jax.stages.stage import EpisodeStage, Reading
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
 __all__ = ["INITIAL_MEMORY_KEY", "MemoryAware", "WriteReport", "row_cosine", "write_previous"]
@@ -120,7 +122,7 @@ class _Scored(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryAware:
+class MemoryAware(EpisodeStage):
     """Options of stage 4.
 
     `memory_gradient_steps`: memory writes that a gradient may cross, None for the whole episode.
@@ -134,8 +136,7 @@ class MemoryAware:
     gradient, so that the embedding learns through the decoder alone.
     """
 
-    kind: ClassVar[str] = "memory_aware"
-    batch_axis: ClassVar[int] = 1
+    kind = "memory_aware"
 
     memory_gradient_steps: int | None = None
     interactions_per_update: int | None = None
@@ -166,6 +167,10 @@ class MemoryAware:
             raise ValueError(
                 f"memory_dropout is a probability below 1, got {self.memory_dropout}. Use 0 to switch it off."
             )
+
+    def batches(self, reading: Reading) -> Batches:
+        """Read episodes, or windows of them."""
+        return reading.batches(self.rows, window=self.window)
 
     def interactions(self, batch: EpisodeBatch) -> Interaction:
         """Prepare an episode batch for the engine."""

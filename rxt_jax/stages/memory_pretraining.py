@@ -9,7 +9,7 @@ docs/method.md §15.4.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from rxt_jax.losses.memory_targets import (
     shifted_weights,
 )
 from rxt_jax.model.episode import fold_key, scan_interactions
+from rxt_jax.stages.stage import EpisodeStage
 from rxt_jax.types import Array, EpisodeBatch, Key, Metrics
 
 __all__ = ["MemoryPretraining", "TargetDraws"]
@@ -50,7 +51,7 @@ class _Written(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryPretraining:
+class MemoryPretraining(EpisodeStage):
     """Options of stage 3.
 
     `new_weights`: share of the new encoding per interaction; None is the built-in schedule.
@@ -61,8 +62,7 @@ class MemoryPretraining:
     published), the old memory ("accumulated"), or nothing in particular ("ignore").
     """
 
-    kind: ClassVar[str] = "memory_pretraining"
-    batch_axis: ClassVar[int] = 1
+    kind = "memory_pretraining"
 
     new_weights: tuple[float, ...] | None = None
     weight_shift: float = 0.0

@@ -6,14 +6,10 @@ from collections.abc import Iterable
 import jax
 from flax import nnx
 
-from rxt_jax.types import Array
-
 __all__ = [
     "GROUP_PATTERNS",
     "assign_groups",
-    "flat_parameters",
     "matrix_axes",
-    "with_parameters",
 ]
 
 GROUP_PATTERNS: tuple[tuple[str, str], ...] = (
@@ -26,22 +22,6 @@ GROUP_PATTERNS: tuple[tuple[str, str], ...] = (
     ("decoder", r"^decoder(/|$)"),
 )
 """Group and pattern; the first pattern that matches wins, so the special ones come first."""
-
-
-def flat_parameters(params: nnx.State) -> dict[str, nnx.Variable]:
-    """List parameters by path, such as `decoder/layers/cross_attention/query/kernel`."""
-    flat = nnx.to_flat_state(params)
-    return {"/".join(map(str, path)): variable for path, variable in flat}
-
-
-def with_parameters(params: nnx.State, values: dict[str, Array]) -> nnx.State:
-    """Put new values in place of those parameters that `values` names."""
-    flat = nnx.to_flat_state(params)
-    replaced = []
-    for path, variable in flat:
-        name = "/".join(map(str, path))
-        replaced.append((path, variable.replace(values[name]) if name in values else variable))
-    return nnx.from_flat_state(replaced)
 
 
 def assign_groups(paths: Iterable[str], patterns: tuple[tuple[str, str], ...] = GROUP_PATTERNS) -> dict[str, str]:

@@ -57,12 +57,16 @@ def run_loop(
     updates: int,
     config: LoopConfig,
     place: Callable[[Any], Any],
+    act: Callable[[TrainState, Any, int], Any] | None = None,
     report: Callable[[str, int, dict[str, float]], None],
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     save: Callable[[int, TrainState, dict[str, float]], None] | None = None,
     quiet: bool = False,
 ) -> LoopResult:
     """Run updates `start … updates`; a request to stop ends it after the update under way.
+
+    `batches` are read and placed one ahead; where a stage acts, `act(state, batch, update)` makes the batch of an
+    update of what was read for it and the state before it.
 
     `report(split, update, metrics)` gets training and held-out metrics, `save(update, state, metrics)`
     is called every `save_every` updates, at the end, and when stopped.
@@ -77,7 +81,8 @@ def run_loop(
         while update < updates and not interruption.requested:
             placed = feed.take(pending)
             tokens += placed.tokens
-            state, metrics = train_step(state, placed.batch)
+            batch = placed.batch if act is None else act(state, placed.batch, update)
+            state, metrics = train_step(state, batch)
             window.add(metrics)
             update += 1
             pending = metrics["loss"][0]

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from rxt_jax.train.groups import GROUP_PATTERNS, assign_groups, flat_parameters, matrix_axes
+from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.train.groups import GROUP_PATTERNS, assign_groups, matrix_axes
 from rxt_jax.train.muon import orthogonalised_momentum
 from rxt_jax.train.schedule import ScheduleConfig, learning_rate_factor
 from rxt_jax.types import Array, Metrics

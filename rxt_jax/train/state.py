@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rxt_jax.stages.stage import Stage
 from rxt_jax.train.optimizer import Optimizer
 from rxt_jax.types import Array
 
@@ -16,10 +17,9 @@ __all__ = ["TrainState", "make_train_state"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Parameters of the whole model, moments of those that train, and the number of updates done.
+    """Parameters of the whole model, moments of those that train, the number of updates done, and the stage's carry.
 
-    `reference` holds the frozen copies (path → array) that a preference stage compares with, those of its
-    `reference_groups`; all other parameters the reference shares.
+    `carry` is whatever pytree the stage keeps beside them (`Stage.first_carry`), with nothing in it for most.
 
     No key is here: the key of an update is folded from the run's seed and `update`.
     """
@@ -27,13 +27,18 @@ class TrainState:
     params: nnx.State
     opt_state: Any
     update: Array
-    reference: dict[str, Array] = field(default_factory=dict)
+    carry: Any = field(default_factory=dict)
 
 
-def make_train_state(params: nnx.State, optimizer: Optimizer, *, reference_groups: tuple[str, ...] = ()) -> TrainState:
-    """Start a run. Parameters are copied, because a donated step destroys what it is given."""
+def make_train_state(params: nnx.State, optimizer: Optimizer, stage: Stage | None = None) -> TrainState:
+    """Start a run. Arrays are copied, because a donated step destroys what it is given.
+
+    Without a stage, or with one that carries nothing, there is nothing to carry.
+    """
     params = jax.tree.map(jnp.copy, params)
-    trained = optimizer.trained(params)
-    paths = [path for group in reference_groups for path in optimizer.members.get(group, ())]
-    reference = {path: jnp.copy(trained[path]) for path in paths}
-    return TrainState(params, optimizer.init(params), jnp.int32(0), reference)
+    carry = {}
+    if stage is not None:
+        trained = optimizer.trained(params)
+        groups = {group: {path: trained[path] for path in paths} for group, paths in optimizer.members.items()}
+        carry = jax.tree.map(jnp.copy, stage.first_carry(groups))
+    return TrainState(params, optimizer.init(params), jnp.int32(0), carry)

@@ -7,38 +7,23 @@ Everything happens in one compiled program and nothing waits for the host. Sourc
 docs/method.md §17.5, eq. 64.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rxt_jax.train.groups import with_parameters
+from rxt_jax.nn.parameters import with_parameters
+from rxt_jax.stages.stage import EpisodeStage, Rebuild, Stage
 from rxt_jax.train.optimizer import Optimizer
 from rxt_jax.train.state import TrainState
 from rxt_jax.types import Array, Key, Metrics
 
-__all__ = ["Accumulation", "Stage", "TrainStep", "make_train_step", "with_reference"]
+__all__ = ["Accumulation", "TrainStep", "make_train_step", "rebuilder", "step_root"]
 
 Accumulation = Literal["tokens", "batches"]
 """How micro-batches join: as if they were one batch, or as the mean of their means (published)."""
-
-
-class Stage(Protocol):
-    """What the train step has to know of a stage.
-
-    A stage with a field `reference` of "decoder" or "full" compares with frozen parameters: its objective gets a model
-    `reference=`. A stage with a field `interactions_per_update` also has `interactions(batch)`, `begin(model,
-    rows, key)` and `window_objective(model, memory, interactions, key, counts, start=)`.
-    """
-
-    batch_axis: ClassVar[int]
-
-    def label_counts(self, batch: Any) -> dict[str, Array]: ...
-
-    def objective(self, model: Any, batch: Any, key: Key | None, counts: dict[str, Array]) -> tuple[Array, Metrics]: ...
 
 
 class TrainStep:
@@ -81,7 +66,7 @@ def make_train_step(
     """
     if accumulation < 1:
         raise ValueError(f"accumulation must be at least 1, got {accumulation}. Use 1 for none.")
-    per_update = getattr(stage, "interactions_per_update", None)
+    per_update = stage.interactions_per_update if isinstance(stage, EpisodeStage) else None
     if per_update is not None and accumulation > 1:
         raise ValueError(
             f"accumulation must be 1 where a stage updates inside the episode, got accumulation="
@@ -91,63 +76,42 @@ def make_train_step(
 
     def step(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(root, state.update)
-        rebuild = functools.partial(_rebuild, graphdef, state.params)
+        rebuild = rebuilder(graphdef, state.params)
         trained = optimizer.trained(state.params)
-        bound = with_reference(stage, rebuild, state.reference)
-        if per_update is None:
-            loss, gradients, metrics = _accumulate(bound, rebuild, trained, batch, key, accumulation, normalise)
+        arguments = stage.objective_arguments(state.carry, rebuild)
+        if not isinstance(stage, EpisodeStage) or per_update is None:
+            loss, gradients, metrics = _accumulate(
+                stage, arguments, rebuild, trained, batch, key, accumulation, normalise
+            )
             trained, opt_state, update_metrics = optimizer.apply(
                 gradients, state.opt_state, trained, state.update, finite=jnp.isfinite(loss)
             )
             metrics = metrics | update_metrics | {"loss": (loss, jnp.float32(1.0))}
         else:
             trained, opt_state, metrics = _walk_windows(
-                bound, rebuild, optimizer, trained, state, batch, key, per_update
+                stage, arguments, rebuild, optimizer, trained, state, batch, key, per_update
             )
         params = with_parameters(state.params, trained)
-        reference = _synced(stage, state.reference, trained, state.update + 1)
-        return TrainState(params, opt_state, state.update + 1, reference), metrics
+        done = state.update + 1
+        return TrainState(params, opt_state, done, stage.next_carry(state.carry, batch, trained, done)), metrics
 
-    root = jax.random.fold_in(jax.random.key(seed), stream)
-    return TrainStep(step, root, out_shardings=state_shardings)
-
-
-def with_reference(stage: Any, rebuild: Callable, reference: dict[str, Array]) -> Any:
-    """Give a stage that compares with frozen parameters the model that has them; the others come back as they are.
-
-    `rebuild` makes a model from values for some of its parameters.
-    """
-    if getattr(stage, "reference", "none") not in ("decoder", "full"):
-        return stage
-    return _WithReference(stage, rebuild(reference))
+    return TrainStep(step, step_root(seed, stream), out_shardings=state_shardings)
 
 
-class _WithReference:
-    """A stage whose objective gets the model that it compares with."""
-
-    def __init__(self, stage: Any, reference: Any):
-        self.batch_axis, self.label_counts, self.interactions = stage.batch_axis, stage.label_counts, stage.interactions
-        self.objective = functools.partial(stage.objective, reference=reference)
-        self.window_objective = functools.partial(stage.window_objective, reference=reference)
-        self.begin = functools.partial(stage.begin, reference=reference)
+def step_root(seed: int, stream: int) -> Key:
+    """Give the key that the keys of a stage's updates are folded from."""
+    return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def _synced(stage: Any, reference: dict[str, Array], trained: dict[str, Array], update: Array) -> dict[str, Array]:
-    """Move the reference towards the policy every `reference_sync_every` updates: ref ← α θ + (1 − α) ref."""
-    every = getattr(stage, "reference_sync_every", None)
-    if every is None:
-        return reference
-    rate = jnp.where(update % every == 0, stage.reference_sync_rate, 0.0)
-    return {path: value + rate * (trained[path] - value) for path, value in reference.items()}
-
-
-def _rebuild(graphdef: nnx.GraphDef, params: nnx.State, trained: dict[str, Array]) -> Any:
-    return nnx.merge(graphdef, with_parameters(params, trained))
+def rebuilder(graphdef: nnx.GraphDef, params: nnx.State) -> Rebuild:
+    """Make a function that makes the model with other values (path → array) for some of its parameters."""
+    return lambda values: nnx.merge(graphdef, with_parameters(params, values))
 
 
 def _accumulate(
     stage: Stage,
-    rebuild: Callable,
+    arguments: dict[str, Any],
+    rebuild: Rebuild,
     trained: dict[str, Array],
     batch: Any,
     key: Key,
@@ -158,7 +122,7 @@ def _accumulate(
 
     def gradients(batch: Any, key: Key, counts: dict[str, Array]) -> tuple[Array, dict[str, Array], Metrics]:
         def loss(trained: dict[str, Array]) -> tuple[Array, Metrics]:
-            return stage.objective(rebuild(trained), batch, key, counts)
+            return stage.objective(rebuild(trained), batch, key, counts, **arguments)
 
         (value, metrics), slope = jax.value_and_grad(loss, has_aux=True)(trained)
         return value, slope, metrics
@@ -201,8 +165,9 @@ def _micro_batches(batch: Any, axis: int, count: int) -> Any:
 
 
 def _walk_windows(
-    stage: Any,
-    rebuild: Callable,
+    stage: EpisodeStage,
+    arguments: dict[str, Any],
+    rebuild: Rebuild,
     optimizer: Optimizer,
     trained: dict[str, Array],
     state: TrainState,
@@ -223,9 +188,10 @@ def _walk_windows(
         def loss(trained: dict[str, Array]) -> tuple[Array, tuple[Any, Metrics]]:
             model = rebuild(trained)
             # Drawn inside, so that a learned initial memory gets the first window's gradient.
-            first = stage.begin(model, rows, key)
+            first = stage.begin(model, rows, key, **arguments)
             current = jax.tree.map(lambda f, m: jnp.where(number == 0, f, m), first, memory)
-            return stage.window_objective(model, current, window, key, counts, start=number * per_update)
+            start = number * per_update
+            return stage.window_objective(model, current, window, key, counts, start=start, **arguments)
 
         (value, (memory, metrics)), slope = jax.value_and_grad(loss, has_aux=True)(trained)
         trained, opt_state, update_metrics = optimizer.apply(
@@ -239,7 +205,7 @@ def _walk_windows(
         metrics = metrics | update_metrics | {"loss": (value, jnp.float32(1.0))}
         return (trained, opt_state, memory), metrics
 
-    memory = stage.begin(rebuild(trained), rows, key)
+    memory = stage.begin(rebuild(trained), rows, key, **arguments)
     (trained, opt_state, _), metrics = jax.lax.scan(
         walk, (trained, state.opt_state, memory), (windows, jnp.arange(count))
     )

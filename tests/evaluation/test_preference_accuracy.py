@@ -19,7 +19,8 @@ from rxt_jax.losses import sequence_log_probs
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
 from rxt_jax.stages import DirectMemoryPreference, MemoryAware
-from rxt_jax.train.reference import precompute_reference
+from rxt_jax.stages.precomputed_reference import precompute_reference
+from rxt_jax.stages.stage import Reading
 
 DATA = DataConfig(max_length=64, max_interactions=9)
 
@@ -97,19 +98,20 @@ def test_a_preference_run_is_measured_before_and_after(tmp_path, capsys):
 
 
 def test_a_reference_is_computed_once_and_not_where_it_would_be_wrong(tmp_path, monkeypatch):
-    model = small_model(small_config(max_length=40, vocab_size=640))
     source = open_source(preference_file(tmp_path / "pairs.jsonl", 3))
     encoder, stage = RowEncoder(dialogue_tokenizer(), DATA), DirectMemoryPreference(reference="precomputed")
-    file = tmp_path / "reference.npy"
-    first = precompute_reference(stage, model, source, encoder, file, batch_size=2)
+
+    def reading(seed=0, source=source, **config):
+        model = small_model(small_config(max_length=40, vocab_size=640, **config), seed=seed)
+        return Reading(source, encoder, 2, 0, model=model, file=tmp_path / "reference.npy")
+
+    first = precompute_reference(stage, reading())
     assert first.shape == (3, 9, 3)
     with monkeypatch.context() as patch:
-        patch.setattr("rxt_jax.train.reference._compute", None)
-        np.testing.assert_array_equal(precompute_reference(stage, model, source, encoder, file), first)
-    other = small_model(small_config(max_length=40, vocab_size=640), seed=1)
-    assert not np.allclose(precompute_reference(stage, other, source, encoder, file, batch_size=2), first)
+        patch.setattr("rxt_jax.stages.precomputed_reference._compute", None)
+        np.testing.assert_array_equal(precompute_reference(stage, reading()), first)
+    assert not np.allclose(precompute_reference(stage, reading(seed=1)), first)
     with pytest.raises(ValueError, match="a source that ends"):
-        precompute_reference(stage, model, open_source(DialogueData(preferences=True)), encoder, file)
-    random = small_model(small_config(max_length=40, vocab_size=640, initial_memory="standard"))
+        precompute_reference(stage, reading(source=open_source(DialogueData(preferences=True))))
     with pytest.raises(ValueError, match="same every time"):
-        precompute_reference(stage, random, source, encoder, file)
+        precompute_reference(stage, reading(initial_memory="standard"))

@@ -18,8 +18,8 @@ from rxt_jax.interop.rxlm_config import model_from_reference
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.losses.preference import PreferenceConfig
 from rxt_jax.model import ReactiveTransformer
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.stages import DirectMemoryPreference
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.types import EpisodeBatch, PreferenceBatch
 
 RULES = {"causal": "causal", "as_shipped": "reference", "document": "document"}

@@ -17,9 +17,9 @@ from rxt_jax.compatibility import Compatibility
 from rxt_jax.interop.rxlm_config import model_from_reference
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.model import ReactiveTransformer
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.stages import JointPretraining, MemoryAware, MemoryPretraining
 from rxt_jax.stages.memory_pretraining import TargetDraws
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.schedule import ScheduleConfig
 from rxt_jax.train.state import make_train_state

@@ -13,9 +13,9 @@ from flax import nnx
 from small import mixture_config, random_conversations, small_model
 
 from rxt_jax.losses import PreferenceConfig
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
 from rxt_jax.stages import DirectMemoryPreference
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
@@ -164,7 +164,7 @@ def test_gradients_reach_encoder_and_memory_attention_and_steps_bound_how_far():
 def train(stage, batch, updates, mesh=SINGLE, devices=1, accumulation=1):
     graphdef, params = nnx.split(small_model())
     optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-3), params, total_updates=40, trainable=stage.trainable)
-    state = make_train_state(params, optimizer, reference_groups=stage.reference_groups)
+    state = make_train_state(params, optimizer, stage)
     placed = make_mesh(mesh, jax.devices()[:devices])
     shardings = state_shardings(state, flat_parameters(params), placed)
     state = jax.device_put(state, shardings)
@@ -184,9 +184,9 @@ def test_training_prefers_what_was_accepted_and_the_reference_stays(reference):
     history, state = train(stage, conversations(), 25)
     assert history[-1]["rewards/accuracies"] == 1.0 and history[-1]["loss"] < 0.7 * history[0]["loss"]
     fresh = flat_parameters(nnx.split(small_model())[1])
-    assert bool(state.reference) == (reference != "none")
-    assert any(path.startswith("encoder") for path in state.reference) == (reference == "full")
-    for path, value in state.reference.items():
+    assert bool(state.carry) == (reference != "none")
+    assert any(path.startswith("encoder") for path in state.carry) == (reference == "full")
+    for path, value in state.carry.items():
         np.testing.assert_array_equal(value, fresh[path][...], err_msg=path)
     if reference != "none":
         assert history[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)  # the copy is the policy itself
@@ -209,9 +209,9 @@ def test_the_reference_moves_towards_the_policy_when_it_is_due():
     _, early = train(stage, conversations(), 1)
     _, due = train(stage, conversations(), 2)
     before, now = flat_parameters(nnx.split(small_model())[1]), flat_parameters(due.params)
-    for path, value in early.reference.items():
+    for path, value in early.carry.items():
         np.testing.assert_array_equal(value, before[path][...])
-        np.testing.assert_allclose(due.reference[path], now[path][...], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(due.carry[path], now[path][...], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.slow

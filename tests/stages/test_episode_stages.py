@@ -12,8 +12,8 @@ from flax import nnx
 
 from rxt_jax.losses import answer_cross_entropy
 from rxt_jax.model.episode import with_previous
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.stages import HistoryReading, MemoryAware
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.types import EpisodeBatch
 
 STAGES = {"memory_aware": MemoryAware(), "history_reading": HistoryReading()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conversation import LAYERS, SLOTS, WIDTH, MiniatureModel, random_episodes, random_rows
 
-from rxt_jax.stages import STAGES, InteractionSft, JointPretraining, MemoryAware, MemoryPretraining, stage_class
+from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware, MemoryPretraining
 from rxt_jax.stages.joint_pretraining import perturb_states
 
 MODEL = MiniatureModel()
@@ -18,12 +18,6 @@ def score(stage, batch, key=None):
     batch = jax.tree.map(jnp.asarray, batch)
     loss, metrics = stage.objective(MODEL, batch, key, stage.label_counts(batch))
     return float(loss), {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
-
-
-def test_stages_are_found_by_their_kind():
-    assert [stage_class(kind) for kind in STAGES] == list(STAGES.values())
-    with pytest.raises(ValueError, match="joint_pretraining"):
-        stage_class("pretraining")
 
 
 def test_the_joint_loss_is_the_sum_of_its_scaled_terms():

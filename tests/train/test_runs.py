@@ -17,12 +17,12 @@ from small import mixture_config, random_conversations, small_config, small_mode
 from rxt_jax import run as runs
 from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
+from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import StageRun, from_json, to_json
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import claim_folder, load, write_recipe
 from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_sharding, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
-from rxt_jax.train.groups import flat_parameters
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
@@ -318,7 +318,7 @@ def test_a_run_that_starts_from_another_takes_what_fits(tmp_path, capsys):
 def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
     recipe = small_recipe(tmp_path / "one", {"first": InteractionSft(), "second": InteractionSft()})
     other = replace(recipe.data.source, seed=recipe.data.source.seed + 1)
-    second = replace(recipe.stages["second"], source=other)
+    second = replace(recipe.stages["second"], data=other)
     apart = replace(recipe, folder=str(tmp_path / "two"), stages=recipe.stages | {"second": second})
     # The same folder's tokenizer and first stage: only the second stage may differ.
     models = []

@@ -10,8 +10,9 @@ import pytest
 from conversation import MiniatureModel, random_episodes, random_rows
 from flax import nnx
 
+from rxt_jax.nn.parameters import flat_parameters, with_parameters
 from rxt_jax.stages import JointPretraining, MemoryAware, MemoryPretraining
-from rxt_jax.train.groups import assign_groups, flat_parameters, matrix_axes, with_parameters
+from rxt_jax.train.groups import assign_groups, matrix_axes
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.schedule import ScheduleConfig, learning_rate_factor
 from rxt_jax.train.state import make_train_state

@@ -6,7 +6,6 @@ neither its parameters nor its passes. Source: docs/method.md §16.3.
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,37 +15,39 @@ from flax import nnx
 from rxt_jax.data.loader import make_preference_batch
 from rxt_jax.data.row_reader import RowReader
 from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import EpisodeSource
-from rxt_jax.train.groups import flat_parameters
+from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.stages.stage import Reading
 
 __all__ = ["precompute_reference"]
 
 _RANDOM = ("standard", "normal", "uniform")
 
 
-def precompute_reference(
-    stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder, file: Path, *, batch_size: int = 16
-) -> np.ndarray:
-    """Return log-probabilities `[N I 3]` of the answers of a source's N episodes, read from `file` if it has them.
+def precompute_reference(stage: Any, reading: Reading) -> np.ndarray:
+    """Return log-probabilities `[N I 3]` of the answers of a source's N episodes, read from the file if it has them.
 
-    `file` (.npy, with a .json beside it that says what it was computed from) is written once: with other data, another
-    tokenizer, row length or other parameters it is computed anew. The memory has to start the same in every episode.
+    `reading.file` (.npy, with a .json beside it that says what it was computed from) is written once: with other data,
+    another tokenizer, row length or other parameters of `reading.model` it is computed anew. The memory has to start
+    the same in every episode.
     """
+    model, file = reading.model, reading.file
+    if model is None or file is None:
+        raise ValueError("a precomputed reference needs the model that it is, and a file.")
     kind = model.config.initial_memory
     if kind in _RANDOM:
         raise ValueError(
             f"reference='precomputed' needs an initial memory that is the same every time, the model's is "
             f"{kind!r}. Use reference='full'."
         )
-    if source.size is None:
+    if reading.source.size is None:
         raise ValueError("reference='precomputed' needs a source that ends: a file. Use reference='full'.")
-    described = _describe(stage, model, source, encoder)
+    described = _describe(stage, reading)
     facts = file.with_suffix(".json")
     if facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == described:
         return np.load(file, mmap_mode="r")
     if jax.process_count() > 1:
         raise ValueError(f"{file} does not exist yet: run one process alone until it has been written.")
-    totals = _compute(stage, model, source, encoder, batch_size)
+    totals = _compute(stage, reading)
     file.parent.mkdir(parents=True, exist_ok=True)
     facts.unlink(missing_ok=True)  # an interrupted write must not pass for what was there before
     np.save(file, totals)
@@ -54,11 +55,12 @@ def precompute_reference(
     return totals
 
 
-def _compute(stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder, batch_size: int) -> np.ndarray:
-    graphdef, params = nnx.split(model)
-    encoder = RowEncoder(encoder.tokenizer, encoder.config)  # its report is not that of the training
-    reader, most = RowReader(source, encoder), encoder.config.max_interactions
-    size = source.size or 0
+def _compute(stage: Any, reading: Reading) -> np.ndarray:
+    graphdef, params = nnx.split(reading.model)
+    # Its report is not that of the training.
+    encoder = RowEncoder(reading.encoder.tokenizer, reading.encoder.config)
+    reader, most = RowReader(reading.source, encoder), encoder.config.max_interactions
+    size, batch_size = reading.source.size or 0, reading.batch_size
 
     @jax.jit
     def score(params: Any, batch: Any) -> jax.Array:
@@ -72,15 +74,15 @@ def _compute(stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder,
     return totals
 
 
-def _describe(stage: Any, model: Any, source: EpisodeSource, encoder: RowEncoder) -> dict[str, Any]:
+def _describe(stage: Any, reading: Reading) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for path, variable in sorted(flat_parameters(nnx.split(model)[1]).items()):
+    for path, variable in sorted(flat_parameters(nnx.split(reading.model)[1]).items()):
         digest.update(path.encode())
         digest.update(np.asarray(variable[...]).tobytes())
-    config = encoder.config
+    config = reading.encoder.config
     return {
-        "source": source.fingerprint,
-        "tokenizer": encoder.tokenizer.fingerprint,
+        "source": reading.source.fingerprint,
+        "tokenizer": reading.encoder.tokenizer.fingerprint,
         "rows": [
             config.max_length,
             config.max_interactions,

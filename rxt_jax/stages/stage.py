@@ -1,0 +1,145 @@
+"""What a stage of training is: the one contract between its config, its rows, the train step and the loop.
+
+    rows ──▶ batch u ──▶ (act with the state at hand) ──▶ objective ──▶ gradient ──▶ update ──▶ next carry
+
+A stage is a frozen dataclass whose fields are its options. It says which rows it reads (`rows`), what it is measured on
+(`held_out`), which parameter groups train (`trainable`, `unfreeze`), what it takes from update to update beside
+parameters and moments (its *carry*: a frozen reference, running averages, replay), and its loss. A new stage is one
+file in this folder and one line in its `__init__`: recipes, JSON, runs and resuming know it from there.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from flax import nnx
+
+from rxt_jax.data.config import DataConfig, DataSource
+from rxt_jax.data.loader import Batches, EpisodeBatches, Shard
+from rxt_jax.data.rows import RowEncoder
+from rxt_jax.data.sources import EpisodeSource
+from rxt_jax.model import ModelConfig
+from rxt_jax.types import Array, Key, Metrics
+
+__all__ = ["Act", "EpisodeStage", "Reading", "Rebuild", "Stage"]
+
+Rebuild = Callable[[dict[str, Array]], Any]
+"""Make a model from values (path → array) for some of its parameters; the others are those of the state."""
+
+Act = Callable[[nnx.State, Any, Any, int, Key], Any]
+"""`(params, carry, batch, update, key) -> batch`: make the batch of an update with the state at hand."""
+
+
+class Reading(NamedTuple):
+    """Everything that a run's batches are made of.
+
+    `model` is the model that the stage begins with, `file` one of the run's where a stage may keep what it computed
+    from the data (`.npy`); a stage that wants neither gets along without.
+    """
+
+    source: EpisodeSource
+    encoder: RowEncoder
+    batch_size: int
+    seed: int
+    shard: Shard = Shard()
+    model: Any = None
+    file: Path | None = None
+
+    def batches(self, rows: type[Batches], **options: Any) -> Batches:
+        """Make batches of a kind of rows."""
+        return rows(self.source, self.encoder, batch_size=self.batch_size, seed=self.seed, shard=self.shard, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(ABC):
+    """What every stage answers; the defaults are those of a stage that reads its rows and carries nothing."""
+
+    kind: ClassVar[str]
+    rows: ClassVar[type[Batches]]
+    model_config: ClassVar[type] = ModelConfig
+    """The class of the configs of the models that it trains."""
+    unfreeze: ClassVar[tuple[tuple[int, tuple[str, ...]], ...]] = ()
+
+    trainable: tuple[str, ...]
+    """Parameter groups that train; the others stand still."""
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis of every leaf of a batch that counts its rows."""
+        return self.rows.batch_axis
+
+    @abstractmethod
+    def label_counts(self, batch: Any) -> dict[str, Array]:
+        """Count the denominators of the loss terms, from the batch alone; those of micro-batches add up."""
+
+    @abstractmethod
+    def objective(
+        self, model: Any, batch: Any, key: Key | None, counts: dict[str, Array], **arguments: Any
+    ) -> tuple[Array, Metrics]:
+        """Compute loss and metrics of a batch: Σ over terms of scale · (sum of the term) / `counts[term]`.
+
+        `key` None is deterministic, `counts` are the label counts of the whole update, `arguments` what
+        `objective_arguments` gives.
+        """
+
+    def batches(self, reading: Reading) -> Batches:
+        """Make the batches that this stage reads."""
+        return reading.batches(self.rows)
+
+    def held_out(self, data: DataConfig) -> DataSource:
+        """Choose the source that it is measured on."""
+        return data.evaluation_source
+
+    def first_carry(self, groups: Mapping[str, dict[str, Array]]) -> Any:
+        """Make the carry of the first update, any pytree, from the parameters (path → array) of each trained group."""
+        return {}
+
+    def next_carry(self, carry: Any, batch: Any, trained: dict[str, Array], update: Array) -> Any:
+        """Move the carry after an update: `trained` are the parameters then, `update` is how many updates are done."""
+        return carry
+
+    def objective_arguments(self, carry: Any, rebuild: Rebuild) -> dict[str, Any]:
+        """Turn the carry into keyword arguments of the objective, outside of its gradient."""
+        return {}
+
+    def make_act(self, graphdef: nnx.GraphDef) -> Act | None:
+        """Make the function that a stage acts with (rollouts), None for a stage that trains on what it reads.
+
+        It gets what the stage reads, placed on the devices, and returns what the objective gets; it compiles what it
+        wants compiled. The batch of an update is to depend on its arguments alone: then resuming is exact.
+        """
+        return None
+
+
+class EpisodeStage(Stage):
+    """A stage that walks episodes and can update inside of them, every `interactions_per_update` (None: at their end).
+
+    Whatever `objective_arguments` gives, `begin` and `window_objective` get as well.
+    """
+
+    rows: ClassVar[type[Batches]] = EpisodeBatches
+    interactions_per_update: ClassVar[int | None] = None
+
+    @abstractmethod
+    def interactions(self, batch: Any) -> Any:
+        """Prepare a batch for the engine: a pytree with a leading I and a field `valid[I B]`."""
+
+    @abstractmethod
+    def begin(self, model: Any, batch_size: int, key: Key | None, **arguments: Any) -> Any:
+        """Give the memory at the start of an episode; without a key always the same one."""
+
+    @abstractmethod
+    def window_objective(
+        self,
+        model: Any,
+        memory: Any,
+        interactions: Any,
+        key: Key | None,
+        counts: dict[str, Array],
+        *,
+        start: int | Array = 0,
+        **arguments: Any,
+    ) -> tuple[Array, tuple[Any, Metrics]]:
+        """Score a run of interactions that starts with `memory`, the `start`-th first; return the memory after it."""
