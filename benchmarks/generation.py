@@ -23,12 +23,6 @@ from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run import build_model
-<<<<<<< HEAD
-from rxt_jax.train.groups import flat_parameters
-=======
-from rxt_jax.serving.generation import Rules, extend, prefill
-from rxt_jax.serving.sampling import SamplingConfig
->>>>>>> contract
 
 NO_TOKEN = -1  # nothing ends a reply: all have the same length
 

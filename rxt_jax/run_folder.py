@@ -129,10 +129,7 @@ def claim_folder(recipe: Recipe, folder: Path) -> None:
     old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
     new = json.loads(json.dumps(to_json(recipe)))
     for part in ("model", "tokenizer", "seed", "start_from"):
-<<<<<<< HEAD
-=======
         # Read and written again, as it would be written today: a field that came with a default is no difference.
->>>>>>> contract
         before, now = json.loads(json.dumps(to_json(from_json(old.get(part), part)))), new[part]
         if part == "model":
             before, now = ({**each, "vocab_size": None} for each in (before, now))

@@ -210,31 +210,17 @@ class EpisodeBatches(Batches):
 class _Rows(Batches):
     """Independent rows: one item of a visit is a row, or with packing one of several in a row."""
 
-<<<<<<< HEAD
-    _restores_masked = True  # an encoder has to restore masked tokens
+    batch_axis = 0
+    _restores_masked: ClassVar[bool] = True  # an encoder has to restore masked tokens
 
-    def __init__(
-        self,
-        source: EpisodeSource,
-        encoder: RowEncoder,
-        *,
-        batch_size: int,
-        seed: int,
-        shard: Shard | None = None,
-    ):
-        super().__init__(source, encoder, batch_size=batch_size, seed=seed, shard=shard)
+    def __init__(self, source: EpisodeSource, encoder: RowEncoder, **common: Any):
+        super().__init__(source, encoder, **common)
         if self._restores_masked and encoder.special.mask == ABSENT:
             raise ValueError(
                 f"this tokenizer has no {CONTROL_PIECES['mask']}, but the stage that reads these rows restores masked "
                 f"tokens. Leave out joint_pretraining and interaction_sft, or use a tokenizer that has it: "
                 f"`rxt tokenizer train` makes one."
             )
-=======
-    batch_axis = 0
-
-    def __init__(self, source: EpisodeSource, encoder: RowEncoder, **common: Any):
-        super().__init__(source, encoder, **common)
->>>>>>> contract
         self._pool = Recent(self._sorted_pool)
         self._plan = None
         if self._config.packing is not None:
