@@ -319,6 +319,7 @@ class Noisy(MiniatureModel):
         return self.encode(ids, token_mask), jnp.float32(0.0)
 
     def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
+        memory = jnp.repeat(memory, len(ids) // memory.shape[1], axis=1)
         hidden, balance = super().decode_hidden(ids, token_mask, memory, memory_mask=memory_mask)
         return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance
 
