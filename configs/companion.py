@@ -1,9 +1,9 @@
-"""The companion: the toy's lessons for a model four times as large, for hours instead of minutes.
+"""The companion: the toy's lessons for a wider model, for an hour and a half instead of a quarter.
 
     rxt train configs/companion.py && rxt export runs/companion rxt_jax/companion
 
-The second command makes it the model that the package ships (`rxt chat companion`). No build ships one yet: this recipe
-has not been run to its end.
+The second command makes it the model that the package ships (`rxt chat companion`); how that one was made and what it
+can do is in `rxt_jax/companion/README.md`.
 """
 
 import runpy
