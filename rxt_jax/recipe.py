@@ -124,10 +124,6 @@ class Recipe:
         return Path(self.folder) if self.folder else Path("runs") / self.name
 
 
-_RENAMED_FIELDS = {("StageRun", "source"): "data"}
-"""Fields of recipes that were written before they got another name."""
-
-
 def curriculum_runs(
     name: str, run: StageRun, curriculum: Curriculum, data: DataConfig | None = None
 ) -> dict[str, StageRun]:
@@ -146,8 +142,12 @@ def curriculum_runs(
     return runs
 
 
-_RETIRED = {"JointPretraining": {"mask_id"}, "InteractionSft": {"mask_id"}}
-"""Fields that runs of earlier versions have and that nothing reads any more."""
+_OLD_FIELDS = {
+    ("StageRun", "source"): "data",
+    ("JointPretraining", "mask_id"): None,
+    ("InteractionSft", "mask_id"): None,
+}
+"""Fields of runs that earlier versions wrote, and what they are called now (None = nothing reads them any more)."""
 
 
 def to_json(value: Any) -> Any:
@@ -199,16 +199,14 @@ def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> An
         )
     if len(types[name]) > 1:
         raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
-    value = {_RENAMED_FIELDS.get((name, key), key): item for key, item in value.items()}
     (cls,) = types[name].values()
+    named = {_OLD_FIELDS.get((name, key), key): item for key, item in value.items() if key != "type"}
+    fields = {key: item for key, item in named.items() if key is not None}
     known = {each.name for each in dataclasses.fields(cls)}
-    value = {name: item for name, item in value.items() if name not in _RETIRED.get(value["type"], ())}
-    unknown = sorted(set(value) - known - {"type"})
+    unknown = sorted(fields.keys() - known)
     if unknown:
-        raise ValueError(
-            f"{place}: {value['type']} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}"
-        )
-    return cls(**{name: _read(item, f"{place}.{name}", types) for name, item in value.items() if name != "type"})
+        raise ValueError(f"{place}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return cls(**{key: _read(item, f"{place}.{key}", types) for key, item in fields.items()})
 
 
 def load_recipe(path: str | Path) -> Recipe:
