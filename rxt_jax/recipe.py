@@ -3,6 +3,7 @@
 A file in `configs/` is Python that defines `recipe`; it says only what differs from a preset.
 """
 
+import copy
 import dataclasses
 import runpy
 from collections.abc import Iterator, Mapping
@@ -145,9 +146,22 @@ def curriculum_runs(
 _OLD_FIELDS = {
     ("StageRun", "source"): "data",
     ("JointPretraining", "mask_id"): None,
-    ("InteractionSft", "mask_id"): None,
+    ("JointPretraining", "loss_on_padding"): "compatibility.loss_on_padding",
+    ("JointPretraining", "read_padding"): "compatibility.read_padding",
+    ("DirectMemoryPreference", "memory_rule"): "compatibility.memory_rule",
+    ("DataConfig", "parse_control_tokens_in_text"): "compatibility.parse_control_tokens_in_text",
+    ("DataConfig", "end_every_answer"): "compatibility.one_eos_per_conversation",
+    ("DataConfig", "packing.published"): "compatibility.packed_texts_see_each_other",
 }
-"""Fields of runs that earlier versions wrote, and what they are called now (None = nothing reads them any more)."""
+"""Fields of runs that earlier versions wrote, and where they are now (None = nothing reads them any more). A dot leads
+into a field of the field before it; what holds of a class holds of those derived from it."""
+
+_OLD_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
+    ("AttentionConfig", "implementation"): {"reference": "einsum"},
+    ("DirectMemoryPreference", "memory_rule"): {"reference": "published", "document": "first_described"},
+    ("DataConfig", "end_every_answer"): {True: False, False: True},
+}
+"""Values of fields (by the names they had) that earlier versions wrote, and what they are called now."""
 
 
 def to_json(value: Any) -> Any:
@@ -200,13 +214,38 @@ def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> An
     if len(types[name]) > 1:
         raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
     (cls,) = types[name].values()
-    named = {_OLD_FIELDS.get((name, key), key): item for key, item in value.items() if key != "type"}
-    fields = {key: item for key, item in named.items() if key is not None}
+    fields = _of_today(cls, value)
     known = {each.name for each in dataclasses.fields(cls)}
     unknown = sorted(fields.keys() - known)
     if unknown:
         raise ValueError(f"{place}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     return cls(**{key: _read(item, f"{place}.{key}", types) for key, item in fields.items()})
+
+
+def _of_today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the fields of a stored object, those of earlier versions under their present names and values."""
+    fields = copy.deepcopy({key: item for key, item in value.items() if key != "type"})
+    classes = {each.__name__ for each in cls.__mro__}
+    for (name, field_name), renamed in _OLD_VALUES.items():
+        if name in classes and field_name in fields:
+            fields[field_name] = renamed.get(fields[field_name], fields[field_name])
+    for (name, old), new in _OLD_FIELDS.items():
+        *outer, last = old.split(".")
+        holder: Any = fields
+        for part in outer:
+            holder = holder.get(part) or {}
+        if name not in classes or last not in holder:
+            continue
+        item = holder.pop(last)
+        if new is None:
+            continue
+        *outer, last = new.split(".")
+        holder, owner = fields, cls
+        for part in outer:
+            owner = get_type_hints(owner)[part]
+            holder = holder.setdefault(part, {"type": owner.__name__})
+        holder[last] = item
+    return fields
 
 
 def load_recipe(path: str | Path) -> Recipe:

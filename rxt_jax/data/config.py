@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.dialogues.spec import DialogueSpec, tiny
 
 __all__ = [
@@ -123,8 +124,6 @@ class PackingConfig:
     """Records that are packed at once."""
     shortest: int = 32
     """Tokens, control tokens included; records of fewer are dropped and counted."""
-    published: bool = False
-    """Documents do see each other, with one more `[EOS]` between them, and what does not fill a batch is dropped."""
 
     def __post_init__(self) -> None:
         if self.buffer < 1 or self.shortest < 1:
@@ -163,15 +162,10 @@ class DataConfig:
     """Whether `[T]`, `[A]` and `[C]` are targets."""
     train_eos: bool = True
     """Whether `[EOS]` is a target."""
-    parse_control_tokens_in_text: bool = False
-    """Let `[A]` in a text become a control token, as published."""
     use_system_prompt: bool = False
     """Write an episode's `system` into memory before its first interaction."""
     end_cut_texts: bool = True
     """End a text that is cut with `[EOS]` (published)."""
-    end_every_answer: bool = True
-    """False gives a conversation in one row a single `[EOS]`, at its end (published: the baseline then never learns to
-    stop)."""
     length_buckets: tuple[int, ...] = ()
     """Tokens that the rows of a batch may have besides the full length: each batch gets the smallest that holds it, and
     the train step compiles once per size that occurs."""
@@ -188,6 +182,8 @@ class DataConfig:
     probability to that power (usual: 0.1 to 0.5; 1 is the model's own distribution, near 0 any segmentation is as
     likely as the best one). Sampled rows are longer. Held-out rows, evaluation, chat and preference rows are never
     sampled; byte-level tokenizers and prepared folders cannot be."""
+    compatibility: DataCompatibility = field(default_factory=DataCompatibility)
+    """Published behaviour, off by default."""
 
     def __post_init__(self) -> None:
         for name in ("max_length", "text_length", "conversation_length"):
@@ -224,7 +220,8 @@ BATCH_FIELDS = frozenset(
         "preference_evaluation_source",
         "max_interactions",
         "conversation_length",
-        "end_every_answer",
+        "one_eos_per_conversation",
+        "packed_texts_see_each_other",
         "mask_probability",
         "sort_pool",
         "length_buckets",
@@ -234,5 +231,5 @@ BATCH_FIELDS = frozenset(
         "subword_sampling",
     }
 )
-"""Fields of `DataConfig` that say how rows are put together, or how training samples them, which prepared rows never
-are; all the others decide what a row looks like."""
+"""Fields of `DataConfig` and of its `compatibility` that say how rows are put together, or how training samples them,
+which prepared rows never are; all the others decide what a row looks like."""

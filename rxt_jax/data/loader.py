@@ -7,7 +7,7 @@ hosts each makes its rows of the global batch. Batches are NumPy. Source: docs/m
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, ClassVar, TypeVar
 
@@ -123,12 +123,11 @@ class Batches(ABC):
                     f"the run was trained on {meaning} (fingerprint {state[part]}, these have {mine[part]}), so it "
                     f"cannot go on from update {state['update']}. Use the old data, or another --folder."
                 )
-        for name, value in mine["settings"].items():
-            if state["settings"].get(name, value) != value:
-                raise ValueError(
-                    f"the run was trained with data.{name} = {state['settings'][name]!r}, this one has {value!r}, so "
-                    f"it cannot go on from update {state['update']}. Use the old value, or another --folder."
-                )
+        for name, old, new in _differences(state["settings"], mine["settings"]):
+            raise ValueError(
+                f"the run was trained with data.{name} = {old!r}, this one has {new!r}, so it cannot go on from update "
+                f"{state['update']}. Use the old value, or another --folder."
+            )
 
     def _visits(self, number: int, count: int) -> list[int]:
         return [self._order.visit(position) for position in range(number * count, (number + 1) * count)]
@@ -143,6 +142,16 @@ class Batches(ABC):
         batches = [drawn[start : start + rows] for start in range(0, len(drawn), rows)]
         order = np.random.default_rng((self._seed, 1, number)).permutation(count)
         return [batches[i] for i in order]
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield name and both values of what differs; a setting that only one version knows is no difference."""
+    for name in old.keys() & new.keys():
+        before, now = old[name], new[name]
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now, f"{place}{name}.")
+        elif before != now:
+            yield f"{place}{name}", before, now
 
 
 class EpisodeBatches(Batches):
@@ -235,6 +244,7 @@ class _Rows(Batches):
                 length=self._row_length,
                 seed=self._seed,
                 drop=self._drop,
+                published=self._config.compatibility.packed_texts_see_each_other,
             )
 
     @property
@@ -251,7 +261,7 @@ class _Rows(Batches):
         segments = None
         if self._plan is not None and self._config.packing is not None:
             bins = [[item.rows[0] for item in each] for each in self._plan.batch(update)[self._share]]
-            published = self._config.packing.published
+            published = self._config.compatibility.packed_texts_see_each_other
             *stacked, segments = stack_packed(bins, length, self._encoder.special, published=published)
         else:
             pool = self._config.sort_pool if self._config.length_buckets else 1

@@ -94,7 +94,8 @@ class PackingPlan:
     """Which documents stand in which row of the batch of an update.
 
     `item(position)` opens the document at a position of the order, `epoch(position)` says which epoch that is;
-    `drop(item, reason)` is told of every document that is left out.
+    `drop(item, reason)` is told of every document that is left out. `published` leaves room for the `[EOS]` between
+    documents, ends with the epoch and drops what fills no batch (`DataCompatibility.packed_texts_see_each_other`).
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class PackingPlan:
         length: int,
         seed: int,
         drop: Callable[[Item, str], None] = lambda item, reason: None,
+        published: bool = False,
     ):
+        self._published = published
         self._item, self._epoch, self._drop = item, epoch, drop
         self._config, self._batch_size, self._length, self._seed = config, batch_size, length, seed
         self._starts = [_Start()]
@@ -149,7 +152,7 @@ class PackingPlan:
         drawn = [(each, self._left_over.get(each) or self._item(each)) for each in start.carried]
         fresh, epoch = 0, self._epoch(position)
         while fresh < config.buffer:
-            if config.published and self._epoch(position) != epoch:
+            if self._published and self._epoch(position) != epoch:
                 break  # the published stream ends with the epoch
             item = self._item(position)
             if item.length >= config.shortest:
@@ -160,11 +163,11 @@ class PackingPlan:
                 if not fresh and position - start.position > _HOPELESS:
                     raise ValueError(f"no document has {config.shortest} tokens. Lower packing.shortest.")
             position += 1
-        bins = first_fit_decreasing([item.length for _, item in drawn], self._length, int(config.published))
+        bins = first_fit_decreasing([item.length for _, item in drawn], self._length, int(self._published))
         whole = len(bins) - len(bins) % self._batch_size
         rest = [drawn[number] for each in bins[whole:] for number in each]
         order = np.arange(whole)
-        if config.published:
+        if self._published:
             if not whole:
                 raise ValueError(
                     f"a buffer of {config.buffer} documents fills no batch of {self._batch_size} rows, and the "

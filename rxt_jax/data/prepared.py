@@ -70,6 +70,7 @@ def row_settings(encoder: RowEncoder) -> dict[str, Any]:
     that no setting shows is noticed too.
     """
     fields = dataclasses.asdict(encoder.config)
+    fields |= fields.pop("compatibility")  # manifests list its switches beside the others
     settings = {name: value for name, value in fields.items() if name not in BATCH_FIELDS}
     probe = RowEncoder(encoder.tokenizer, encoder.config).interaction(_PROBE)
     settings["probe"] = hashlib.sha256(np.array(probe.ids, np.int64).tobytes()).hexdigest()[:16]

@@ -66,14 +66,14 @@ class RowEncoder:
         self.special = tokenizer.special
         self.report = report or LoadReport()
         self._encode_any = encode or tokenizer.encode
-        if config.parse_control_tokens_in_text:
+        if config.compatibility.parse_control_tokens_in_text:
             self._encode_any = reading_control_tokens(self._encode_any, self.special)
         self.encode = self._encode_any if encode else lru_cache(maxsize=1 << 17)(self._encode_any)
         self._unused = Row([self.special.bos], 1, valid=False)
         # Where nothing differs from the template, the length of the prompt says what the labels are.
         self._walk_labels = (
             config.template == "pair"
-            or config.parse_control_tokens_in_text
+            or config.compatibility.parse_control_tokens_in_text
             or not (config.train_control_tokens and config.train_eos)
         )
 
@@ -124,8 +124,8 @@ class RowEncoder:
     def conversation(self, episode: Mapping[str, Any]) -> Row:
         """Encode an episode as one row of at most `conversation_length` tokens, for the stateless baseline."""
         rows = self.episode(episode)
-        length, end_every_answer = self.config.conversation_length, self.config.end_every_answer
-        ids, scored = join_rows(rows, length, end_every_answer=end_every_answer)
+        length, one_eos = self.config.conversation_length, self.config.compatibility.one_eos_per_conversation
+        ids, scored = join_rows(rows, length, one_eos=one_eos)
         sizes = accumulate(len(row.ids) - 1 for row in rows if row.valid)
         left_out = sum(1 + size > length for size in sizes)
         if left_out:
@@ -265,14 +265,14 @@ def join_parts(prompt: list[int], answer: list[int], length: int) -> Row:
     return Row(prompt + answer[: length - len(prompt)], len(prompt))
 
 
-def join_rows(rows: Sequence[Row], length: int, *, end_every_answer: bool = True) -> tuple[list[int], list[bool]]:
+def join_rows(rows: Sequence[Row], length: int, *, one_eos: bool = False) -> tuple[list[int], list[bool]]:
     """Join the interactions of a conversation to one row, `[BOS]` once: ids, and which of them are targets.
 
     Interactions that are not whole within `length` tokens are left out with all that follow. Every answer keeps
-    its `[EOS]`, or the baseline would never learn to stop; `end_every_answer=False` keeps the last one only, no target,
-    and cuts on the right wherever that is (published). Source: docs/method.md §13.7.
+    its `[EOS]`, or the baseline would never learn to stop; `one_eos` keeps the last one only, no target, and cuts
+    on the right wherever that is (published). Source: docs/method.md §13.7.
     """
-    if not end_every_answer:
+    if one_eos:
         whole = [(row.ids[1:-1], row.label_list()[1:-1]) for row in rows if row.valid]
         ids = [*rows[0].ids[:1], *(identity for ids, _ in whole for identity in ids), *rows[-1].ids[-1:]]
         scored = [False, *(target for _, labels in whole for target in labels), False]

@@ -15,7 +15,7 @@ from flax import nnx
 from safetensors import safe_open
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_infer import infer_component, infer_memory, infer_variant
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.model.config import ModelConfig
@@ -39,7 +39,7 @@ class RxlmFolder(NamedTuple):
 
     config: ModelConfig
     weights: "TensorFiles"
-    reference: Mapping[str, Any]
+    published_config: Mapping[str, Any]
 
 
 class _Place(NamedTuple):
@@ -147,16 +147,16 @@ def open_rxlm(
 ) -> RxlmFolder:
     """Read a checkpoint's configuration and the names of its tensors, no tensor yet."""
     compatibility = compatibility or Compatibility()
-    weights, reference = _open_files(path)
+    weights, published_config = _open_files(path)
     names = set(weights)
     fields: dict[str, Any] = {}
     for part in ("decoder", "encoder"):
         own = {name.removeprefix(f"{part}.model."): name for name in names if name.startswith(f"{part}.model.")}
-        fields[part] = infer_component(reference[f"{part}_config"], own, weights.shape)
+        fields[part] = infer_component(published_config[f"{part}_config"], own, weights.shape)
     memory_names = {name.removeprefix("memory_attention.model.") for name in names if name.startswith("memory_att")}
-    fields["memory"] = infer_memory(reference["memory_attention_config"], memory_names)
+    fields["memory"] = infer_memory(published_config["memory_attention_config"], memory_names)
     chosen = variant or infer_variant(
-        reference.get("memory_attention_variant"),
+        published_config.get("memory_attention_variant"),
         fields["memory"],
         memory_names,
         interlayer_is_self_interlayer=compatibility.interlayer_is_self_interlayer,
@@ -165,7 +165,7 @@ def open_rxlm(
         _permute_legacy_rows(weights, fields)
     if "encoder.model.embedding.weight" not in names and "decoder.model.embedding.weight" in names:
         weights.rename("decoder.model.embedding.weight", "encoder.model.embedding.weight")
-    config = model_from_reference(
+    config = model_from_published(
         fields["decoder"],
         fields["encoder"],
         fields["memory"],
@@ -173,7 +173,7 @@ def open_rxlm(
         initial_memory="normal" if compatibility.small_initial_memory else "standard",
         compatibility=compatibility.without_legacy_layout(),
     )
-    return RxlmFolder(config, weights, reference)
+    return RxlmFolder(config, weights, published_config)
 
 
 def _open_files(path: str | Path | Sequence[str | Path]) -> tuple[TensorFiles, dict[str, Any]]:
@@ -183,30 +183,30 @@ def _open_files(path: str | Path | Sequence[str | Path]) -> tuple[TensorFiles, d
         whole = Path(path)
         if not whole.is_dir():
             raise FileNotFoundError(f"{whole} is no folder; expected config.json and model.safetensors in it")
-        if "decoder_config" in (reference := _read_config(whole)):
+        if "decoder_config" in (published_config := _read_config(whole)):
             weights.add(whole / "model.safetensors", "")
             if (whole / "mlm-head" / "model.safetensors").is_file():
                 weights.add(whole / "mlm-head" / "model.safetensors", "mlm_head.")
-            return weights, reference
+            return weights, published_config
         folders = sorted(file.parent for file in whole.glob("*/config.json")) or [whole]
     else:
         folders = [Path(each) for each in path]
-    reference = {}
+    published_config = {}
     for folder in folders:
         part = TensorFiles()
         part.add(folder / "model.safetensors", "")
         component = _component_of(set(part), folder)
-        if f"{component}_config" in reference:
+        if f"{component}_config" in published_config:
             raise ValueError(f"{folder} is a second {component}; give one folder per component")
-        reference[f"{component}_config"] = _read_config(folder)
+        published_config[f"{component}_config"] = _read_config(folder)
         weights.add(folder / "model.safetensors", "mlm_head." if component == "mlm_head" else f"{component}.")
-    missing = [name for name in _COMPONENTS[:3] if f"{name}_config" not in reference]
+    missing = [name for name in _COMPONENTS[:3] if f"{name}_config" not in published_config]
     if missing:
         raise ValueError(
             f"{path} lacks {' and '.join(missing)}; expected a whole model, or a folder each for decoder, encoder and "
             f"memory attention"
         )
-    return weights, reference
+    return weights, published_config
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
 
 __all__ = [
-    "attention_from_reference",
-    "baseline_from_reference",
-    "decoder_from_reference",
-    "encoder_from_reference",
-    "memory_from_reference",
-    "model_from_reference",
+    "attention_from_published",
+    "baseline_from_published",
+    "decoder_from_published",
+    "encoder_from_published",
+    "memory_from_published",
+    "model_from_published",
 ]
 
 Fields = Mapping[str, Any]
@@ -41,7 +41,7 @@ _ACTIVATIONS = {"swish": "silu"}
 _HEAD_NORMS: dict[str, NormKind] = {"layer_norm": "layer", "rms_norm": "rms"}
 
 
-def attention_from_reference(
+def attention_from_published(
     kind: str,
     *,
     heads: int,
@@ -74,7 +74,7 @@ def attention_from_reference(
     )
 
 
-def encoder_from_reference(fields: Fields) -> EncoderConfig:
+def encoder_from_published(fields: Fields) -> EncoderConfig:
     """Read an encoder's configuration. Cross-attention and stateless settings have no effect there."""
     own = _self_attentions(fields, fields.get("attn_layer_types"))
     return EncoderConfig(
@@ -86,11 +86,11 @@ def encoder_from_reference(fields: Fields) -> EncoderConfig:
     )
 
 
-def decoder_from_reference(fields: Fields) -> DecoderConfig:
+def decoder_from_published(fields: Fields) -> DecoderConfig:
     """Read a decoder's configuration."""
     gated = fields.get("use_gated_cross_attention")
     own = _self_attentions(fields, fields.get("attn_layer_types"))
-    cross = attention_from_reference(
+    cross = attention_from_published(
         fields.get("cross_att_type", "sqa"),
         heads=fields.get("att_heads", 16),
         groups=_first(fields, "cross_att_groups", "att_groups", default=1),
@@ -117,7 +117,7 @@ def decoder_from_reference(fields: Fields) -> DecoderConfig:
     )
 
 
-def memory_from_reference(fields: Fields, variant: str) -> MemoryConfig:
+def memory_from_published(fields: Fields, variant: str) -> MemoryConfig:
     """Read a memory attention's configuration. The variant's name is taken at its word.
 
     Source: docs/method.md §7.5.
@@ -154,7 +154,7 @@ def memory_from_reference(fields: Fields, variant: str) -> MemoryConfig:
     return MemoryConfig(layer=layer, num_groups=fields.get("num_groups", 1) if grouped else 1)
 
 
-def model_from_reference(
+def model_from_published(
     decoder: Fields,
     encoder: Fields,
     memory: Fields,
@@ -174,15 +174,15 @@ def model_from_reference(
         num_layers=decoder.get("num_layers", 12),
         num_slots=memory.get("stm_size", 1024),
         max_length=decoder.get("seq_len", 1024),
-        encoder=encoder_from_reference(encoder),
-        decoder=decoder_from_reference(decoder),
-        memory_attention=memory_from_reference(memory, variant),
+        encoder=encoder_from_published(encoder),
+        decoder=decoder_from_published(decoder),
+        memory_attention=memory_from_published(memory, variant),
         initial_memory=initial_memory,
         compatibility=compatibility or Compatibility(),
     )
 
 
-def baseline_from_reference(fields: Fields) -> BaselineConfig:
+def baseline_from_published(fields: Fields) -> BaselineConfig:
     """Read the configuration of the decoder-only baseline, whose fields have names of their own.
 
     Source: docs/method.md §20.3.
@@ -246,7 +246,7 @@ def _activation(name: str) -> Any:
 def _self_attentions(fields: Fields, types: Any) -> tuple[AttentionConfig, ...]:
     kinds = types if _is_hybrid(fields) else [fields.get("self_att_type", "sqa")]
     return tuple(
-        attention_from_reference(
+        attention_from_published(
             kind,
             heads=fields.get("att_heads", 16),
             groups=fields.get("att_groups", 1),
@@ -299,7 +299,7 @@ def _stateless(fields: Fields, kinds: Any) -> tuple[FeedForwardConfig | MixtureC
 
 
 def _memory_attention(fields: Fields, prefix: str) -> AttentionConfig:
-    return attention_from_reference(
+    return attention_from_published(
         fields.get(f"{prefix}_type", "sqa"),
         heads=fields.get("att_heads", 16),
         groups=fields.get(f"{prefix}_groups", 1),

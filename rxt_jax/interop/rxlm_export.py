@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_weights import exported_weights
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, ModelConfig
 from rxt_jax.model.reactive_transformer import ReactiveTransformer
@@ -116,7 +116,7 @@ def fields_from_model(config: ModelConfig) -> dict[str, Any]:
 
 def _check(config: ModelConfig, fields: dict[str, Any]) -> None:
     """Read the fields again: what comes out differently cannot be expressed."""
-    again = model_from_reference(
+    again = model_from_published(
         fields["decoder_config"],
         fields["encoder_config"],
         fields["memory_attention_config"],

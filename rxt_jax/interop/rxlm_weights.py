@@ -22,8 +22,8 @@ __all__ = [
     "export_weights",
     "exported_weights",
     "load_weights",
-    "reference_names",
-    "reference_shape",
+    "published_names",
+    "published_shape",
     "stack_listed_experts",
 ]
 
@@ -104,7 +104,7 @@ _HEAD_RULES: tuple[tuple[str, str], ...] = (
 )
 
 
-def reference_names(path: str, *, gated: bool, norm_kind: str, inner: str) -> str:
+def published_names(path: str, *, gated: bool, norm_kind: str, inner: str) -> str:
     """Translate the path of a parameter inside its component, `layers.0.attention.query.kernel`.
 
     `gated` says how the first feed-forward product is called, `norm_kind` and `inner` ("self" or
@@ -155,7 +155,7 @@ def load_weights(
         names = _names_of(parts, variable, config, prefixes[parts[0]])
         shape = variable.shape[1:] if "segments" in parts else variable.shape
         present = [name for name in names if name in weights]
-        faults += [f"missing: {name} {reference_shape(parts, shape)}" for name in names if name not in weights]
+        faults += [f"missing: {name} {published_shape(parts, shape)}" for name in names if name not in weights]
         unused -= set(present)
         value = _empty_for_device(variable.shape)
         for number, name in enumerate(names):
@@ -163,7 +163,7 @@ def load_weights(
                 continue
             tensor = np.asarray(weights[name])
             if tensor.size != np.prod(shape, dtype=int):
-                faults.append(f"shape: {name} {tensor.shape}, expected {reference_shape(parts, shape)}")
+                faults.append(f"shape: {name} {tensor.shape}, expected {published_shape(parts, shape)}")
                 continue
             tensor = (tensor.T if parts[-1] == "kernel" else tensor).reshape(shape)
             if "segments" in parts:
@@ -201,7 +201,7 @@ def exported_weights(
         if parts[0] not in prefixes:
             continue
         stacked = "segments" in parts
-        shape = reference_shape(parts, variable.shape[1:] if stacked else variable.shape)
+        shape = published_shape(parts, variable.shape[1:] if stacked else variable.shape)
         for number, name in enumerate(_names_of(parts, variable, config, prefixes[parts[0]])):
             layer = number if stacked else None
             yield name, shape, partial(make, variable, layer, shape, parts[-1] == "kernel")
@@ -216,7 +216,7 @@ def _empty_for_device(shape: tuple[int, ...]) -> np.ndarray:
     return room[start : start + size].view(np.float32).reshape(shape)
 
 
-def reference_shape(parts: list[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+def published_shape(parts: list[str], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Say how a parameter of this shape is published: `[out, in]` for a kernel, finer axes joined."""
     if parts[-1] == "kernel":
         # Only the output of attention has two input axes: heads and their width.
@@ -269,7 +269,7 @@ def _names_of(parts: list[str], variable: Any, config: Any, prefix: str) -> list
     }
 
     def name_of(path: list[str]) -> str:
-        name = f"{prefix}.{reference_names('/'.join(path), **facts)}".lstrip(".")
+        name = f"{prefix}.{published_names('/'.join(path), **facts)}".lstrip(".")
         if memory is None:  # the baseline has one stack, and no norm for memory between its two
             name = name.replace(".stateless_layers.", ".layers.").replace(".norm3.", ".norm2.")
         return name

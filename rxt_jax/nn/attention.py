@@ -44,8 +44,8 @@ class AttentionConfig:
     output_bias: bool = True
     """Bias of the output."""
     dropout: float = 0.0
-    """Probability in [0, 1) to drop an attention weight, in training; the reference implementation alone can."""
-    implementation: AttentionImplementation = "reference"
+    """Probability in [0, 1) to drop an attention weight, in training; `einsum` alone can."""
+    implementation: AttentionImplementation = "einsum"
     """Which kernel attends; changes no number beyond rounding."""
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class AttentionConfig:
         if self.implementation not in get_args(AttentionImplementation):
             known = ", ".join(get_args(AttentionImplementation))
             raise ValueError(f"implementation must be one of {known}, got {self.implementation!r}.")
-        if self.dropout and self.implementation != "reference":
-            raise ValueError(f"dropout = {self.dropout} needs implementation='reference', got {self.implementation!r}.")
+        if self.dropout and self.implementation != "einsum":
+            raise ValueError(f"dropout = {self.dropout} needs implementation='einsum', got {self.implementation!r}.")
 
     @property
     def output_heads(self) -> int:

@@ -12,7 +12,7 @@ from rxt_jax.types import Key
 
 __all__ = ["AttentionImplementation", "AttentionMask", "attend", "segment_mask", "segment_positions"]
 
-AttentionImplementation = Literal["reference", "xla", "cudnn"]
+AttentionImplementation = Literal["einsum", "xla", "cudnn"]
 """The body of this file, or one of those behind `jax.nn.dot_product_attention`: equal numbers up to rounding, no
 dropout. `cudnn` wants an NVIDIA device and bfloat16."""
 
@@ -67,7 +67,7 @@ def attend(
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
-    implementation: AttentionImplementation = "reference",
+    implementation: AttentionImplementation = "einsum",
 ) -> Float[Array, "B T heads H"]:
     """Compute softmax(q kᵀ / √H) v with max(N, K) output heads.
 
@@ -86,10 +86,10 @@ def attend(
     query_heads, kv_heads = query.shape[2], key.shape[2]
     if query_heads < kv_heads:
         query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
-    if implementation == "reference":
+    if implementation == "einsum":
         return _attend(query, key, value, mask, dropout_rate, dropout_key)
     if dropout_key is not None and dropout_rate > 0.0:
-        raise ValueError(f"the {implementation} implementation has no dropout of attention. Use 'reference'.")
+        raise ValueError(f"the {implementation} implementation has no dropout of attention. Use 'einsum'.")
     return _attend_by_library(query, key, value, mask, implementation)
 
 

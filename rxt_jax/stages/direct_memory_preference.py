@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.loader import Batches, PreferenceBatches
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
@@ -28,12 +29,7 @@ from rxt_jax.stages.precomputed_reference import precompute_reference
 from rxt_jax.stages.stage import EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
-__all__ = ["DirectMemoryPreference", "MemoryRule", "ReferenceKind"]
-
-MemoryRule = Literal["causal", "reference", "document"]
-"""What is written before answer i is scored: interaction i − 1 (the default); interaction i itself except the first
-one (published: the answer leaks into the memory that scores it); interaction i, the reference reading the memory
-before it (as DMPO was first described, leaking as well). The latter two are for parity."""
+__all__ = ["DirectMemoryPreference", "ReferenceKind"]
 
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
@@ -52,37 +48,44 @@ class _Memories(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DirectMemoryPreference(EpisodeStage):
-    """Options of DMPO.
-
-    `preference` is a loss of `losses.preference`, `mixture` replaces it by several with weights. `anchor_weight` above
-    0 is anchored DMPO: plus that times |log π − log π_ref| of neutral answers; a row without one adds nothing.
-    `sft_weight` adds the mean token loss of accepted answers. `normalisation`: sum (issue and theory) or mean of the
-    interactions' mean losses. `reference_sync_every` updates (None = never) the reference moves by
-    `reference_sync_rate` towards the policy. `interactions_per_call` is how many interactions of a row one call of the
-    decoder scores; calls that no row needs are skipped. `length_desensitisation` α in [0, 1] (LD-DPO): of the longer
-    answer of a pair the tokens beyond the shorter one's length count α, in policy and reference alike, wherever their
-    log-probabilities are used. The others are those of `MemoryAware`.
-    """
+    """Options of DMPO. Source: docs/method.md §16.2 and §16.3."""
 
     kind = "direct_memory_preference"
     rows = PreferenceBatches
 
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """The loss of a pair."""
     mixture: tuple[tuple[PreferenceConfig, float], ...] = ()
+    """Several losses with their weights in place of `preference`; empty = that one alone."""
     logprob_reduction: LogProbReduction = "sum"
+    """How the log-probabilities of an answer's tokens become one number."""
     length_desensitisation: float | None = None
+    """α in [0, 1] of LD-DPO: of the longer answer of a pair the tokens beyond the shorter one's length count α, in
+    policy and reference alike, wherever their log-probabilities are used. None = all count 1."""
     reference: ReferenceKind = "decoder"
+    """What the policy is compared with."""
     reference_sync_every: int | None = None
+    """Updates after which the reference moves towards the policy; None = never."""
     reference_sync_rate: float = 0.6
-    memory_rule: MemoryRule = "causal"
+    """Share of the way that it moves then, α of eq. 85."""
     memory_gradient_steps: int | None = None
+    """Memory writes that a gradient may cross; None = all of the episode."""
     interactions_per_update: int | None = None
+    """Interactions of a window, after each of which the optimizer updates; None = the whole episode."""
     normalisation: Literal["interaction_sum", "interaction_mean"] = "interaction_sum"
+    """Whether the mean losses of the interactions add up, as in the theory, or are averaged over interactions."""
     anchor_weight: float = 0.0
+    """Weight of |log π − log π_ref| of neutral answers (anchored DMPO); a row without one adds nothing. 0 = off."""
     sft_weight: float = 0.0
+    """Weight of the mean token loss of chosen answers; 0 = off."""
     balance_loss_scale: float = 0.001
+    """Factor of the router losses of encoder and decoder; a dense model has none."""
     interactions_per_call: int = 2
+    """Interactions of a row that one call of the decoder scores; calls that no row needs are skipped."""
     remat: bool = True
+    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
+    compatibility: PreferenceCompatibility = field(default_factory=PreferenceCompatibility)
+    """Published behaviour, off by default."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -91,7 +94,9 @@ class DirectMemoryPreference(EpisodeStage):
         "memory_attention",
         "learned_memory",
     )
+    """Parameter groups that train. Without "encoder" or "memory_attention" memory is written without gradient."""
     unfreeze: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
         for name in ("memory_gradient_steps", "interactions_per_update", "reference_sync_every"):
@@ -134,6 +139,11 @@ class DirectMemoryPreference(EpisodeStage):
         )
 
     @property
+    def _writes_itself_first(self) -> bool:
+        """Whether every interaction, the first one included, is in the memory that scores it."""
+        return self.compatibility.memory_rule == "first_described"
+
+    @property
     def reference_groups(self) -> tuple[str, ...]:
         """Name the parameter groups that the reference has a copy of, those that train."""
         groups = {
@@ -171,12 +181,12 @@ class DirectMemoryPreference(EpisodeStage):
         return {"reference": rebuild(carry)} if self.reference in ("decoder", "full") else {}
 
     def interactions(self, batch: PreferenceBatch) -> Answers:
-        """Prepare a batch for the engine; `memory_rule` says which row is written before each interaction."""
+        """Prepare a batch for the engine; the memory rule says which row is written before each interaction."""
         answers = answers_of(batch, neutral=self.anchor_weight > 0.0)
-        if self.memory_rule == "causal":
+        if self.compatibility.memory_rule == "causal":
             return answers
         accepted = answers.interaction
-        late = self.memory_rule == "document" or jnp.arange(len(accepted.valid))[:, None] > 0
+        late = self._writes_itself_first or jnp.arange(len(accepted.valid))[:, None] > 0
         written = accepted._replace(
             previous_ids=accepted.ids,
             previous_token_mask=accepted.token_mask,
@@ -240,7 +250,7 @@ class DirectMemoryPreference(EpisodeStage):
         chain = functools.partial(self._chain, answers=answers, start=start)
         memories, written = chain(model, memory.policy, key)
         before = jnp.concatenate([memory.policy[None], memories[:-1]])
-        read_by_reference = jax.lax.stop_gradient(before if self.memory_rule == "document" else memories)
+        read_by_reference = jax.lax.stop_gradient(before if self._writes_itself_first else memories)
         after = _Memories(memories[-1], memory.reference)
         if memory.reference is not None:
             read_by_reference, _ = chain(reference, memory.reference, None)
@@ -293,8 +303,8 @@ class DirectMemoryPreference(EpisodeStage):
             key,
             memory_gradient_steps=self.memory_gradient_steps,
             remat=self.remat,
-            # The rule `document` writes at interaction 0 already: its second write is one earlier.
-            start=start + 1 if self.memory_rule == "document" else start,
+            # A rule that writes at interaction 0 already has its second write one earlier.
+            start=start + 1 if self._writes_itself_first else start,
         )
 
     def _score(self, model: Any, memories: Array, answers: Answers, key: Key | None) -> tuple[SequenceLogProbs, Array]:

@@ -9,12 +9,13 @@ vector spaces together and leaves the habit to be unlearned by `history_reading`
 Source: docs/method.md §15.1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rxt_jax.compatibility import PretrainingCompatibility
 from rxt_jax.data.loader import TextBatches
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy, projected_cross_entropy
 from rxt_jax.model.episode import fold_key
@@ -63,7 +64,7 @@ def joint_loss(
         segments=batch.segments,
         key=fold_key(key, 2),
     )
-    targets = _targets(batch, stage.loss_on_padding)
+    targets = _targets(batch, stage.compatibility.loss_on_padding)
     answer = projected_answer_cross_entropy(model.logits, hidden, batch.ids, targets)
 
     loss = (
@@ -84,24 +85,25 @@ def joint_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class JointPretraining(Stage):
-    """Options of stage 1.
-
-    `balance_loss_scale` multiplies the router loss inside the decoder's term and means nothing
-    for a dense model. `loss_on_padding` and `read_padding` are the published behaviour: padding
-    is a target, and the decoder attends to the states of padding tokens.
-    """
+    """Options of stage 1. Source: docs/method.md, eq. 65 and 66."""
 
     kind = "joint_pretraining"
     rows = TextBatches
 
     encoder_loss_scale: float = 1.0
+    """Factor of the masked-language loss."""
     decoder_loss_scale: float = 1.0
+    """Factor of the next-token loss and of the router loss beside it."""
     balance_loss_scale: float = 0.01
+    """Factor of the decoder's router loss inside the decoder's term; a dense model has none."""
     memory_noise: float = 0.0
+    """Standard deviation of what is added to the states that the decoder reads, in training."""
     memory_masking: float = 0.0
+    """Probability in [0, 1) that a whole state is zeroed before the decoder reads it, in training."""
     detach_encoder_states: bool = True
-    loss_on_padding: bool = False
-    read_padding: bool = False
+    """Whether the next-token loss sends no gradient into the encoder."""
+    compatibility: PretrainingCompatibility = field(default_factory=PretrainingCompatibility)
+    """Published behaviour, off by default."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -109,6 +111,7 @@ class JointPretraining(Stage):
         "cross_attention",
         "masked_language_head",
     )
+    """Parameter groups that train; the others stand still."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.memory_masking < 1.0:
@@ -124,7 +127,7 @@ class JointPretraining(Stage):
 
     def label_counts(self, batch: RowBatch) -> dict[str, Array]:
         """Count the labels of every loss term; micro-batches add up."""
-        targets = _targets(batch, self.loss_on_padding)[:, 1:]
+        targets = _targets(batch, self.compatibility.loss_on_padding)[:, 1:]
         return {
             "masked_language": jnp.sum(_mlm_labels(batch), dtype=jnp.float32),
             "answer": jnp.sum(targets, dtype=jnp.float32),
@@ -146,7 +149,7 @@ def _readable(stage: "JointPretraining", batch: RowBatch) -> Array | None:
     """Say which encoder states a token may read; slot j is token j, so packed documents see their own alone."""
     if batch.segments is not None:
         return segment_mask(batch.segments)
-    return None if stage.read_padding else batch.token_mask
+    return None if stage.compatibility.read_padding else batch.token_mask
 
 
 def _mlm_labels(batch: RowBatch) -> Array:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import dialogue_tokenizer
 
+from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.special_tokens import CONTROL_PIECES
@@ -25,6 +26,7 @@ from rxt_jax.data.tokenizer import JsonTokenizer, Tokenizer
 
 GOLDEN = (Path(__file__).parents[1] / "golden" / "data" / "tokenizer.json").read_text(encoding="utf-8")
 BYTE_LEVEL = JsonTokenizer(GOLDEN)
+PARSING = DataCompatibility(parse_control_tokens_in_text=True)
 CONTROLS = set(CONTROL_PIECES.values())
 
 texts = st.text(max_size=25) | st.lists(st.sampled_from([*CONTROLS, "say ", "[", "]", " A", "é🙂"]), max_size=6).map(
@@ -162,7 +164,7 @@ words = st.lists(st.sampled_from(PIECES), max_size=9).map(" ".join)
 def test_published_pairs_and_texts_are_those_of_the_library_itself(query, answer, length):
     plain = tokenizers.Tokenizer.from_str(GOLDEN)
     plain.enable_truncation(length, strategy="longest_first")
-    options = {"template": "pair", "overlong": "longest_first", "parse_control_tokens_in_text": True}
+    options = {"template": "pair", "overlong": "longest_first", "compatibility": PARSING}
     encoder = RowEncoder(BYTE_LEVEL, DataConfig(max_length=length, text_length=length, **options))
     pair = (query, answer) if answer else (query,)
     assert encoder.interaction({"query": query, "answer": answer}).ids == plain.encode(*pair).ids

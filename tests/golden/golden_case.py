@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import load
 
-from rxt_jax.interop.rxlm_weights import reference_names, stack_listed_experts
+from rxt_jax.interop.rxlm_weights import published_names, stack_listed_experts
 
 FOLDER = Path(__file__).parent
 ELSEWHERE = FOLDER.parents[2] / "shared" / "golden"  # cases too large for this repository, where they are at hand
@@ -59,7 +59,7 @@ def fill_layer(module, weights, kind: str, ignored=(), **facts):
     used, filled = set(), []
     for path, variable in nnx.to_flat_state(params):
         inner = "/".join(map(str, path))
-        name = reference_names(f"{kind}/{inner}", **facts)
+        name = published_names(f"{kind}/{inner}", **facts)
         name = re.sub(r"^(layers\.0\.(ff|attention)|\w+_layers\.0)\.", "", name)
         value = jnp.asarray(weights[name])
         used.add(name)

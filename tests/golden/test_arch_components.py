@@ -7,7 +7,7 @@ from flax import nnx
 from golden_case import GoldenCase, case_names
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.model import ReactiveTransformer
 
@@ -30,7 +30,7 @@ def build(
         name: given[name] for name in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size") if name in given
     }
     rest = ANY | {"vocab_size": 8} | size
-    config = model_from_reference(
+    config = model_from_published(
         decoder or rest,
         encoder or rest,
         memory or rest,

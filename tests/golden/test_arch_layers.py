@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from golden_case import GoldenCase, case_names, fill_layer
 
-from rxt_jax.interop.rxlm_config import attention_from_reference
+from rxt_jax.interop.rxlm_config import attention_from_published
 from rxt_jax.model.masked_language_head import MaskedLanguageHead
 from rxt_jax.nn.attention import Attention
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig
@@ -23,7 +23,7 @@ ATTENTION = "encoder/layers/0/attention"
 
 def make_attention(case: GoldenCase) -> Attention:
     config = case.config
-    heads = attention_from_reference(
+    heads = attention_from_published(
         config["attention_type"],
         heads=config["num_heads"],
         groups=config.get("num_groups"),

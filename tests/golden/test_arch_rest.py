@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from golden_case import GoldenCase
 
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, export_weights, load_weights
 from rxt_jax.model import ReactiveTransformer
 from rxt_jax.model.critic_head import CriticHead
@@ -20,7 +20,7 @@ def test_critic_head():
     case = GoldenCase("arch", "critic_head")
     fields = case.config["encoder_config"]
     size = {name: fields[name] for name in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size")}
-    config = model_from_reference(SMALLEST | size, fields, SMALLEST | size, "simple")
+    config = model_from_published(SMALLEST | size, fields, SMALLEST | size, "simple")
     graphdef, params = nnx.split(nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0))))
     prefixes = {name: COMPONENT_PREFIXES[name] for name in ("embedding", "encoder")}
     model = nnx.merge(graphdef, load_weights(params, config, case.w, prefixes)[0])
@@ -48,7 +48,7 @@ def test_fresh_parameters_are_distributed_as_published():
     """
     case = GoldenCase("arch", "init_stats")
     parts = (case.config[f"{name}_config"] for name in ("decoder", "encoder", "memory_attention"))
-    config = model_from_reference(*parts, case.config["memory_attention_variant"])
+    config = model_from_published(*parts, case.config["memory_attention_variant"])
     seeds = case.config["seeds"]
 
     def make(key):

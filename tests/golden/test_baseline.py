@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from golden_case import GoldenCase, case_names
 
-from rxt_jax.interop.rxlm_config import baseline_from_reference
+from rxt_jax.interop.rxlm_config import baseline_from_published
 from rxt_jax.interop.rxlm_weights import BASELINE_PREFIXES, load_weights
 from rxt_jax.model.baseline import BaselineTransformer
 from rxt_jax.model.generation import generate
@@ -19,7 +19,7 @@ ANSWER, END = 6, 3
 @pytest.mark.parametrize("name", case_names("arch", "llm_"))
 def test_baseline(name):
     case = GoldenCase("arch", name)
-    config = baseline_from_reference(case.config)
+    config = baseline_from_published(case.config)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: BaselineTransformer(config, rngs=nnx.Rngs(0))))
     weights = {key: value for key, value in case.w.items() if not (config.tie_embeddings and ".head.w" in key)}
     params, unused = load_weights(params, config, weights, BASELINE_PREFIXES)

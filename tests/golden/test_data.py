@@ -6,11 +6,13 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.rows import Row, RowEncoder, join_parts, stack_rows
 from rxt_jax.data.template import answer_ids, interaction_parts, prompt_ids, reading_control_tokens, system_prompt_ids
@@ -22,6 +24,7 @@ FOLDER = Path(os.environ.get("RXT_GOLDEN_DATA", Path(__file__).parent / "data"))
 IGNORED = -100
 TOKENIZER = JsonTokenizer((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
 SPECIAL = TOKENIZER.special
+PARSING = DataCompatibility(parse_control_tokens_in_text=True)
 ENCODE = reading_control_tokens(TOKENIZER.encode, SPECIAL)
 
 
@@ -32,7 +35,7 @@ def cases(name: str):
 
 def published(length: int, **changes) -> RowEncoder:
     """Encode as rxlm does."""
-    options = {"overlong": "right", "parse_control_tokens_in_text": True} | changes
+    options = {"overlong": "right", "compatibility": PARSING} | changes
     return RowEncoder(TOKENIZER, DataConfig(max_length=length, text_length=length, **options))
 
 
@@ -47,7 +50,7 @@ def check_row(row: Row, expected: dict, length: int, *, loss_on_padding: bool = 
     got, token_mask, loss_mask = (leaf[0] for leaf in stack_rows([row], length, SPECIAL.pad))
     assert got.tolist() == expected[ids]
     assert token_mask.astype(int).tolist() == expected["attention_mask"]
-    if loss_on_padding:  # as `JointPretraining.loss_on_padding`; [BOS] is no target for the loss shifts
+    if loss_on_padding:  # as `PretrainingCompatibility.loss_on_padding`; [BOS] is no target for the loss shifts
         loss_mask = loss_mask | ~token_mask
         loss_mask[0] = True
     targets = expected["decoder_targets" if "decoder_targets" in expected else "targets"]
@@ -162,7 +165,8 @@ def test_preferences(case):
 @cases("decoder_only_sft")
 def test_conversations_in_one_row(case):
     length = case["options"]["max_seq_len"]
-    options = {"template": "pair", "train_control_tokens": False, "train_eos": False, "end_every_answer": False}
+    options = {"template": "pair", "train_control_tokens": False, "train_eos": False}
+    options["compatibility"] = replace(PARSING, one_eos_per_conversation=True)
     encoder = published(4096, conversation_length=length, max_interactions=1000, **options)
     row = encoder.conversation({"interactions": in_one_list(case["episode"])})
     check_row(row, case["expected"], length, ids="input_ids")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.config import DataConfig, PackingConfig
 from rxt_jax.data.loader import make_episode_batch
 from rxt_jax.data.packing import PackingPlan, stack_packed
@@ -25,6 +26,7 @@ FOLDER = Path(os.environ.get("RXT_GOLDEN_DATA", Path(__file__).parent / "data"))
 IGNORED = -100
 TOKENIZER = JsonTokenizer((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
 SPECIAL = TOKENIZER.special
+PARSING = DataCompatibility(parse_control_tokens_in_text=True)
 
 
 def cases(name: str):
@@ -36,18 +38,19 @@ def cases(name: str):
 def test_published_packing_has_the_same_rows_in_the_same_order_and_drops_the_same(case):
     options, texts = case["options"], case["texts"]
     length = options["max_seq_len"]
-    encoder = RowEncoder(TOKENIZER, DataConfig(text_length=length, parse_control_tokens_in_text=True))
+    encoder = RowEncoder(TOKENIZER, DataConfig(text_length=length, compatibility=PARSING))
     rows = [encoder.text(text) for text in texts]
     assert [len(row.ids) for row in rows] == case["token_lengths_after_truncation"]
     dropped = []
     plan = PackingPlan(
         lambda position: Item(lambda: [rows[position % len(rows)]]),
         lambda position: position // len(rows),
-        PackingConfig(buffer=options["prefetch_size"], shortest=options["min_seq_len"], published=True),
+        PackingConfig(buffer=options["prefetch_size"], shortest=options["min_seq_len"]),
         batch_size=options["batch_size"],
         length=length,
         seed=0,
         drop=lambda item, reason: dropped.append(item),
+        published=True,
     )
     epoch = [plan.batch(update) for update in range(len(case["expected_batches"]))]
     for batch, expected in zip(epoch, case["expected_batches"], strict=True):
@@ -70,7 +73,7 @@ def test_published_packing_has_the_same_rows_in_the_same_order_and_drops_the_sam
 @cases("collate")
 def test_published_collating_cuts_to_the_shortest_and_ours_keeps_the_rest(case):
     width = case["options"]["max_seq_len"]
-    encoder = RowEncoder(TOKENIZER, DataConfig(max_length=2 * width, parse_control_tokens_in_text=True))
+    encoder = RowEncoder(TOKENIZER, DataConfig(max_length=2 * width, compatibility=PARSING))
     episodes = [check_record(episode, "here", "episode") for episode in case["episodes"]]
     rows = [encoder.episode(episode) for episode in episodes]
     expected = [case["expected"], *case["expected"]["interactions"]]

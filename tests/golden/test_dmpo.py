@@ -13,8 +13,8 @@ from flax import nnx
 from golden_case import GoldenCase, case_names
 from jax.flatten_util import ravel_pytree
 
-from rxt_jax.compatibility import Compatibility
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.compatibility import Compatibility, PreferenceCompatibility
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.losses.preference import PreferenceConfig
 from rxt_jax.model import ReactiveTransformer
@@ -22,7 +22,7 @@ from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.stages import DirectMemoryPreference
 from rxt_jax.types import EpisodeBatch, PreferenceBatch
 
-RULES = {"causal": "causal", "as_shipped": "reference", "document": "document"}
+RULES = {"causal": "causal", "as_shipped": "published", "document": "first_described"}
 PREFIXES = {part: prefix for part, prefix in COMPONENT_PREFIXES.items() if part != "masked_language_head"}
 NAMES = case_names("rl", "dmpo_step_")
 
@@ -35,7 +35,7 @@ class DmpoCase(GoldenCase):
         parts = self.config["model"]
         memory = dict(parts["memory_attention"])
         variant = memory.pop("variant")
-        self.model_config = model_from_reference(
+        self.model_config = model_from_published(
             parts["decoder"],
             parts["encoder"],
             memory,
@@ -55,7 +55,7 @@ class DmpoCase(GoldenCase):
             preference=PreferenceConfig(loss="conservative", beta=self.config["beta"], label_smoothing=smoothing),
             logprob_reduction=self.config["log_prob_reduction"],
             anchor_weight=self.config["anchor_weight"] if anchored else 0.0,
-            memory_rule=RULES[self.config["variant"]],
+            compatibility=PreferenceCompatibility(memory_rule=RULES[self.config["variant"]]),
             memory_gradient_steps=None if self.config["backprop_through_memory_chain"] else 1,
             balance_loss_scale=0.0,
         )
@@ -120,7 +120,7 @@ QUICK = [f"dmpo_step_{name}" for name in ("causal_anchored", "document_sum_bptt"
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_losses_log_probabilities_memories_and_gradients(name):
-    """Source: docs/method.md §16.2, all three values of `memory_rule`; `reference` is as shipped."""
+    """Source: docs/method.md §16.2, all three values of `memory_rule`."""
     case = load(name)
     count = case.config["interactions"]
 

@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 from golden_case import GoldenCase
 
-from rxt_jax.compatibility import Compatibility
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.compatibility import Compatibility, PretrainingCompatibility
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.model import ReactiveTransformer
 from rxt_jax.nn.parameters import flat_parameters
@@ -45,7 +45,7 @@ class StageCase(GoldenCase):
         }
         given = next(part for part in parts.values() if part)
         size = {k: given[k] for k in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size") if k in given}
-        self.model_config = model_from_reference(
+        self.model_config = model_from_published(
             parts["decoder"] or ANY | size,
             parts["encoder"] or ANY | size,
             parts["memory_attention"] or ANY_MEMORY | size,
@@ -190,8 +190,7 @@ def joint_stage(case: StageCase) -> RecordedJoint:
         encoder_loss_scale=trainer["encoder_loss_scale"],
         decoder_loss_scale=trainer["decoder_loss_scale"],
         balance_loss_scale=trainer["moe_aux_loss_scale"] or 0.0,
-        loss_on_padding=not trainer["is_sft"],
-        read_padding=True,
+        compatibility=PretrainingCompatibility(loss_on_padding=not trainer["is_sft"], read_padding=True),
         recorded=recorded,
     )
 

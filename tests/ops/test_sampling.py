@@ -1,4 +1,4 @@
-"""Sampling against a reference in NumPy, row by row, and against the distributions it draws from."""
+"""Sampling against the same rules in NumPy, row by row, and against the distributions it draws from."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def sampling_of(rows):
     return Sampling(**{name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
 
 
-def reference(logits, row):
+def filtered_row(logits, row):
     """Filter one row `[V]` as a reader of the rules would: rank, walk, drop."""
     if row["temperature"] == 0:
         return np.where(np.arange(len(logits)) == np.argmax(logits), 0.0, -np.inf)
@@ -80,7 +80,7 @@ def test_every_row_is_filtered_by_its_own_settings(seed, rows):
     found = np.asarray(jitted_filter(logits, sampling_of(rows)))
     for row, one in enumerate(rows):
         if not near_the_edge(logits[row], one):
-            np.testing.assert_allclose(found[row], reference(logits[row], one), rtol=1e-5, err_msg=str(one))
+            np.testing.assert_allclose(found[row], filtered_row(logits[row], one), rtol=1e-5, err_msg=str(one))
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,7 +91,7 @@ def test_ties_at_the_last_place_of_top_k_stay(seed, top_k, temperature):
     found = np.asarray(jitted_filter(logits, sampling_of([row] * ROWS)))
     assert (np.isfinite(found).sum(-1) >= top_k).all()
     for each, one in zip(found, logits, strict=True):
-        np.testing.assert_allclose(each, reference(one, row), rtol=1e-5)
+        np.testing.assert_allclose(each, filtered_row(one, row), rtol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)

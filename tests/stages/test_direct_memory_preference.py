@@ -12,6 +12,7 @@ from conversation import MiniatureModel, random_episodes
 from flax import nnx
 from small import mixture_config, random_conversations, small_model
 
+from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.losses import PreferenceConfig
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
@@ -82,7 +83,7 @@ def test_an_answer_is_not_in_the_memory_that_scores_it():
     _, _, _, after = scorer(STAGE)(changed)
     np.testing.assert_array_equal(after[1, :, 1], before[1, :, 1])  # the rejected answer reads the same memory
     assert np.any(after[2:, :, 1] != before[2:, :, 1])
-    leaking = replace(STAGE, memory_rule="reference")
+    leaking = replace(STAGE, compatibility=PreferenceCompatibility(memory_rule="published"))
     assert leaking.interactions(batch).interaction.previous_valid[1].any()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conversation import LAYERS, SLOTS, WIDTH, MiniatureModel, random_episodes, random_rows
 
+from rxt_jax.compatibility import PretrainingCompatibility
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware, MemoryPretraining
 from rxt_jax.stages.joint_pretraining import perturb_states
 
@@ -64,7 +65,7 @@ def test_padding_of_rows_never_matters(stage):
 
 def test_the_published_padding_is_a_target():
     batch = random_rows()
-    counts = JointPretraining(loss_on_padding=True).label_counts(batch)
+    counts = JointPretraining(compatibility=PretrainingCompatibility(loss_on_padding=True)).label_counts(batch)
     assert float(counts["answer"]) == (batch.loss_mask | ~batch.token_mask)[:, 1:].sum()
 
 
