@@ -80,8 +80,8 @@ def main(options: Options) -> None:
     config = replace(config, max_length=max(config.max_length, options.length))
     write, read = forward_flops_per_token(config, options.length)
     batch = preferences(config, options)
-    tokens = batch.accepted.ids.size
-    smat = seconds(config, MemoryAware(), batch.accepted, options.steps)
+    tokens = batch.chosen.ids.size
+    smat = seconds(config, MemoryAware(), batch.chosen, options.steps)
     facts: dict[str, Any] = {"device": jax.devices()[0].device_kind, "stage 4 tokens/s": round(tokens / smat)}
     for name, stage, factor in (
         ("decoder", DirectMemoryPreference(), 10.0),
@@ -103,7 +103,7 @@ def main(options: Options) -> None:
     # The package has a function of the module's name.
     sys.modules["rxt_jax.losses.sequence_log_probs"]._PLACES = options.length
     facts["scratch MiB"]["and all places at once"] = round(scratch(large, logits, batch))
-    facts["one float32 array of all logits, MiB"] = round(2 * batch.accepted.ids.size * large.vocab_size * 4 / 2**20)
+    facts["one float32 array of all logits, MiB"] = round(2 * batch.chosen.ids.size * large.vocab_size * 4 / 2**20)
     print(json.dumps(facts, indent=1))
 
 

@@ -39,7 +39,7 @@ VARIANTS = {
     "ipo": DirectMemoryPreference(preference=PreferenceConfig(loss="ipo", beta=1.0)),
     "simpo": DirectMemoryPreference(preference=PreferenceConfig(loss="simpo", beta=2.0, margin=0.5), reference="none"),
     "sigmoid + sft": DirectMemoryPreference(preference=PreferenceConfig(beta=0.1), sft_weight=1.0),
-    "sft on accepted": DirectMemoryPreference(preference=PreferenceConfig(loss="sft"), reference="none"),
+    "sft on chosen": DirectMemoryPreference(preference=PreferenceConfig(loss="sft"), reference="none"),
 }
 
 
@@ -137,7 +137,7 @@ COLUMNS = {
     "memory zeroed": ("accuracy_zeroed", 100, 1),
     "values recalled": ("recall", 100, 1),
     "tokens of values": ("value_tokens", 100, 1),
-    "log p accepted": ("log_probs_chosen", 1, 1),
+    "log p chosen": ("log_probs_chosen", 1, 1),
     "answer perplexity": ("answer_perplexity", 1, 2),
 }
 

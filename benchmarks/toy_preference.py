@@ -33,7 +33,7 @@ def main(options: Options) -> None:
         "`rxt train configs/toy.py && rxt train configs/toy_preference.py && python benchmarks/toy_preference.py`; two CPU",
         "cores. The rejected answer names another value of the same kind; held-out conversations (split iid).",
         "",
-        "| | pairs right with memory | zeroed | another conversation's | log p accepted | rejected | values recalled |",
+        "| | pairs right with memory | zeroed | another conversation's | log p chosen | rejected | values recalled |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, part in (("before", "before"), ("after", "")):

@@ -28,22 +28,26 @@ __all__ = ["Recipe", "StageRun", "curriculum_runs", "from_json", "load_recipe", 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """One stage of a run: its objective, how long, how many rows at once, and its optimizer.
-
-    `data` are its own data (None = the recipe's): a source to train on with the recipe's rows and held-out data, or a
-    whole `DataConfig`. So one recipe reads texts for stage 1 and preferences for stage 5, and a list of stage runs is
-    a curriculum. `max_interactions` shortens the episodes of this stage (None = as the data says); `accumulation`
-    splits a batch into that many micro-batches.
-    """
+    """One stage of a run: its objective, how long, how many rows at once, and its optimizer."""
 
     stage: Stage
+    """The objective with its options."""
     updates: int
+    """Batches to train on."""
     batch_size: int
+    """Rows or episodes of a batch, over all devices."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """What makes updates of gradients."""
     accumulation: int = 1
+    """Micro-batches that a batch is split into; divides `batch_size`."""
     max_interactions: int | None = None
+    """Interactions that the episodes of this stage are cut to; None = as the data says."""
     data: DataConfig | DataSource | None = None
+    """Data of its own: a source to train on with the recipe's rows and held-out data, or a whole `DataConfig`; None =
+    the recipe's. So one recipe reads texts for stage 1 and preferences for stage 5, and a list of stage runs is a
+    curriculum."""
     loop: LoopConfig = field(default_factory=LoopConfig)
+    """How often it reports, evaluates and saves."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size", "accumulation"):
@@ -57,29 +61,33 @@ class StageRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole run. Stages run in order, each from the parameters of the one before.
-
-    `data` are what stages without data of their own read, what the tokenizer learns from, and what the run is
-    evaluated on.
-
-    `name` names the run folder `runs/<name>` unless `folder` is given. `cpu_devices` splits the CPU
-    into that many devices (None = one): two use two cores better for small models. `start_from` is
-    another run's folder, or one of its `stages/<name>`: its tokenizer and parameters are where this
-    run begins; parameters that it lacks or has in another shape start fresh and are listed.
-    """
+    """A whole run."""
 
     name: str
+    """Names the run folder `runs/<name>`."""
     model: ModelConfig | BaselineConfig
+    """The model that all stages train."""
     stages: dict[str, StageRun]
+    """Stages by name. They run in this order, each from the parameters of the one before."""
     data: DataConfig = field(default_factory=DataConfig)
+    """What stages without data of their own read, what the tokenizer learns from, and what the run is evaluated on."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """How the tokenizer is trained, or where it is."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured at the end."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How the devices share the work."""
     cpu_devices: int | None = None
+    """Devices that the CPU is split into: two use two cores better for small models. None = one."""
     seed: int = 0
+    """What fresh parameters, the order of the data, dropout and noise are drawn from."""
     start_from: str | None = None
+    """Another run's folder, or one of its `stages/<name>`, whose tokenizer and parameters this run begins with;
+    parameters that it lacks or has in another shape start fresh and are listed. None = all start fresh."""
     folder: str | None = None
+    """The run folder; None = `runs/<name>`."""
     keep_checkpoints: int = 2
+    """Newest checkpoints of a stage that stay, besides the best one."""
 
     def __post_init__(self) -> None:
         if not self.stages:

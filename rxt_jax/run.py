@@ -31,7 +31,7 @@ from rxt_jax.sharding import batch_shardings, make_mesh, place_batch, state_shar
 from rxt_jax.stages.stage import Reading
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopResult, run_loop
-from rxt_jax.train.metrics import MetricWindow
+from rxt_jax.train.metrics import MetricSums
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import TrainState, make_train_state
 from rxt_jax.train.step import make_train_step, rebuilder
@@ -270,11 +270,11 @@ class _StageInFolder:
             return metrics | {"loss": (loss, jax.numpy.float32(1.0))}
 
         def evaluate(state: TrainState) -> dict[str, float]:
-            window = MetricWindow()
+            sums = MetricSums()
             for number, batch in enumerate(prepared):
                 acted = batch if act is None else act(state, batch, number)
-                window.add(score(state.params, state.carry, acted))
-            return window.read()
+                sums.add(score(state.params, state.carry, acted))
+            return sums.read()
 
         return evaluate
 

@@ -44,16 +44,16 @@ AXIS_RULES: dict[str, str | None] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Sizes of the mesh axes; -1 takes the devices that are left, for one axis at most.
-
-    `data` and `fsdp` split the batch, `fsdp` also the parameters; `tensor` splits heads, feed-forward
-    width and vocabulary, `expert` the experts.
-    """
+    """Devices along each axis of the mesh; -1 takes those that are left, for one axis at most."""
 
     data: int = -1
+    """Splits the batch."""
     fsdp: int = 1
+    """Splits the batch, and the parameters by their width."""
     tensor: int = 1
+    """Splits heads, feed-forward width and vocabulary."""
     expert: int = 1
+    """Splits the experts."""
 
     def __post_init__(self) -> None:
         sizes = [getattr(self, name) for name in MESH_AXES]

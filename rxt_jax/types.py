@@ -40,7 +40,7 @@ class RowBatch(NamedTuple):
     `loss_mask[b, t]` is True where token t is itself a target, predicted from position t − 1.
     `mlm_mask[b, t]` is True where the encoder sees `[MASK]` and has to restore the token; `masked_ids` are the ids as
     it sees them, written by who knows the tokenizer. None: no encoder reads these rows.
-    `segments[b, t]` counts the documents of a packed row from 1, 0 is padding: they do not see each other, and
+    `documents[b, t]` counts the documents of a packed row from 1, 0 is padding: they do not see each other, and
     each starts at position 0. None: one document per row.
     """
 
@@ -48,7 +48,7 @@ class RowBatch(NamedTuple):
     token_mask: ShapedArray  # bool [B T], True = real token
     loss_mask: ShapedArray  # bool [B T]
     mlm_mask: ShapedArray  # bool [B T]
-    segments: ShapedArray | None = None  # int32 [B T]
+    documents: ShapedArray | None = None  # int32 [B T]
     masked_ids: ShapedArray | None = None  # int32 [B T]
 
 
@@ -67,20 +67,20 @@ class EpisodeBatch(NamedTuple):
 class PreferenceBatch(NamedTuple):
     """Conversations with two or three answers to every query, in rows of the same shape.
 
-    A row is query part + answer part. `accepted.valid` says whether there is an interaction at all, the others'
-    `valid` whether it has such an answer. Only accepted rows enter memory. `reference` are the summed
+    A row is query part + answer part. `chosen.valid` says whether there is an interaction at all, the others'
+    `valid` whether it has such an answer. Only chosen rows enter memory. `reference` are the summed
     log-probabilities of the three answers under a reference model, where they were computed beforehand.
     """
 
-    accepted: EpisodeBatch
+    chosen: EpisodeBatch
     rejected: EpisodeBatch
     neutral: EpisodeBatch
     reference: ShapedArray | None = None  # float32 [I B 3]
 
     @property
     def token_mask(self) -> ShapedArray:
-        """The tokens of accepted answers and their queries: what a conversation of this batch holds."""
-        return self.accepted.token_mask
+        """The tokens of chosen answers and their queries: what a conversation of this batch holds."""
+        return self.chosen.token_mask
 
 
 class Interaction(NamedTuple):

@@ -1,7 +1,8 @@
 """Which data a run reads, and how long its rows are."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.dialogues.spec import DialogueSpec, tiny
@@ -18,6 +19,7 @@ __all__ = [
     "PackingConfig",
     "PartData",
     "RecordKind",
+    "changed_settings",
 ]
 
 RecordKind = Literal["episode", "interaction", "text", "conversation", "preference_episode", "preference_pair"]
@@ -37,6 +39,7 @@ class DialogueData:
     """Conversations made on the fly, without end."""
 
     spec: DialogueSpec = field(default_factory=tiny)
+    """What they are about and how long they are."""
     seed: int = 0
     """What they are drawn from; 0 is that of the README's figures."""
     split: str = "train"
@@ -73,6 +76,7 @@ class FileData:
     fields: dict[str, str] = field(default_factory=dict)
     """Our names of fields → those of the file."""
     faults: FaultPolicy = field(default_factory=FaultPolicy)
+    """What happens to bad records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,7 @@ class PartData:
     """A part of a file's records, or all the others: data to hold out and to keep."""
 
     source: FileData
+    """The file whose records are divided."""
     share: float = 0.1
     """Share of the records that the part has, in (0, 1)."""
     from_start: bool = False
@@ -97,6 +102,7 @@ class MixedData:
     """Several sources at once."""
 
     sources: tuple[DialogueData | FileData | PartData, ...]
+    """Two or more."""
     weights: tuple[float, ...]
     """One per source: the share of the records that it gives; they need not add up to 1."""
 
@@ -233,3 +239,16 @@ BATCH_FIELDS = frozenset(
 )
 """Fields of `DataConfig` and of its `compatibility` that say how rows are put together, or how training samples them,
 which prepared rows never are; all the others decide what a row looks like."""
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield name and both values of the settings, as JSON, that changed since they were stored.
+
+    One that only the old or only the new version knows is no change.
+    """
+    for name in sorted(old.keys() & new.keys()):
+        before, now = old[name], new[name]
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from changed_settings(before, now, f"{place}{name}.")
+        elif before != now:
+            yield f"{place}{name}", before, now

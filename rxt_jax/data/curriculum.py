@@ -23,12 +23,16 @@ _FIELDS = {"steps": int, "is_long_range": bool, "dataset": str, "eval_dataset": 
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumEntry:
-    """One step of a curriculum. In long-range episodes the last interaction returns to the topic of the first."""
+    """One step of a curriculum. Field names are those of its container (docs/data.md)."""
 
     steps: int
+    """Interactions of an episode after the first one."""
     is_long_range: bool
+    """Whether the last interaction returns to the topic of the first."""
     dataset: FileData
+    """What is trained on."""
     eval_dataset: FileData | None = None
+    """What is measured on; None = what the recipe says."""
 
     @property
     def max_interactions(self) -> int:

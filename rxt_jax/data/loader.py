@@ -7,13 +7,13 @@ hosts each makes its rows of the global batch. Batches are NumPy. Source: docs/m
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from rxt_jax.data.config import DataConfig
+from rxt_jax.data.config import DataConfig, changed_settings
 from rxt_jax.data.order import Shard, make_order, order_fingerprint
 from rxt_jax.data.packing import PackingPlan, stack_packed
 from rxt_jax.data.row_reader import Alternatives, Item, Recent, RowReader
@@ -61,10 +61,10 @@ def make_preference_batch(
     reference: np.ndarray | None = None,
 ) -> PreferenceBatch:
     """Stack encoded preference episodes to three batches of one shape."""
-    accepted, rejected, neutral = (
+    chosen, rejected, neutral = (
         make_episode_batch(list(rows), encoder, num_interactions, length) for rows in zip(*episodes, strict=True)
     )
-    return PreferenceBatch(accepted, rejected, neutral, reference)
+    return PreferenceBatch(chosen, rejected, neutral, reference)
 
 
 class Batches(ABC):
@@ -123,7 +123,7 @@ class Batches(ABC):
                     f"the run was trained on {meaning} (fingerprint {state[part]}, these have {mine[part]}), so it "
                     f"cannot go on from update {state['update']}. Use the old data, or another --folder."
                 )
-        for name, old, new in _differences(state["settings"], mine["settings"]):
+        for name, old, new in changed_settings(state["settings"], mine["settings"]):
             raise ValueError(
                 f"the run was trained with data.{name} = {old!r}, this one has {new!r}, so it cannot go on from update "
                 f"{state['update']}. Use the old value, or another --folder."
@@ -142,16 +142,6 @@ class Batches(ABC):
         batches = [drawn[start : start + rows] for start in range(0, len(drawn), rows)]
         order = np.random.default_rng((self._seed, 1, number)).permutation(count)
         return [batches[i] for i in order]
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield name and both values of what differs; a setting that only one version knows is no difference."""
-    for name in old.keys() & new.keys():
-        before, now = old[name], new[name]
-        if isinstance(before, dict) and isinstance(now, dict):
-            yield from _differences(before, now, f"{place}{name}.")
-        elif before != now:
-            yield f"{place}{name}", before, now
 
 
 class EpisodeBatches(Batches):
@@ -258,11 +248,11 @@ class _Rows(Batches):
 
     def __getitem__(self, update: int) -> RowBatch:
         length, pad = self._row_length, self._encoder.special.pad
-        segments = None
+        documents = None
         if self._plan is not None and self._config.packing is not None:
             bins = [[item.rows[0] for item in each] for each in self._plan.batch(update)[self._share]]
             published = self._config.compatibility.packed_texts_see_each_other
-            *stacked, segments = stack_packed(bins, length, self._encoder.special, published=published)
+            *stacked, documents = stack_packed(bins, length, self._encoder.special, published=published)
         else:
             pool = self._config.sort_pool if self._config.length_buckets else 1
             items = self._pool(update // pool)[update % pool]
@@ -276,7 +266,7 @@ class _Rows(Batches):
         masked_ids = None
         if self._restores_masked:
             masked_ids = np.where(mlm_mask, np.int32(self._encoder.special.mask), ids)
-        return RowBatch(ids, token_mask, loss_mask, mlm_mask, segments, masked_ids)
+        return RowBatch(ids, token_mask, loss_mask, mlm_mask, documents, masked_ids)
 
     def state(self, update: int) -> dict[str, Any]:
         """Say where an update stands; packed data also say where its buffer begins."""
@@ -371,7 +361,7 @@ class PreferenceBatches(Batches):
         if config.length_buckets:
             longest = max(_longest(rows) for _, rows in drawn)
             length = _bucket(longest, config.length_buckets, config.max_length)
-        most = max(len(accepted) for _, (accepted, _, _) in drawn)
+        most = max(len(chosen) for _, (chosen, _, _) in drawn)
         total = _bucket(most, config.interaction_buckets, config.max_interactions)
         mine = drawn[self._share]
         reference = None
@@ -384,9 +374,9 @@ class PreferenceBatches(Batches):
         return self._draw_pool(number, lambda visit: (visit, self._reader.preferences(visit)), self._size)
 
     def _size(self, episode: tuple[int, Alternatives]) -> tuple[int, ...]:
-        accepted, rejected, _ = episode[1]
+        chosen, rejected, _ = episode[1]
         pairs = sum(row.valid for row in rejected)
-        sizes = (_bucket(_longest(episode[1]), self._config.length_buckets, self._config.max_length), len(accepted))
+        sizes = (_bucket(_longest(episode[1]), self._config.length_buckets, self._config.max_length), len(chosen))
         return (*(sizes if self._config.length_buckets else sizes[1:]), pairs)
 
 

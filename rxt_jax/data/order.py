@@ -66,7 +66,7 @@ class _Shuffled:
     """A new permutation of all items every epoch; what does not fill a batch changes with the epoch.
 
     Grain's index shuffle computes one element of a permutation without making the others; of a few records it is
-    slow (it walks through blocks of 2¹⁶), and their permutation is small.
+    slow (it walks through runs of 2¹⁶), and their permutation is small.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int):

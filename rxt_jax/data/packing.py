@@ -49,31 +49,31 @@ def first_fit_decreasing(lengths: Sequence[int], room: int, seam: int = 0) -> li
 def stack_packed(
     bins: Sequence[Sequence[Row]], length: int, special: SpecialTokens, *, published: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Write packed rows: ids, token mask, loss mask and segments, each `[rows, length]`.
+    """Write packed rows: ids, token mask, loss mask and the document of every token, each `[rows, length]`.
 
-    Segments count the documents of a row from 1, padding is 0. The published form has none, an extra `[EOS]`
+    The documents of a row count from 1, padding is 0. The published form has none, an extra `[EOS]`
     between documents, and every token but the first as a target.
     """
     ids = np.full((len(bins), length), special.pad, np.int32)
     loss_mask = np.zeros(ids.shape, bool)
-    segments = np.zeros(ids.shape, np.int32)
+    documents = np.zeros(ids.shape, np.int32)
     for number, rows in enumerate(bins):
         start = 0
-        for segment, row in enumerate(rows, 1):
+        for document, row in enumerate(rows, 1):
             if published and start:
                 ids[number, start] = special.eos
-                segments[number, start] = segment - 1
+                documents[number, start] = document - 1
                 start += 1
             stop = start + len(row.ids)
             ids[number, start:stop] = row.ids
             loss_mask[number, start:stop] = row.label_list()
-            segments[number, start:stop] = segment
+            documents[number, start:stop] = document
             start = stop
-    token_mask = segments > 0
+    token_mask = documents > 0
     if published:
         loss_mask = token_mask & (np.arange(length) > 0)
         return ids, token_mask, loss_mask, None
-    return ids, token_mask, loss_mask, segments
+    return ids, token_mask, loss_mask, documents
 
 
 class _Start(NamedTuple):

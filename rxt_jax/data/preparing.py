@@ -43,7 +43,7 @@ def prepare(data: FileData, encoder: RowEncoder, folder: str | Path, *, workers:
 
 def _without_preferences(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for record in records:
-        if any("accepted" in each for each in record.get("interactions", ())):
+        if any("chosen" in each for each in record.get("interactions", ())):
             raise ValueError(
                 "preference records have several answers per interaction and cannot be prepared; train on the file"
             )

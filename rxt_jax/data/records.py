@@ -2,7 +2,7 @@
 
 Whatever kind a file holds, one of two comes out: `{"text": …}`, or an episode `{"id": …, "interactions": [...]}`. An
 interaction has `query` or `tool_use`, optionally `internal` and `think`, and `answer` or `tool_call` or both; one of a
-preference episode has `accepted`, `rejected` and `neutral` in place of its output. Other fields, such as `recall`, are
+preference episode has `chosen`, `rejected` and `neutral` in place of its output. Other fields, such as `recall`, are
 kept and never shown to a model. `docs/data.md` has an example of every kind.
 Source: docs/method.md §13.2, §13.5 and §13.6.
 """
@@ -31,12 +31,12 @@ __all__ = [
 
 INPUT_FIELDS = ("internal", "tool_use", "query")
 OUTPUT_FIELDS = ("think", "answer", "tool_call")
-ALTERNATIVES = ("accepted", "rejected", "neutral")
+ALTERNATIVES = ("chosen", "rejected", "neutral")
 
-_SYNONYMS = {"chosen": "accepted"}
-_PAIR_SYNONYMS = {"chosen": "accepted", "prompt": "query"}
+_SYNONYMS = {"accepted": "chosen"}
+_PAIR_SYNONYMS = {"prompt": "query"}
 _EPISODE_FIELDS = frozenset({"id", "system", "interactions", "messages", "steps", "is_long_range", "services", "split"})
-_INTERACTION_FIELDS = frozenset({*INPUT_FIELDS, *OUTPUT_FIELDS, *ALTERNATIVES, "recall", "intent", "asked"})
+_INTERACTION_FIELDS = frozenset({*INPUT_FIELDS, *OUTPUT_FIELDS, *ALTERNATIVES, *_SYNONYMS, "recall", "intent", "asked"})
 _ALL_FIELDS = _EPISODE_FIELDS | _INTERACTION_FIELDS | {"text"}
 
 
@@ -256,13 +256,14 @@ def _check_preferences(interaction: Any, place: str, *, pair_needed: bool = Fals
         output = checked.get(name)
         if isinstance(output, str):
             output = {"answer": output}
-        if output is None and (name == "accepted" or (name == "rejected" and pair_needed)):
-            raise RecordError(place, f"field '{name}' is missing; it holds the answer", "missing_field", name)
+        written = next((each for each in interaction if _SYNONYMS.get(each) == name), name)
+        if output is None and (name == "chosen" or (name == "rejected" and pair_needed)):
+            raise RecordError(place, f"field '{written}' is missing; it holds the answer", "missing_field", written)
         if output is not None:
             if not isinstance(output, Mapping):
-                message = f"field '{name}' must be an object, text or null, got {type(output).__name__}"
-                raise RecordError(place, message, "wrong_type", name)
-            _check_output(output, f"{place}, '{name}'")
+                message = f"field '{written}' must be an object, text or null, got {type(output).__name__}"
+                raise RecordError(place, message, "wrong_type", written)
+            _check_output(output, f"{place}, '{written}'")
         checked[name] = output
     return checked
 

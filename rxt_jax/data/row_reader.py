@@ -19,7 +19,7 @@ T = TypeVar("T")
 _SAMPLING = 6  # `loader` draws other things from 1 to 5
 
 Alternatives = tuple[list[Row], list[Row], list[Row]]
-"""Accepted, rejected and neutral rows of an episode, one each per interaction."""
+"""Chosen, rejected and neutral rows of an episode, one each per interaction."""
 
 
 class Item:
@@ -106,10 +106,10 @@ class RowReader:
         return Item(lambda: [self._encoder(visit).conversation(_episode(source, local))])
 
     def preferences(self, visit: int) -> Alternatives:
-        """Encode the episode of a visit as accepted, rejected and neutral rows."""
+        """Encode the episode of a visit as chosen, rejected and neutral rows."""
         source, visit = locate(self.source, visit)
         episode = _episode(source, visit)
-        if not any("accepted" in interaction for interaction in episode["interactions"]):
+        if not any("chosen" in interaction for interaction in episode["interactions"]):
             raise ValueError(
                 "the data have one answer per interaction; a preference stage needs records of the kind "
                 "preference_episode or preference_pair (FileData(kind=...), or DialogueData(preferences=True))"

@@ -42,7 +42,7 @@ class LoadReport:
             self.without_label += without_label
 
     def pair(self, dropped: str | None = None) -> None:
-        """Count one pair of an accepted and a rejected answer."""
+        """Count one pair of a chosen and a rejected answer."""
         with self._lock:
             self.pairs += 1
             if dropped is not None:

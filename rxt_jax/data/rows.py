@@ -109,17 +109,17 @@ class RowEncoder:
         return self._system_row(episode) if number < 0 else self.interaction(episode["interactions"][number])
 
     def preference_episode(self, episode: Mapping[str, Any]) -> tuple[list[Row], list[Row], list[Row]]:
-        """Encode an episode of alternatives: accepted, rejected and neutral rows, one each per interaction.
+        """Encode an episode of alternatives: chosen, rejected and neutral rows, one each per interaction.
 
-        An accepted row is valid: memory is updated from it. A rejected one is valid if the interaction has one that is
+        A chosen row is valid: memory is updated from it. A rejected one is valid if the interaction has one that is
         to be scored; so is a neutral one. Answers that are too long keep `[EOS]`; where one would lose all of its text,
-        or accepted and rejected would become the same, the pair is not scored, and counted.
+        or chosen and rejected would become the same, the pair is not scored, and counted.
         Source: docs/method.md §13.6.
         """
         rows = [(row, self._unused, self._unused) for row in self._system_rows(episode)]
         rows += [self._alternatives(each) for each in self._first_interactions(episode, len(rows))]
-        accepted, rejected, neutral = zip(*rows, strict=True)
-        return list(accepted), list(rejected), list(neutral)
+        chosen, rejected, neutral = zip(*rows, strict=True)
+        return list(chosen), list(rejected), list(neutral)
 
     def conversation(self, episode: Mapping[str, Any]) -> Row:
         """Encode an episode as one row of at most `conversation_length` tokens, for the stateless baseline."""
@@ -202,7 +202,7 @@ class RowEncoder:
 
     def _alternatives(self, interaction: Mapping[str, Any]) -> tuple[Row, Row, Row]:
         blocks = prompt_blocks(interaction, self.encode, self.special)
-        names = ("accepted", "rejected", "neutral")
+        names = ("chosen", "rejected", "neutral")
         answers = {
             name: answer_ids(interaction[name], self.encode, self.special) for name in names if interaction.get(name)
         }
@@ -216,9 +216,9 @@ class RowEncoder:
         prompt = prompt[:length]
         cut = {name: cut_keeping_end(answer, length - len(prompt)) for name, answer in answers.items()}
         reason = None
-        if cut["accepted"] is None or ("rejected" in cut and cut["rejected"] is None):
+        if cut["chosen"] is None or ("rejected" in cut and cut["rejected"] is None):
             reason = "answer cut away"
-        elif cut["accepted"] == cut.get("rejected"):
+        elif cut["chosen"] == cut.get("rejected"):
             reason = "answers are the same"
         if "rejected" in answers:
             self.report.pair(dropped=reason)
@@ -226,7 +226,7 @@ class RowEncoder:
         for name in names:
             answer = cut.get(name)
             scored = answer is not None and reason is None
-            if name == "accepted" or scored:
+            if name == "chosen" or scored:
                 self.report.row(cut=None if excess <= 0 else "preference")
                 rows.append(Row(prompt + (answer or []), len(prompt)))
             else:

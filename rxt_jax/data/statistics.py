@@ -58,7 +58,7 @@ def measure(records: Iterable[Mapping[str, Any]], encoder: RowEncoder) -> Statis
         found.records += 1
         if "text" in record:
             _text(found, record["text"], encoder)
-        elif any("accepted" in each for each in record["interactions"]):
+        elif any("chosen" in each for each in record["interactions"]):
             _preferences(found, record, encoder)
         else:
             _episode(found, record, encoder)
@@ -93,23 +93,23 @@ def _episode(found: Statistics, record: Mapping[str, Any], encoder: RowEncoder) 
 
 
 def _preferences(found: Statistics, record: Mapping[str, Any], encoder: RowEncoder) -> None:
-    accepted, rejected, neutral = encoder.preference_episode(record)
-    examples = _system_examples(record, accepted, encoder)
-    alternatives = zip(accepted, rejected, neutral, strict=True)
+    chosen, rejected, neutral = encoder.preference_episode(record)
+    examples = _system_examples(record, chosen, encoder)
+    alternatives = zip(chosen, rejected, neutral, strict=True)
     for rows in list(alternatives)[len(examples) :]:
-        names = ("accepted", "rejected", "neutral")
-        examples += [Example(name, row, name == "accepted") for name, row in zip(names, rows, strict=True) if row.valid]
+        names = ("chosen", "rejected", "neutral")
+        examples += [Example(name, row, name == "chosen") for name, row in zip(names, rows, strict=True) if row.valid]
     for interaction in record["interactions"]:
         found.modes["pair" if interaction.get("rejected") else "memory only"] += 1
         found.modes["with neutral"] += bool(interaction.get("neutral"))
         prompt = len(prompt_ids(interaction, encoder.encode, encoder.special))
-        for name in ("accepted", "rejected", "neutral"):
+        for name in ("chosen", "rejected", "neutral"):
             if interaction.get(name):
                 found.lengths.append(prompt + len(answer_ids(interaction[name], encoder.encode, encoder.special)))
     _conversation(found, record)
-    # Only pairs are scored: an accepted answer without a rejected one trains nothing.
-    scored = [row for pair in zip(accepted, rejected, strict=True) if pair[1].valid for row in pair]
-    _rows(found, [*accepted, *rejected, *neutral], examples, scored)
+    # Only pairs are scored: a chosen answer without a rejected one trains nothing.
+    scored = [row for pair in zip(chosen, rejected, strict=True) if pair[1].valid for row in pair]
+    _rows(found, [*chosen, *rejected, *neutral], examples, scored)
 
 
 def _system_examples(record: Mapping[str, Any], rows: Sequence[Row], encoder: RowEncoder) -> list[Example]:

@@ -59,11 +59,11 @@ class SubwordSampler:
 
     def encode(self, text: str, draws: Draws) -> list[int]:
         """Turn user text into ids, never into a control token. Empty text has no ids."""
-        return self._tokenizer.encode_by(lambda segment: self._cut(segment, draws), text)
+        return self._tokenizer.encode_by(lambda stretch: self._cut(stretch, draws), text)
 
-    def _cut(self, segment: str, draws: Draws) -> list[int]:
+    def _cut(self, stretch: str, draws: Draws) -> list[int]:
         ids: list[int] = []
-        for word in _WORD.findall(self._tokenizer.normalize(segment)):
+        for word in _WORD.findall(self._tokenizer.normalize(stretch)):
             for piece in self._cutter.cut(word, draws):
                 ids += self._ids.get(piece) or self._spelled(piece)
         return ids

@@ -99,10 +99,10 @@ class SentencePieceTokenizer:
         """Turn user text into ids, where `cut` is how text without a literal mark becomes pieces."""
         if not text:
             return []
-        segments = check_text(" " + text).split(SPACE_MARK)
-        ids = cut(segments[0])
-        for segment in segments[1:]:
-            ids += self._mark_ids + cut(segment)
+        stretches = check_text(" " + text).split(SPACE_MARK)
+        ids = cut(stretches[0])
+        for stretch in stretches[1:]:
+            ids += self._mark_ids + cut(stretch)
         return ids
 
     def normalize(self, text: str) -> str:

@@ -27,22 +27,24 @@ _RESERVED = str.maketrans({"\t": " ", "\u2585": " ", "\u2581": " ", "\0": " ", "
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """`vocab_size` counts the 11 control tokens, 256 bytes and printable ASCII, and is an upper limit.
-
-    `path` names a folder with a tokenizer to use instead of training one; `texts` is how many texts of
-    the run's data are read for training. `bpe` gives frequent words whole even where names crowd a
-    small vocabulary; `unigram` is the usual choice for large ones. `byte_level` is a `tokenizer.json`, as
-    published models have them; it reads `vocab_size` and `all_bytes` only, which says whether bytes that the
-    training text lacks can be written. `split_digits=False` lets a number be one token.
-    """
+    """Which tokenizer a run has. Source: docs/method.md §13.1."""
 
     vocab_size: int = 1024
+    """Largest number of tokens, the 11 control tokens, 256 bytes and printable ASCII included."""
     kind: Literal["unigram", "bpe", "byte_level"] = "bpe"
+    """`bpe` gives frequent words whole even where names crowd a small vocabulary, `unigram` is the usual choice for
+    large ones. `byte_level` is a `tokenizer.json`, as published models have them; of the fields below it reads `texts`
+    and `all_bytes` alone."""
     texts: int = 8000
+    """Texts of the run's data that are read for training."""
     character_coverage: float = 0.9999
+    """Share of the characters of the training text that become tokens; the others are spelled in bytes."""
     split_digits: bool = True
+    """Whether every digit is a token of its own; otherwise a number may be one."""
     all_bytes: bool = True
+    """Whether `byte_level` can write bytes that the training text lacks (published: no, they become `[UNK]`)."""
     path: str | None = None
+    """Folder with a tokenizer to use; None = train one."""
 
     def __post_init__(self) -> None:
         smallest = _SMALLEST if self.kind != "byte_level" or self.all_bytes else len(CONTROL_PIECES) + 1

@@ -13,19 +13,21 @@ interaction (it knows what was said there, however often that was repeated since
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How many held-out episodes, in how large batches, and how many tokens an answer may have.
-
-    `splits` are those of the embedded dialogues, made with `seed`; a file is one split of its own.
-    Whole batches are evaluated: of 100 episodes in batches of 64 the first 64 count. The split `longest`, whose
-    conversations are ten times as long, has an eighth of the episodes.
-    """
+    """How much is measured, and under which conditions. Source: docs/method.md §18."""
 
     episodes: int = 128
+    """Held-out episodes per split, in whole batches: of 100 in batches of 64 the first 64 count. The split `longest`,
+    whose conversations are ten times as long, has an eighth of them."""
     batch_size: int = 64
+    """Episodes at once."""
     max_new_tokens: int = 24
+    """Tokens that a generated answer may have."""
     splits: tuple[str, ...] = SPLITS[1:]
+    """Splits of the embedded dialogues; a file is one split of its own."""
     conditions: tuple[str, ...] = CONDITIONS
+    """What memory the answers read."""
     seed: int = 1
+    """What the embedded dialogues are drawn from."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "batch_size", "max_new_tokens"):

@@ -65,9 +65,9 @@ class PreferenceReport:
     def table(self) -> Table:
         """Show the shares in percent."""
         table = Table(
-            title=f"pairs whose accepted answer is likelier, of {self.pairs}", box=box.SIMPLE_HEAD, show_edge=False
+            title=f"pairs whose chosen answer is likelier, of {self.pairs}", box=box.SIMPLE_HEAD, show_edge=False
         )
-        for name in ("memory", "% by sum", "% by mean", "log p\naccepted", "log p\nrejected"):
+        for name in ("memory", "% by sum", "% by mean", "log p\nchosen", "log p\nrejected"):
             table.add_column(name, justify="left" if name == "memory" else "right", no_wrap=True)
         for name, one in self.summary()["conditions"].items():
             shares = (f"{100 * one[key]:.1f}" for key in ("accuracy", "accuracy_by_mean"))
@@ -94,7 +94,7 @@ def evaluate_preferences(
         rows = [encoder.preference_episode(episode) for episode in episodes[start : start + size]]
         batch = make_preference_batch(rows, encoder, encoder.config.max_interactions)
         batch = jax.tree.map(jax.numpy.asarray, batch)
-        memories = collect_memories(graphdef, params, batch.accepted)
+        memories = collect_memories(graphdef, params, batch.chosen)
         for name, one in result.conditions.items():
             total, length, paired = jax.device_get(_score(graphdef, params, batch, under_condition(memories, name)))
             sums, means = total[paired], (total / np.maximum(length, 1.0))[paired]

@@ -26,27 +26,38 @@ __all__ = ["BaselineConfig", "BaselineTransformer"]
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """A decoder-only transformer; what is not said here is as in `ModelConfig`."""
+    """A decoder-only transformer. Source: docs/method.md, eq. 53."""
 
     vocab_size: int
+    """Tokens, V."""
     embed_dim: int
+    """Width of tokens, D."""
     num_layers: int
     """All layers."""
     max_length: int
     """Tokens of a whole conversation."""
     attention: AttentionConfig
+    """Self-attention of all layers."""
     feed_forward: FeedForwardChoice
+    """Of all layers but the first ones that `first_layers` speaks of."""
     first_layers: tuple[FeedForwardChoice, ...] = ()
     """Feed-forwards of the first layers, where they differ."""
     head_norm: NormKind | None = None
+    """Norm before the head; None = none."""
     norm: NormKind = "rms"
+    """Of all layers."""
     rotary_base: float | None = 10000.0
+    """None = no positions at all."""
     tie_embeddings: bool = False
     """The embedding is the head as well, without a bias."""
     embedding_std: float = 1.0
+    """Standard deviation that the embedding starts from; published: 1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations; parameters, norms, softmax and losses stay float32."""
     scan_unroll: int = 1
+    """Layers that share one scan step: more is faster to run and slower to compile."""
     compatibility: Compatibility = field(default_factory=Compatibility)
+    """Published behaviour, off by default."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "embed_dim", "num_layers", "max_length", "scan_unroll"):

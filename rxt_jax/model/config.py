@@ -25,10 +25,13 @@ class EncoderConfig:
     """The bidirectional reader of an interaction. Source: docs/method.md §10.2."""
 
     attention: AttentionConfig
+    """Self-attention of all layers, unless said otherwise below."""
     feed_forward: FeedForwardChoice
+    """Of all layers: dense, or a mixture of experts."""
     layer_attentions: tuple[AttentionConfig, ...] = ()
     """Heads of every layer, one by one; empty = `attention` for all."""
     norm: NormKind = "rms"
+    """Of all layers."""
     rotary_base: float | None = 10000.0
     """None = no positions at all."""
 
@@ -69,6 +72,7 @@ class MemoryConfig:
     """The memory attention network. Source: docs/method.md §7."""
 
     layer: MemoryLayerConfig
+    """Every layer, which are all alike."""
     num_groups: int = 1
     """Runs of layers with a mean of their own, for the grouped variant; divides the number of layers."""
 
@@ -88,8 +92,11 @@ class ModelConfig:
     max_length: int
     """Tokens of one interaction, query and answer together."""
     encoder: EncoderConfig
+    """Reads an interaction that is over."""
     decoder: DecoderConfig
+    """Answers a query, reading memory."""
     memory_attention: MemoryConfig
+    """Writes what the encoder read into memory."""
     initial_memory: InitialMemory = "learned"
     """Memory before the first interaction (docs/method.md §7.1); published models draw it from N(0, 1), `standard`."""
     initial_memory_std: float = 1.0

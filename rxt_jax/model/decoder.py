@@ -13,7 +13,7 @@ from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
 from rxt_jax.nn.stack import LayerStack
-from rxt_jax.ops.attention import AttentionMask, segment_positions
+from rxt_jax.ops.attention import AttentionMask, document_positions
 from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection"]
@@ -112,15 +112,15 @@ class Decoder(nnx.Module):
         memory: Float[Array, "L M S D"],
         *,
         memory_mask: Bool[Array, "B *T S"] | None = None,
-        segments: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Return the last hidden states and the mean balance loss of the mixture layers.
 
-        A memory mask may differ from token to token; `segments` keeps the documents of packed rows apart.
+        A memory mask may differ from token to token; `documents` keeps those of packed rows apart.
         """
-        visible = AttentionMask(keys=None if self.ignores_padding else token_mask, segments=segments, causal=True)
-        positions = jnp.arange(embedded.shape[1])[None] if segments is None else segment_positions(segments)
+        visible = AttentionMask(keys=None if self.ignores_padding else token_mask, documents=documents, causal=True)
+        positions = jnp.arange(embedded.shape[1])[None] if documents is None else document_positions(documents)
         readable = None
         if memory_mask is not None:
             readable = AttentionMask(keys=memory_mask) if memory_mask.ndim == 2 else AttentionMask(pairs=memory_mask)

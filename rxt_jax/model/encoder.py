@@ -8,7 +8,7 @@ from rxt_jax.model.config import ModelConfig
 from rxt_jax.nn.layers import TokenContext, TransformerLayer
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.stack import LayerStack, join_layers
-from rxt_jax.ops.attention import AttentionMask, segment_positions
+from rxt_jax.ops.attention import AttentionMask, document_positions
 from rxt_jax.types import Key
 
 __all__ = ["Encoder"]
@@ -32,15 +32,15 @@ class Encoder(nnx.Module):
         embedded: Float[Array, "B T D"],
         token_mask: Bool[Array, "B T"],
         *,
-        segments: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
         """Return the residual stream after every layer, without a final norm, and the mean balance loss of the
         mixture layers (0 without any)."""
         visible = None if self.zero_padding else AttentionMask(keys=token_mask)
         positions = jnp.arange(embedded.shape[1])[None]
-        if segments is not None:
-            visible, positions = AttentionMask(segments=segments), segment_positions(segments)
+        if documents is not None:
+            visible, positions = AttentionMask(documents=documents), document_positions(documents)
         context = TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible)
 
         def apply(layer: TransformerLayer, x: Array, _: None, key: Key | None) -> tuple[Array, tuple[Array, Array]]:

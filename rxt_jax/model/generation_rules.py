@@ -18,15 +18,16 @@ _CHOICES = 2  # ids among which a first token can be chosen
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """`temperature` None is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
-
-    `min_p` drops tokens less likely than this share of the likeliest one.
-    """
+    """How the next token is chosen. The default is greedy. Source: docs/method.md §12."""
 
     temperature: float | None = None
+    """What logits are divided by, above 0; None = greedy, always the likeliest token."""
     top_k: int = 0
+    """Likeliest tokens that may be drawn, ties at the last place included; 0 = all."""
     top_p: float = 1.0
+    """Share in (0, 1] of the probability that the tokens which may be drawn have together; 1 = all."""
     min_p: float = 0.0
+    """Tokens less likely than this share in [0, 1) of the likeliest one are never drawn; 0 = all may be."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature > 0.0:

@@ -60,22 +60,22 @@ class ReactiveTransformer(nnx.Module):
         ids: Int[Array, "B T"],
         token_mask: Bool[Array, "B T"],
         *,
-        segments: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> Float[Array, "L B T D"]:
-        """Encode an interaction; the states of every layer are returned. `segments`: see `RowBatch`."""
-        return self.encode_balanced(ids, token_mask, segments=segments, key=key)[0]
+        """Encode an interaction; the states of every layer are returned. `documents`: see `RowBatch`."""
+        return self.encode_balanced(ids, token_mask, documents=documents, key=key)[0]
 
     def encode_balanced(
         self,
         ids: Int[Array, "B T"],
         token_mask: Bool[Array, "B T"],
         *,
-        segments: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
         """Return also the balance loss of the encoder's routers (0 for a dense model)."""
-        return self.encoder(self._embed(ids), token_mask, segments=segments, key=key)
+        return self.encoder(self._embed(ids), token_mask, documents=documents, key=key)
 
     def update_memory(
         self,
@@ -102,7 +102,7 @@ class ReactiveTransformer(nnx.Module):
         memory: Float[Array, "L M S D"],
         *,
         memory_mask: Bool[Array, "B *T S"] | None = None,
-        segments: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Return the last hidden states and the routers' balance loss (0 for a dense model).
@@ -110,11 +110,11 @@ class ReactiveTransformer(nnx.Module):
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
         hides slots, from all tokens or from each its own. Memory may have fewer rows than there are,
         M = B / r: then rows 0 … r − 1 read its row 0, and so on (several answers to one query).
-        `segments`: see `RowBatch`.
+        `documents`: see `RowBatch`.
         """
         if ids.shape[0] % memory.shape[1]:
             raise ValueError(f"{ids.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
-        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, segments=segments, key=key)
+        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, documents=documents, key=key)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the decoder's head to hidden states, in float32."""

@@ -1,1 +1,1 @@
-"""Building blocks with parameters: attention, feed-forward, experts, norms, gates, stacks of layers."""
+"""Parts with parameters: attention, feed-forward, experts, norms, gates, stacks of layers."""

@@ -27,8 +27,9 @@ class AttentionConfig:
     """
 
     num_query_heads: int
+    """Heads of the queries, N."""
     num_kv_heads: int
-    """One of the two numbers is a multiple of the other (docs/method.md, eq. 15)."""
+    """Heads of keys and values, K. One of the two numbers is a multiple of the other (docs/method.md, eq. 15)."""
     head_dim: int
     """Channels of a head, an even number where heads are rotated."""
     gated: bool = False

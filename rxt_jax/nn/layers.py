@@ -29,7 +29,9 @@ class LayerConfig:
     """One layer, docs/method.md, eq. 47."""
 
     attention: AttentionConfig
+    """Self-attention."""
     feed_forward: FeedForwardConfig | MixtureConfig
+    """Dense, or a mixture of experts."""
     cross_attention: AttentionConfig | None = None
     """None: the layer does not read memory."""
     norm: NormKind = "rms"

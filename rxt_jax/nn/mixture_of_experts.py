@@ -155,7 +155,7 @@ class MixtureOfExperts(nnx.Module):
     ) -> Float[Array, "N D"]:
         stack = self.experts
         places = sort_by_expert(experts, self.config.num_experts)
-        expert_of_row = jnp.repeat(places.block_expert, places.block)
+        expert_of_row = jnp.repeat(places.tile_expert, places.tile)
         rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[places.token]
         kernel = stack.up[...]
         hidden = grouped_product(rows, kernel.reshape(*kernel.shape[:2], -1), places)

@@ -5,8 +5,8 @@ from rxt_jax.ops.attention import (
     AttentionImplementation,
     AttentionMask,
     attend,
-    segment_mask,
-    segment_positions,
+    document_mask,
+    document_positions,
 )
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.ops.norms import layer_norm, rms_norm
@@ -21,12 +21,12 @@ __all__ = [
     "activation_function",
     "apply_rotary",
     "attend",
+    "document_mask",
+    "document_positions",
     "dropout",
     "filter_logits",
     "layer_norm",
     "rms_norm",
     "rotary_angles",
     "sample",
-    "segment_mask",
-    "segment_positions",
 ]

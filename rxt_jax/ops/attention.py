@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.types import Key
 
-__all__ = ["AttentionImplementation", "AttentionMask", "attend", "segment_mask", "segment_positions"]
+__all__ = ["AttentionImplementation", "AttentionMask", "attend", "document_mask", "document_positions"]
 
 AttentionImplementation = Literal["einsum", "xla", "cudnn"]
 """The body of this file, or one of those behind `jax.nn.dot_product_attention`: equal numbers up to rounding, no
@@ -22,13 +22,13 @@ _EXCLUDED = -1e30  # finite, so that a row without any key stays free of NaN
 class AttentionMask(NamedTuple):
     """What queries may see, as facts that hold together, so that a kernel can make use of each; None hides nothing.
 
-    `keys`: the real keys. `segments`: the document of every token, for T = S; a query sees its own document, and
-    nobody sees segment 0, padding. `pairs`: any other mask, per query or (T1 = 1) for all. `causal`: a query sees the
+    `keys`: the real keys. `documents`: the document of every token, for T = S; a query sees its own document, and
+    nobody sees document 0, padding. `pairs`: any other mask, per query or (T1 = 1) for all. `causal`: a query sees the
     keys up to its own position, for T = S. True = visible.
     """
 
     keys: Bool[Array, "B S"] | None = None
-    segments: Int[Array, "B T"] | None = None
+    documents: Int[Array, "B T"] | None = None
     pairs: Bool[Array, "B T1 S"] | None = None
     causal: bool = False  # not an array: known when a program is traced
 
@@ -39,23 +39,23 @@ class AttentionMask(NamedTuple):
             facts.append(jnp.tril(jnp.ones((1, num_keys, num_keys), bool)))
         if self.keys is not None:
             facts.append(self.keys[:, None, :])
-        if self.segments is not None:
-            facts.append(segment_mask(self.segments))
+        if self.documents is not None:
+            facts.append(document_mask(self.documents))
         if self.pairs is not None:
             facts.append(self.pairs)
         return reduce(jnp.logical_and, facts) if facts else None
 
 
-def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Let every query see the tokens of its own document; segment 0 is padding, which nobody sees."""
-    return (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+def document_mask(documents: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Let every query see the tokens of its own document; number 0 is padding, which nobody sees."""
+    return (documents[:, :, None] == documents[:, None, :]) & (documents > 0)[:, None, :]
 
 
-def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def document_positions(documents: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Count positions from 0 in every document of a packed row."""
-    columns = jnp.arange(segments.shape[1])
-    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    starts = jax.lax.cummax(jnp.where(segments != before, columns, 0), axis=1)
+    columns = jnp.arange(documents.shape[1])
+    before = jnp.pad(documents[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    starts = jax.lax.cummax(jnp.where(documents != before, columns, 0), axis=1)
     return columns - starts
 
 
@@ -78,9 +78,9 @@ def attend(
     """
     length, num_keys = query.shape[1], key.shape[1]
     mask = AttentionMask() if mask is None else mask
-    if length != num_keys and (mask.causal or mask.segments is not None):
+    if length != num_keys and (mask.causal or mask.documents is not None):
         raise ValueError(
-            f"causal and segments are about tokens that attend to each other, got {length} queries and {num_keys} "
+            f"causal and documents are about tokens that attend to each other, got {length} queries and {num_keys} "
             f"keys. Say with `pairs` who sees whom."
         )
     query_heads, kv_heads = query.shape[2], key.shape[2]
@@ -130,7 +130,7 @@ def _attend(
     # Heads lead, so that every product is one of plain matrices; the group of a key head is more rows of queries.
     grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
     rows = jnp.moveaxis(grouped, 1, 3).reshape(batch, kv_heads, -1, head_dim)
-    arrays = (mask.keys, mask.segments, mask.pairs)
+    arrays = (mask.keys, mask.documents, mask.pairs)
     attended: Any = _weigh(
         rows, key.swapaxes(1, 2), value.swapaxes(1, 2), arrays, dropout_key, mask.causal, dropout_rate
     )

@@ -52,65 +52,65 @@ def balance_loss(
 
 
 class SortedTokens(NamedTuple):
-    """Tokens in the order of their experts, each expert's run filled up to whole blocks."""
+    """Tokens in the order of their experts, each expert's run filled up to whole tiles."""
 
     token: Int[Array, "P"]  # the token in each place, N where the place is empty
     place: Int[Array, "N k"]  # the place of each (token, choice)
-    block_expert: Int[Array, "P_over_block"]
-    block: int
+    tile_expert: Int[Array, "P_over_tile"]
+    tile: int
 
 
 def sort_by_expert(experts: Int[Array, "N k"], num_experts: int) -> SortedTokens:
-    """Lay out N · k assignments in blocks that belong to one expert each; none is ever dropped.
+    """Lay out N · k assignments in tiles that belong to one expert each; none is ever dropped.
 
-    The number of blocks is static, ⌈N·k / block⌉ + E, so that one program serves every routing.
+    The number of tiles is static, ⌈N·k / tile⌉ + E, so that one program serves every routing.
     """
     tokens, choices = experts.shape
     assignments = tokens * choices
-    block = min(128, max(8, 1 << max(assignments // (4 * num_experts), 1).bit_length()))
-    blocks = -(-assignments // block) + num_experts
+    tile = min(128, max(8, 1 << max(assignments // (4 * num_experts), 1).bit_length()))
+    tiles = -(-assignments // tile) + num_experts
     flat = experts.reshape(-1)
     order = jnp.argsort(flat, stable=True)
     counts = jnp.bincount(flat, length=num_experts)
-    ends = jnp.cumsum(-(-counts // block))  # in blocks
-    starts = (ends - (-(-counts // block))) * block
+    ends = jnp.cumsum(-(-counts // tile))  # in tiles
+    starts = (ends - (-(-counts // tile))) * tile
     rank = jnp.arange(assignments) - (jnp.cumsum(counts) - counts)[flat[order]]
     place = jnp.zeros(assignments, jnp.int32).at[order].set(starts[flat[order]] + rank)
-    token = jnp.full(blocks * block, tokens).at[place].set(jnp.arange(assignments) // choices)
-    block_expert = jnp.searchsorted(ends, jnp.arange(blocks), side="right")
-    return SortedTokens(token, place.reshape(tokens, choices), jnp.minimum(block_expert, num_experts - 1), block)
+    token = jnp.full(tiles * tile, tokens).at[place].set(jnp.arange(assignments) // choices)
+    tile_expert = jnp.searchsorted(ends, jnp.arange(tiles), side="right")
+    return SortedTokens(token, place.reshape(tokens, choices), jnp.minimum(tile_expert, num_experts - 1), tile)
 
 
 def grouped_product(
     x: Float[Array, "P D"], kernels: Float[Array, "E D F"], sorted_tokens: SortedTokens
 ) -> Float[Array, "P F"]:
-    """Multiply every block with the kernel of its expert, in the dtype of x.
+    """Multiply every tile with the kernel of its expert, in the dtype of x.
 
-    What the blocks of an expert contribute to the slope of its kernel is float32 from the product to the sum.
+    What the tiles of an expert contribute to the slope of its kernel is float32 from the product to the sum.
     """
-    blocks = x.reshape(-1, sorted_tokens.block, x.shape[-1])
-    return _multiply(blocks, kernels, sorted_tokens.block_expert).reshape(x.shape[0], -1)
+    tiles = x.reshape(-1, sorted_tokens.tile, x.shape[-1])
+    return _multiply(tiles, kernels, sorted_tokens.tile_expert).reshape(x.shape[0], -1)
 
 
-# The derivative is written by hand because the one that JAX derives rounds and adds up the blocks' contributions in
-# the dtype of x, and keeps the kernels of all blocks, which are as large as everything else of a layer together.
+# The derivative is written by hand because the one that JAX derives rounds and adds up the tiles' contributions in
+# the dtype of x, and keeps the kernels of all tiles, which are as large as everything else of a layer together.
 @jax.custom_vjp
 def _multiply(
-    blocks: Float[Array, "P b D"], kernels: Float[Array, "E D F"], block_expert: Int[Array, "P"]
+    tiles: Float[Array, "P b D"], kernels: Float[Array, "E D F"], tile_expert: Int[Array, "P"]
 ) -> Float[Array, "P b F"]:
-    return jnp.einsum("PbD,PDF->PbF", blocks, kernels.astype(blocks.dtype)[block_expert])
+    return jnp.einsum("PbD,PDF->PbF", tiles, kernels.astype(tiles.dtype)[tile_expert])
 
 
-def _multiply_forward(blocks: Array, kernels: Array, block_expert: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _multiply(blocks, kernels, block_expert), (blocks, kernels, block_expert)
+def _multiply_forward(tiles: Array, kernels: Array, tile_expert: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _multiply(tiles, kernels, tile_expert), (tiles, kernels, tile_expert)
 
 
 def _multiply_backward(kept: tuple[Array, Array, Array], slope: Array) -> tuple[Array, Array, None]:
-    blocks, kernels, block_expert = kept
-    block_slope = jnp.einsum("PbF,PDF->PbD", slope, kernels.astype(blocks.dtype)[block_expert])
-    each = jnp.einsum("PbD,PbF->PDF", blocks, slope, preferred_element_type=jnp.float32)
-    kernel_slope = jnp.zeros(kernels.shape, jnp.float32).at[block_expert].add(each)
-    return block_slope, kernel_slope.astype(kernels.dtype), None
+    tiles, kernels, tile_expert = kept
+    tile_slope = jnp.einsum("PbF,PDF->PbD", slope, kernels.astype(tiles.dtype)[tile_expert])
+    each = jnp.einsum("PbD,PbF->PDF", tiles, slope, preferred_element_type=jnp.float32)
+    kernel_slope = jnp.zeros(kernels.shape, jnp.float32).at[tile_expert].add(each)
+    return tile_slope, kernel_slope.astype(kernels.dtype), None
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)

@@ -21,10 +21,10 @@ class Answers(NamedTuple):
     """Interactions of an episode for the engine: what is written before each, and the k answers to score."""
 
     interaction: Interaction
-    ids: Array  # [I B k T], accepted, rejected, and neutral if wanted
+    ids: Array  # [I B k T], chosen, rejected, and neutral if wanted
     token_mask: Array  # [I B k T]
     loss_mask: Array  # [I B k T]
-    paired: Array  # [I B], accepted and rejected are there
+    paired: Array  # [I B], chosen and rejected are there
     anchored: Array  # [I B], a neutral answer is there as well
     reference: Array | None  # [I B k], log-probabilities computed beforehand
 
@@ -36,15 +36,15 @@ class Answers(NamedTuple):
 def answers_of(batch: PreferenceBatch, *, neutral: bool = False) -> Answers:
     """Put the answers side by side. An answer that the cut left without a token is none."""
     batch = jax.tree.map(jnp.asarray, batch)
-    answers = (batch.accepted, batch.rejected, batch.neutral)[: 3 if neutral else 2]
+    answers = (batch.chosen, batch.rejected, batch.neutral)[: 3 if neutral else 2]
 
     def side_by_side(name: str) -> Array:
         return jnp.stack([getattr(each, name) for each in answers], axis=2)
 
     masks = jnp.stack([each.valid for each in answers], axis=2)[..., None]
-    paired = batch.accepted.valid & batch.rejected.valid & _has_answer(batch.accepted) & _has_answer(batch.rejected)
+    paired = batch.chosen.valid & batch.rejected.valid & _has_answer(batch.chosen) & _has_answer(batch.rejected)
     return Answers(
-        with_previous(batch.accepted),
+        with_previous(batch.chosen),
         side_by_side("ids"),
         side_by_side("token_mask") & masks,
         side_by_side("loss_mask") & masks & paired[..., None, None],
@@ -68,7 +68,7 @@ def score_answers(
 
     The answers of `interactions_per_call` interactions of every row are read in one call of the decoder. In every row
     the interactions that have a pair come first: then calls that no row needs are skipped. Interactions without
-    a pair get zeros. `length_desensitisation`: what tokens beyond the length that accepted and rejected answer
+    a pair get zeros. `length_desensitisation`: what tokens beyond the length that chosen and rejected answer
     share count, see `shared_length_weights`.
     """
     count, rows, kinds, length = answers.ids.shape

@@ -27,7 +27,9 @@ class ConversationSft(Stage):
     model_config = BaselineConfig
 
     balance_loss_scale: float = 0.01
+    """Factor of the router loss; a dense model has none."""
     trainable: tuple[str, ...] = ("embedding", "decoder")
+    """Parameter groups that train; the others stand still."""
 
     def label_counts(self, batch: RowBatch) -> dict[str, Array]:
         """Count the scored tokens; micro-batches add up."""

@@ -1,9 +1,9 @@
 """Stage 5, DMPO: preferences between answers, conditioned on memory, with the gradient through memory.
 
-    memory i−1, accepted interaction i−1 ──▶ encode ──▶ update_memory ──▶ memory i
-    memory i, query i + {accepted, rejected, neutral} answer ──▶ decode ──▶ log-probabilities ──▶ loss
+    memory i−1, chosen interaction i−1 ──▶ encode ──▶ update_memory ──▶ memory i
+    memory i, query i + {chosen, rejected, neutral} answer ──▶ decode ──▶ log-probabilities ──▶ loss
 
-Memory is written by accepted answers alone and never holds the answer that it scores. All memories of an episode
+Memory is written by chosen answers alone and never holds the answer that it scores. All memories of an episode
 are made first; then the decoder reads them, the answers to one query side by side. The reference is a frozen copy
 of the parameters that train. Source: docs/method.md §16.2, §16.3 and §16.6.
 """
@@ -185,12 +185,12 @@ class DirectMemoryPreference(EpisodeStage):
         answers = answers_of(batch, neutral=self.anchor_weight > 0.0)
         if self.compatibility.memory_rule == "causal":
             return answers
-        accepted = answers.interaction
-        late = self._writes_itself_first or jnp.arange(len(accepted.valid))[:, None] > 0
-        written = accepted._replace(
-            previous_ids=accepted.ids,
-            previous_token_mask=accepted.token_mask,
-            previous_valid=accepted.valid & late,
+        chosen = answers.interaction
+        late = self._writes_itself_first or jnp.arange(len(chosen.valid))[:, None] > 0
+        written = chosen._replace(
+            previous_ids=chosen.ids,
+            previous_token_mask=chosen.token_mask,
+            previous_valid=chosen.valid & late,
         )
         return answers._replace(interaction=written)
 
@@ -204,7 +204,7 @@ class DirectMemoryPreference(EpisodeStage):
         )
 
     def label_counts(self, batch: PreferenceBatch | Answers) -> dict[str, Array]:
-        """Count pairs and accepted tokens per interaction, `[I]`, interactions that have any, and memory writes."""
+        """Count pairs and chosen tokens per interaction, `[I]`, interactions that have any, and memory writes."""
         answers = batch if isinstance(batch, Answers) else self.interactions(batch)
         pairs = jnp.sum(answers.paired, axis=1, dtype=jnp.float32)
         tokens = jnp.sum(answers.loss_mask[:, :, 0, 1:], dtype=jnp.float32)
@@ -226,7 +226,7 @@ class DirectMemoryPreference(EpisodeStage):
         reference: Any = None,
     ) -> tuple[Array, Metrics]:
         """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
-        memory = self.begin(model, batch.accepted.ids.shape[1], key, reference=reference)
+        memory = self.begin(model, batch.chosen.ids.shape[1], key, reference=reference)
         answers = self.interactions(batch)
         loss, (memory, metrics) = self.window_objective(model, memory, answers, key, counts, reference=reference)
         return loss, metrics | {"memory/row_cosine": row_cosine(memory.policy)}
@@ -278,7 +278,7 @@ class DirectMemoryPreference(EpisodeStage):
     def reference_scores(self, model: Any, batch: PreferenceBatch) -> Array:
         """Score all three answers with a memory chain of the model's own, `[I B 3]`: what 'precomputed' reads."""
         answers = answers_of(batch, neutral=True)
-        memory = self.begin(model, batch.accepted.ids.shape[1], None)
+        memory = self.begin(model, batch.chosen.ids.shape[1], None)
         memories, _ = self._chain(model, memory.policy, None, answers=answers, start=0)
         return self._score(model, memories, answers, None)[0].total
 

@@ -65,16 +65,21 @@ class _Reading(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryReading(Stage):
-    """Options of history reading; `detach_encoder_states` trains the reader alone."""
+    """Options of history reading. Source: docs/method.md §15.3."""
 
     kind = "history_reading"
     rows = EpisodeBatches
 
     detach_encoder_states: bool = False
+    """Whether the loss sends no gradient into the encoder, which trains the reader alone."""
     train_first_interaction: bool = True
+    """Whether the answer to the first query, which has no history, is scored."""
     balance_loss_scale: float = 0.01
+    """Factor of the decoder's router loss; a dense model has none."""
     remat: bool = True
+    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
     trainable: tuple[str, ...] = ("embedding", "encoder", "decoder", "cross_attention")
+    """Parameter groups that train; the others stand still."""
 
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:
         """Count labelled tokens and decoder passes."""

@@ -19,7 +19,7 @@ from rxt_jax.compatibility import PretrainingCompatibility
 from rxt_jax.data.loader import TextBatches
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy, projected_cross_entropy
 from rxt_jax.model.episode import fold_key
-from rxt_jax.ops.attention import segment_mask
+from rxt_jax.ops.attention import document_mask
 from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, Key, Metrics, RowBatch
 
@@ -52,7 +52,7 @@ def joint_loss(
             f"{stage.kind} wants rows with masked_ids, the ids with [MASK] where mlm_mask is True; these have none. "
             f"Use TextBatches or InteractionBatches, which write them with the tokenizer's [MASK]."
         )
-    encoded = model.encode(batch.masked_ids, batch.token_mask, segments=batch.segments, key=fold_key(key, 0))
+    encoded = model.encode(batch.masked_ids, batch.token_mask, documents=batch.documents, key=fold_key(key, 0))
     masked = projected_cross_entropy(model.masked_language_logits, encoded[-1], batch.ids, _mlm_labels(batch))
     memory = jax.lax.stop_gradient(encoded) if stage.detach_encoder_states else encoded
     memory = stage.perturb(memory, fold_key(key, 1))
@@ -61,7 +61,7 @@ def joint_loss(
         batch.token_mask,
         memory,
         memory_mask=_readable(stage, batch),
-        segments=batch.segments,
+        documents=batch.documents,
         key=fold_key(key, 2),
     )
     targets = _targets(batch, stage.compatibility.loss_on_padding)
@@ -147,8 +147,8 @@ class JointPretraining(Stage):
 
 def _readable(stage: "JointPretraining", batch: RowBatch) -> Array | None:
     """Say which encoder states a token may read; slot j is token j, so packed documents see their own alone."""
-    if batch.segments is not None:
-        return segment_mask(batch.segments)
+    if batch.documents is not None:
+        return document_mask(batch.documents)
     return None if stage.compatibility.read_padding else batch.token_mask
 
 

@@ -123,29 +123,29 @@ class _Scored(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryAware(EpisodeStage):
-    """Options of stage 4.
-
-    `memory_gradient_steps`: memory writes that a gradient may cross, None for the whole episode.
-    `interactions_per_update`: interactions per optimizer update, None for the whole episode.
-    `unfreeze`: (update, groups) pairs; those groups stand still before that update.
-    `memory_dropout`: chance per row and interaction to forget all but the previous interaction.
-    `window`: every episode trains that many interactions, somewhere in it, with a memory of everything before
-    them that is written without gradient (None: from its beginning, as many as the data's `max_interactions`).
-    The last `window` interactions of a batch are the window; the loader takes care of that.
-    Without "encoder" or "memory_attention" among the trainable groups memory is written without
-    gradient, so that the embedding learns through the decoder alone.
-    """
+    """Options of stage 4. Source: docs/method.md §15.5."""
 
     kind = "memory_aware"
 
     memory_gradient_steps: int | None = None
+    """Memory writes that a gradient may cross; None = all of the episode."""
     interactions_per_update: int | None = None
+    """Interactions of a window, where an episode is cut into several with an update after each; None = one update per
+    episode."""
     normalisation: EpisodeNormalisation = "tokens"
+    """How the losses of the interactions join."""
     train_first_interaction: bool = True
+    """Whether the answer to the first query, which memory cannot help, is scored."""
     balance_loss_scale: float = 0.01
+    """Factor of the decoder's router loss; a dense model has none."""
     memory_dropout: float = 0.0
+    """Probability in [0, 1) per row and interaction to forget all but the previous interaction, in training."""
     window: int | None = None
+    """Interactions of the one window that an episode trains, drawn anew on every visit: memory of everything before
+    it is written without gradient, and the loader puts it at the end of the batch. None = the episode from its
+    beginning, as far as the data's `max_interactions`."""
     remat: bool = True
+    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -154,7 +154,10 @@ class MemoryAware(EpisodeStage):
         "memory_attention",
         "learned_memory",
     )
+    """Parameter groups that train. Without "encoder" or "memory_attention" memory is written without gradient, so that
+    the embedding learns through the decoder alone."""
     unfreeze: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
         for name in ("memory_gradient_steps", "interactions_per_update", "window"):

@@ -52,27 +52,29 @@ class _Written(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPretraining(EpisodeStage):
-    """Options of stage 3.
-
-    `new_weights`: share of the new encoding per interaction; None is the built-in schedule.
-    `weight_shift`: the share moves by up to this much, either way, in training.
-    `input_noise`, `label_noise`: standard deviations, in training.
-    `change_penalty`: factor of √(i+1)·mean(change²).
-    `target_padding`: what slots under padding should hold: the encoder state found there ("keep",
-    published), the old memory ("accumulated"), or nothing in particular ("ignore").
-    """
+    """Options of stage 3. Source: docs/method.md §15.4."""
 
     kind = "memory_pretraining"
 
     new_weights: tuple[float, ...] | None = None
+    """Share in [0, 1] of the new encoding in the target, one per interaction; None = the schedule of eq. 68."""
     weight_shift: float = 0.0
+    """The share moves by up to this much, either way, in training."""
     input_noise: float = 0.0
+    """Standard deviation of what is added to the encoding that is written, in training."""
     label_noise: float = 0.0
+    """Standard deviation of what is added to the target, in training."""
     change_penalty: float = 0.0
+    """Factor of √(i+1) · mean(change²) of interaction i; 0 = off."""
     target_padding: TargetPadding = "keep"
+    """What slots under padding should hold: the encoder state found there (`keep`, published), the old memory
+    (`accumulated`), or nothing in particular (`ignore`)."""
     interactions_per_update: int | None = 1
+    """Interactions of a window, after each of which the optimizer updates; None = one update per episode."""
     remat: bool = True
+    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
     trainable: tuple[str, ...] = ("memory_attention",)
+    """Parameter groups that train; the others stand still."""
 
     def __post_init__(self) -> None:
         for name in ("weight_shift", "input_noise", "label_noise", "change_penalty"):

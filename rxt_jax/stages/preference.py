@@ -37,13 +37,16 @@ _TEXT_KEYS = ("prompts", "chosen_responses", "rejected_responses")
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig:
-    """The fields that DPO needs: `beta` 0.01-0.05 soft, 0.1 usual, 0.5-1 sharp. `reference_free` is SimPO without a
-    margin: token means and no reference. `preference` names any other loss instead; its own parameters count then."""
+    """The fields that DPO needs. Source: docs/method.md §16.7."""
 
     beta: float = 0.1
+    """Scale of log-ratios: 0.01 to 0.05 soft, 0.1 usual, 0.5 to 1 sharp."""
     label_smoothing: float = 0.0
+    """Share in [0, 0.5) of the pairs that are taken to be swapped."""
     reference_free: bool = False
+    """SimPO without a margin: token means and no reference."""
     preference: PreferenceConfig | None = None
+    """Any other loss, whose own parameters count then; None = DPO with the fields above."""
 
     @property
     def loss(self) -> PreferenceConfig:

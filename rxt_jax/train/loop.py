@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rxt_jax.train.feeding import Feed
 from rxt_jax.train.interruption import watch_interruptions
-from rxt_jax.train.metrics import MetricWindow
+from rxt_jax.train.metrics import MetricSums
 from rxt_jax.train.state import TrainState
 from rxt_jax.types import Metrics
 
@@ -26,8 +26,11 @@ class LoopConfig:
     """How often things happen, in updates; 0 = never (checkpoints: at the end alone)."""
 
     log_every: int = 20
+    """Updates between two reports of the metrics, at least 1."""
     evaluate_every: int = 0
+    """Updates between two evaluations on the held-out source."""
     save_every: int = 0
+    """Updates between two checkpoints."""
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
@@ -71,8 +74,8 @@ def run_loop(
     `report(split, update, metrics)` gets training and held-out metrics, `save(update, state, metrics)`
     is called every `save_every` updates, at the end, and when stopped.
     """
-    window, tokens, latest = MetricWindow(), 0, {}
-    began = window_began = time.perf_counter()
+    sums, tokens, latest = MetricSums(), 0, {}
+    began = report_began = time.perf_counter()
     compile_seconds = idle = 0.0
     update, pending = start, None
     feed = Feed(batches, place)
@@ -83,26 +86,26 @@ def run_loop(
             tokens += placed.tokens
             batch = placed.batch if act is None else act(state, placed.batch, update)
             state, metrics = train_step(state, batch)
-            window.add(metrics)
+            sums.add(metrics)
             update += 1
             pending = metrics["loss"][0]
             feed.refill(updates - update, pending)
             if update == start + 1:
                 jax.block_until_ready(metrics)
                 compile_seconds = time.perf_counter() - began
-                began = window_began = time.perf_counter()
+                began = report_began = time.perf_counter()
                 tokens, feed.idle_seconds = 0, 0.0
             due = update % config.log_every == 0 or update == updates or interruption.requested
             if due:
-                latest = window.read()
-                seconds = max(time.perf_counter() - window_began, 1e-9)
+                latest = sums.read()
+                seconds = max(time.perf_counter() - report_began, 1e-9)
                 latest["tokens_per_second"] = tokens / seconds
                 latest["device_idle_share"] = feed.idle_seconds / seconds
                 idle, feed.idle_seconds = idle + feed.idle_seconds, 0.0
                 report("train", update, latest)
                 if not math.isfinite(latest.get("loss", 0.0)):
                     bar.console.print(f"[yellow]{name}: the loss of update {update} is not finite")
-                tokens, window_began = 0, time.perf_counter()
+                tokens, report_began = 0, time.perf_counter()
                 bar.update(
                     task, loss=f"{latest.get('loss', float('nan')):.3f}", speed=f"{latest['tokens_per_second']:,.0f}"
                 )

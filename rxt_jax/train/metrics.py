@@ -6,10 +6,10 @@ import jax
 
 from rxt_jax.types import Metrics
 
-__all__ = ["MetricWindow"]
+__all__ = ["MetricSums"]
 
 
-class MetricWindow:
+class MetricSums:
     """Collects the metrics of updates without waiting for the device; `read` waits once."""
 
     def __init__(self) -> None:

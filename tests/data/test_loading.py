@@ -74,7 +74,7 @@ def preferences_of(data):
     for line in Path(data.path).read_text().splitlines():
         episode = json.loads(line)
         for place, each in enumerate(episode["interactions"]):
-            each["accepted"] = {"answer": each.pop("answer")}
+            each["chosen"] = {"answer": each.pop("answer")}
             each["rejected"] = {"answer": "No."} if place % 2 else None
         lines.append(json.dumps(episode) + "\n")
     path.write_text("".join(lines))

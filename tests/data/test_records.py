@@ -43,9 +43,9 @@ def test_both_forms_of_an_episode_are_the_same():
 
 
 def test_alternatives_have_one_name_each_and_null_means_memory_only():
-    record = {"interactions": [{"query": "a", "chosen": "b", "rejected": None}]}
+    record = {"interactions": [{"query": "a", "accepted": "b", "rejected": None}]}
     (interaction,) = check_record(record, "here", "preference_episode")["interactions"]
-    assert interaction == {"query": "a", "accepted": {"answer": "b"}, "rejected": None, "neutral": None}
+    assert interaction == {"query": "a", "chosen": {"answer": "b"}, "rejected": None, "neutral": None}
     pair = check_record({"id": 3, "prompt": "a", "chosen": "b", "rejected": "c"}, "here", "preference_pair")
     assert pair["id"] == 3 and pair["interactions"][0]["rejected"] == {"answer": "c"}
 
@@ -56,7 +56,7 @@ def test_fields_of_other_names_on_every_level():
     record = check_record(raw, "here", "preference_episode", fields)
     (interaction,) = record["interactions"]
     assert record["id"] == 5
-    assert (interaction["query"], interaction["accepted"], interaction["rejected"]) == (
+    assert (interaction["query"], interaction["chosen"], interaction["rejected"]) == (
         "a",
         {"answer": "b"},
         {"answer": "c"},
@@ -147,6 +147,8 @@ def test_chat_messages_that_do_not_fit_are_named(messages, reason, message):
         ("preference_episode", {"interactions": [{"query": "a", "accepted": None}]}, "missing_field", "accepted"),
         ("preference_episode", {"interactions": [{"query": "a", "accepted": {}}]}, "missing_field", "answer"),
         ("preference_episode", {"interactions": [{"query": "a", "accepted": 3}]}, "wrong_type", "accepted"),
+        ("preference_episode", {"interactions": [{"query": "a", "chosen": 3}]}, "wrong_type", "chosen"),
+        ("preference_pair", {"prompt": "a", "accepted": 3, "rejected": "c"}, "wrong_type", "accepted"),
         ("preference_pair", {"prompt": "a", "chosen": "b"}, "missing_field", "rejected"),
     ],
 )

@@ -239,10 +239,10 @@ def test_rejected_answers_name_values_that_training_recalls_in_the_same_slot(tmp
     first, call, result, answer, booking, failed = episode["interactions"]
     assert (first["rejected"], result["rejected"]) == (None, None) and "recall" not in result
     assert json.loads(call["rejected"]["tool_call"])["origin"] == "Faaborg"
-    assert answer["accepted"]["answer"] == "Yes, it has one. Shall I book the Marta from Marstal?"
+    assert answer["chosen"]["answer"] == "Yes, it has one. Shall I book the Marta from Marstal?"
     assert answer["rejected"]["answer"] == 'Yes, it has one. Shall I book the The "Ida" from Marstal?'
-    accepted, rejected = (json.loads(booking[name]["tool_call"]) for name in ("accepted", "rejected"))
-    assert rejected == accepted | {"boat": 'The "Ida"', "origin": "Faaborg"}
+    chosen, rejected = (json.loads(booking[name]["tool_call"]) for name in ("chosen", "rejected"))
+    assert rejected == chosen | {"boat": 'The "Ida"', "origin": "Faaborg"}
     assert failed["rejected"]["answer"] == 'Sorry, I could not book the The "Ida".'
     # Nothing else is known where the episode itself is all of training: no pair, so no episode.
     write_split(tmp_path / "alone", "train", [FERRY])

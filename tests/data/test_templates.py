@@ -188,8 +188,8 @@ def test_cutting_the_input_first_keeps_the_whole_output_where_it_fits_and_the_en
     assert len(asked) == 1
 
 
-def preference(accepted, rejected, **rest):
-    return {"query": "what is it ?", "accepted": accepted, "rejected": rejected} | rest
+def preference(chosen, rejected, **rest):
+    return {"query": "what is it ?", "chosen": chosen, "rejected": rejected} | rest
 
 
 @settings(max_examples=100, deadline=None)
@@ -200,21 +200,21 @@ def test_preference_rows(interactions, length):
     tokenizer, special = dialogue_tokenizer(), dialogue_tokenizer().special
     episode = []
     for record, rejected, neutral in interactions:
-        accepted = {name: record.pop(name) for name in OUTPUT_BLOCKS if name in record}
-        episode.append(record | {"accepted": accepted, "rejected": rejected or None, "neutral": neutral or None})
+        chosen = {name: record.pop(name) for name in OUTPUT_BLOCKS if name in record}
+        episode.append(record | {"chosen": chosen, "rejected": rejected or None, "neutral": neutral or None})
     encoder = RowEncoder(tokenizer, DataConfig(max_length=length))
     kinds = encoder.preference_episode({"interactions": episode})
     assert {len(rows) for rows in kinds} == {len(episode)}
-    for interaction, accepted, rejected, neutral in zip(episode, *kinds, strict=True):
-        assert accepted.valid
+    for interaction, chosen, rejected, neutral in zip(episode, *kinds, strict=True):
+        assert chosen.valid
         assert not rejected.valid or interaction["rejected"]
         assert not neutral.valid or interaction["neutral"]
-        for row in (accepted, rejected, neutral):
+        for row in (chosen, rejected, neutral):
             assert len(row.ids) <= length
         if rejected.valid:
-            assert accepted.ids != rejected.ids
-            for row in (accepted, rejected):
-                assert row.ids[: row.prompt_length] == accepted.ids[: accepted.prompt_length]
+            assert chosen.ids != rejected.ids
+            for row in (chosen, rejected):
+                assert row.ids[: row.prompt_length] == chosen.ids[: chosen.prompt_length]
                 assert row.ids[-1] == special.eos and any(row.label_list())
     report = encoder.report
     assert report.pairs == sum(bool(interaction["rejected"]) for interaction in episode)

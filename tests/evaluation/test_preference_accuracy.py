@@ -92,7 +92,7 @@ def test_a_preference_run_is_measured_before_and_after(tmp_path, capsys):
     from rich.console import Console
 
     evaluate_run(load(recipe.run_folder), Console(), "before")
-    assert "pairs whose accepted answer is likelier" in capsys.readouterr().out
+    assert "pairs whose chosen answer is likelier" in capsys.readouterr().out
     written = json.loads((tmp_path / "run" / "evaluation" / "before" / "preferences.json").read_text())
     assert written["pairs"] > 0 and set(written["conditions"]) == {"memory", "zeroed", "shuffled", "frozen"}
 

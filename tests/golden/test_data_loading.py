@@ -55,8 +55,8 @@ def test_published_packing_has_the_same_rows_in_the_same_order_and_drops_the_sam
     epoch = [plan.batch(update) for update in range(len(case["expected_batches"]))]
     for batch, expected in zip(epoch, case["expected_batches"], strict=True):
         bins = [[item.rows[0] for item in items] for items in batch]
-        ids, token_mask, loss_mask, segments = stack_packed(bins, length, SPECIAL, published=True)
-        assert segments is None
+        ids, token_mask, loss_mask, documents = stack_packed(bins, length, SPECIAL, published=True)
+        assert documents is None
         assert ids.tolist() == expected["decoder_input_ids"] == expected["decoder_targets"]
         assert token_mask.astype(int).tolist() == expected["attention_mask"]
         assert (loss_mask | (np.arange(length) == 0) == token_mask).all()  # padding: `loss_on_padding`

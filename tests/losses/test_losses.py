@@ -89,7 +89,7 @@ def states(length: int) -> jax.Array:
         (3, 3, [0, 1, 2]),
         (2, 5, [0, 1, 0, 1, 0]),
         (4, 2, [0.5, 2.5]),
-        (5, 2, [1, 3]),  # windows [0, 3) and [2, 5) share the middle, as adaptive pooling does
+        (5, 2, [1, 3]),  # ranges [0, 3) and [2, 5) share the middle, as adaptive pooling does
     ],
 )
 def test_tokens_are_fitted_to_slots(length, slots, expected):

@@ -54,7 +54,7 @@ def test_facts_of_a_mask_hold_together():
         [[True, False, False], [True, True, False], [True, True, False]],
     )
     np.testing.assert_array_equal(AttentionMask(keys=real).dense(3)[0], [[True, True, False]])
-    packed = AttentionMask(segments=jnp.array([[1, 1, 2, 0]]), pairs=jnp.ones((1, 4, 4), bool).at[0, 0, 0].set(False))
+    packed = AttentionMask(documents=jnp.array([[1, 1, 2, 0]]), pairs=jnp.ones((1, 4, 4), bool).at[0, 0, 0].set(False))
     np.testing.assert_array_equal(
         packed.dense(4)[0], np.array([[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
     )
@@ -67,7 +67,7 @@ MASKS = {
     "nothing hidden": {},
     "causal": {"causal": True},
     "keys": {"keys": jnp.array([[True, False, True, True], [False] * 4])},
-    "packed": {"segments": jnp.array([[1, 1, 2, 0], [1, 2, 2, 2]]), "causal": True},
+    "packed": {"documents": jnp.array([[1, 1, 2, 0], [1, 2, 2, 2]]), "causal": True},
     "pairs": {"pairs": jnp.tril(jnp.ones((1, 4, 4), bool), -1)},
 }
 

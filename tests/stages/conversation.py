@@ -48,7 +48,7 @@ class MiniatureModel(nnx.Module):
                 slots=weight(LAYERS, SLOTS, WIDTH, axes=("slots", "embed")),
             )
 
-    def encode(self, ids, token_mask, *, segments=None, key=None):
+    def encode(self, ids, token_mask, *, documents=None, key=None):
         del key
         hidden, states = self.embedding.table[...][ids], []
         for layer in range(LAYERS):
@@ -67,7 +67,7 @@ class MiniatureModel(nnx.Module):
         read = jnp.einsum("LBST,LBTD->LBSD", weights * token_mask[None, :, None], encoded)
         return 0.5 * memory + 0.5 * jnp.tanh(read)
 
-    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
+    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, documents=None, key=None):
         del key
         hidden = self.embedding.table[...][ids]
         for layer in range(LAYERS):

@@ -160,8 +160,8 @@ def test_every_stage_reads_its_own_data(tmp_path, monkeypatch):
     assert read["own"][2].config == replace(own, max_interactions=3)
     for place in (0, 1):
         episode = read["preferences"][place].episode(0)
-        assert any("accepted" in each for each in episode["interactions"])
-    assert "accepted" not in read["own"][1].episode(0)["interactions"][0]
+        assert any("chosen" in each for each in episode["interactions"])
+    assert "chosen" not in read["own"][1].episode(0)["interactions"][0]
     assert len({id(encoder.report) for _, _, encoder in read.values()}) == 1
     assert recipe.held_out_preferences == replace(dialogues, split="iid", preferences=True)
     too_long = replace(recipe.stages["own"], data=replace(own, max_length=4096))

@@ -28,13 +28,13 @@ STAGE = DirectMemoryPreference(preference=PreferenceConfig(beta=0.3), anchor_wei
 
 def conversations(seed=0, rows=4, interactions=4) -> PreferenceBatch:
     """Queries of their own for every kind: what matters here is only which row is which. Some pairs are missing."""
-    accepted, rejected, neutral = (random_conversations(seed + 50 * k, interactions, rows) for k in range(3))
+    chosen, rejected, neutral = (random_conversations(seed + 50 * k, interactions, rows) for k in range(3))
     rng = np.random.default_rng(seed)
-    paired = accepted.valid & (rng.random(accepted.valid.shape) < 0.7)
+    paired = chosen.valid & (rng.random(chosen.valid.shape) < 0.7)
     paired[:2, 0] = True
     return PreferenceBatch(
-        accepted,
-        rejected._replace(valid=paired, ids=np.where(accepted.loss_mask, rejected.ids, accepted.ids)),
+        chosen,
+        rejected._replace(valid=paired, ids=np.where(chosen.loss_mask, rejected.ids, chosen.ids)),
         neutral._replace(valid=paired & (rng.random(paired.shape) < 0.6)),
     )
 
@@ -47,7 +47,7 @@ def scorer(stage):
     def score(params, reference, batch):
         model, frozen = nnx.merge(graphdef, params), nnx.merge(graphdef, reference)
         answers = stage.interactions(batch)
-        memory = stage.begin(model, batch.accepted.ids.shape[1], None, reference=frozen)
+        memory = stage.begin(model, batch.chosen.ids.shape[1], None, reference=frozen)
         counts = stage.label_counts(batch)
         loss, (memory, metrics) = stage.window_objective(model, memory, answers, None, counts, reference=frozen)
         scores = stage.reference_scores(model, batch)[..., : 3 if stage.anchor_weight else 2]
@@ -66,7 +66,7 @@ def edited(batch, kind, place, value=7):
 def test_later_interactions_and_rejected_answers_change_no_earlier_score_and_no_memory():
     batch = conversations()
     _, memory, _, scores = scorer(STAGE)(batch)
-    _, _, _, later = scorer(STAGE)(edited(batch, "accepted", (slice(2, None),)))
+    _, _, _, later = scorer(STAGE)(edited(batch, "chosen", (slice(2, None),)))
     np.testing.assert_array_equal(later[:2], scores[:2])
     assert not np.allclose(later[2:], scores[2:])
     _, same, _, other = scorer(STAGE)(edited(batch, "rejected", (1,)))
@@ -76,9 +76,9 @@ def test_later_interactions_and_rejected_answers_change_no_earlier_score_and_no_
 
 
 def test_an_answer_is_not_in_the_memory_that_scores_it():
-    """The accepted answer of interaction t changes its own score through itself alone, and later ones by memory."""
+    """The chosen answer of interaction t changes its own score through itself alone, and later ones by memory."""
     batch = conversations()
-    changed = edited(batch, "accepted", (1,))
+    changed = edited(batch, "chosen", (1,))
     _, _, _, before = scorer(STAGE)(batch)
     _, _, _, after = scorer(STAGE)(changed)
     np.testing.assert_array_equal(after[1, :, 1], before[1, :, 1])  # the rejected answer reads the same memory
@@ -140,10 +140,10 @@ def gradients(stage, batch):
 def test_gradients_reach_encoder_and_memory_attention_and_steps_bound_how_far():
     """Scored is interaction 3 alone, so that every gradient of a writer has crossed memory."""
     batch = jax.tree.map(jnp.asarray, conversations(interactions=4, rows=3))
-    whole = jnp.ones_like(batch.accepted.valid)
+    whole = jnp.ones_like(batch.chosen.valid)
     last = whole & (jnp.arange(4) == 3)[:, None]
     batch = PreferenceBatch(
-        batch.accepted._replace(valid=whole), batch.rejected._replace(valid=last), batch.neutral._replace(valid=last)
+        batch.chosen._replace(valid=whole), batch.rejected._replace(valid=last), batch.neutral._replace(valid=last)
     )
     full = gradients(STAGE, batch)
     one = gradients(replace(STAGE, memory_gradient_steps=1), batch)
@@ -180,7 +180,7 @@ def train(stage, batch, updates, mesh=SINGLE, devices=1, accumulation=1):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reference", ["decoder", "full", "none"])
-def test_training_prefers_what_was_accepted_and_the_reference_stays(reference):
+def test_training_prefers_what_was_chosen_and_the_reference_stays(reference):
     stage = replace(STAGE, reference=reference, anchor_weight=0.0)
     history, state = train(stage, conversations(), 25)
     assert history[-1]["rewards/accuracies"] == 1.0 and history[-1]["loss"] < 0.7 * history[0]["loss"]
@@ -316,10 +316,10 @@ def test_a_memory_of_fewer_rows_is_read_by_neighbours():
 class Noisy(MiniatureModel):
     """Reads with dropout of a kind: what it says depends on its key."""
 
-    def encode_balanced(self, ids, token_mask, *, segments=None, key=None):
+    def encode_balanced(self, ids, token_mask, *, documents=None, key=None):
         return self.encode(ids, token_mask), jnp.float32(0.0)
 
-    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
+    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, documents=None, key=None):
         memory = jnp.repeat(memory, len(ids) // memory.shape[1], axis=1)
         hidden, balance = super().decode_hidden(ids, token_mask, memory, memory_mask=memory_mask)
         return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance

@@ -30,9 +30,9 @@ def test_packed_documents_have_the_logits_and_the_loss_they_have_alone():
             alone_draws[i, : stop - start] = masked[i]
             places[i] = (number, slice(start, stop))
             start = stop
-    *packed, segments = packed
+    *packed, documents = packed
     ids, *masks = stack_rows(rows, 15, 0)
-    together = RowBatch(*packed, draws, segments, np.where(draws, 4, packed[0]))
+    together = RowBatch(*packed, draws, documents, np.where(draws, 4, packed[0]))
     alone = RowBatch(ids, *masks, alone_draws, masked_ids=np.where(alone_draws, 4, ids))
     graphdef, params = nnx.split(small_model())
     stage = JointPretraining()
@@ -41,7 +41,7 @@ def test_packed_documents_have_the_logits_and_the_loss_they_have_alone():
     def run(params, batch):
         model = nnx.merge(graphdef, params)
         loss, metrics = stage.objective(model, batch, None, stage.label_counts(batch))
-        encoded = model.encode(batch.ids, batch.token_mask, segments=batch.segments)
+        encoded = model.encode(batch.ids, batch.token_mask, documents=batch.documents)
         return loss, metrics, encoded
 
     (loss, metrics, encoded), (loss_alone, metrics_alone, encoded_alone) = (
@@ -53,5 +53,5 @@ def test_packed_documents_have_the_logits_and_the_loss_they_have_alone():
     for i, (number, place) in places.items():
         size = place.stop - place.start
         np.testing.assert_allclose(encoded[:, number, place], encoded_alone[:, i, :size], atol=1e-5)
-    crossing = together._replace(segments=packed[1].astype(np.int32))
+    crossing = together._replace(documents=packed[1].astype(np.int32))
     assert abs(float(run(params, jax.tree.map(jnp.asarray, crossing))[0]) - float(loss)) > 1e-3

@@ -14,7 +14,7 @@ _SURVEYED = 400  # episodes whose values are the pool of wrong ones
 
 
 class PreferenceDialogues:
-    """`Dialogues` with `accepted` and `rejected` in place of an answer; element i is as reproducible as theirs."""
+    """`Dialogues` with `chosen` and `rejected` in place of an answer; element i is as reproducible as theirs."""
 
     def __init__(self, dialogues: Dialogues):
         self.dialogues = dialogues
@@ -41,11 +41,11 @@ class PreferenceDialogues:
 
     def _with_rejected(self, interaction: dict[str, Any], draws: Draws) -> dict[str, Any]:
         kept = {name: value for name, value in interaction.items() if name not in ("think", "answer", "tool_call")}
-        accepted = {name: interaction[name] for name in ("think", "answer", "tool_call") if interaction.get(name)}
-        rejected = dict(accepted)
+        chosen = {name: interaction[name] for name in ("think", "answer", "tool_call") if interaction.get(name)}
+        rejected = dict(chosen)
         for recall in interaction.get("recall", ()):
             others = [value for value in self._values.get(recall["type"], ()) if value != recall["value"]]
             if others:
                 wrong = others[draws.below(len(others))]
                 rejected = {name: text.replace(recall["value"], wrong) for name, text in rejected.items()}
-        return kept | {"accepted": accepted, "rejected": rejected if rejected != accepted else None}
+        return kept | {"chosen": chosen, "rejected": rejected if rejected != chosen else None}

@@ -26,25 +26,32 @@ class DialogueSpec:
     """The knobs of one set of dialogues. Shares are of interactions unless said otherwise."""
 
     interactions: tuple[int, int]
+    """Fewest and most interactions of an episode."""
     facts: tuple[int, int]
-    """Facts of one episode, changes of a fact included."""
+    """Fewest and most facts of an episode, changes of a fact included."""
     max_distance: int
     """Recall is asked 1 … max_distance interactions after the last mention, a few fill-ins aside; near is likelier."""
     longer_interactions: tuple[int, int] = (18, 28)
     """Of the split `longer`."""
     longer_distance: int = 24
+    """Largest distance of the split `longer`, in interactions."""
     longest_interactions: tuple[int, int] = (100, 120)
     """Of the split `longest`."""
     longest_distance: int = 96
+    """Largest distance of the split `longest`, in interactions."""
     properties: tuple[str, ...] = ()
     """Names of tables in `phrases/`; empty = all of them."""
     tools: tuple[str, ...] = tuple(TOOLS)
+    """Names of the tools that may be called."""
     phrasings: int | None = None
     """User phrasings per property and speech act; None = all."""
 
     recall_share: float = 0.45
+    """Of interactions that ask for what was told."""
     absence_share: float = 0.07
+    """Of interactions that ask for what was not told."""
     distractor_share: float = 0.1
+    """Of interactions that are small talk."""
     compare_share: float = 0.01
     """Of interactions that ask which of two ages is higher."""
     tool_share: float = 0.01
@@ -52,11 +59,13 @@ class DialogueSpec:
     hop_share: float = 0.01
     """Of interactions that ask about "my sister" what was said about "Ana"."""
     first_share: float = 0.01
+    """Of interactions that ask what was said first."""
     history_share: float = 0.1
     """Of distractors that become a question for an overwritten value, where there is one."""
     summary_share: float = 0.05
     """Of episodes that end in a summary of all facts."""
     summary_facts: int = 3
+    """Most facts that such a summary lists."""
     updates: float = 0.2
     """Of statements that change a known fact, where there is one nobody asks for later on."""
     withdrawals: float = 0.06
@@ -64,7 +73,9 @@ class DialogueSpec:
     several_facts_share: float = 0.12
     """Of statements that hold two facts or three."""
     think_share: float = 0.02
+    """Of interactions whose answer begins with a thought."""
     internal_share: float = 0.02
+    """Of interactions with an internal instruction before the query."""
     echo_probability: float = 0.85
     """Of acknowledgements that repeat the fact: the rest leaves it to the memory of the query."""
     invented_values: float = 0.4

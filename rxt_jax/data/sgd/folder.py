@@ -1,7 +1,7 @@
 """The folder of the published Schema-Guided Dialogue data set: `train`, `dev` and `test` with `dialogues_001.json`, ….
 
 A path `sgd:FOLDER:SPLIT` means the episodes of a split, `sgd:FOLDER:SPLIT:preferences` those of its episodes that
-recall something, with accepted and rejected answers. Wrong values come from the training split, whatever the split.
+recall something, with chosen and rejected answers. Wrong values come from the training split, whatever the split.
 """
 
 import json

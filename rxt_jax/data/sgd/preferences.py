@@ -23,23 +23,23 @@ def recalled_values(episodes: Iterable[Mapping[str, Any]]) -> Values:
 
 
 def preference_episode(episode: Mapping[str, Any], values: Values) -> dict[str, Any]:
-    """Return an episode with `accepted` and `rejected`; `rejected` is None where nothing is recalled, or where no
+    """Return an episode with `chosen` and `rejected`; `rejected` is None where nothing is recalled, or where no
     other value of the slot is known."""
     interactions = []
     for turn, interaction in enumerate(episode["interactions"]):
         kept = {name: interaction[name] for name in ("query", "tool_use") if name in interaction}
-        accepted = {"answer": interaction.get("answer"), "tool_call": interaction.get("tool_call")}
+        chosen = {"answer": interaction.get("answer"), "tool_call": interaction.get("tool_call")}
         wrong = _wrong_values(interaction, values, f"{episode['id']} {turn}")
         if not wrong:
-            interactions.append(kept | {"accepted": accepted, "rejected": None})
+            interactions.append(kept | {"chosen": chosen, "rejected": None})
             continue
-        rejected = dict(accepted)
-        if accepted["tool_call"]:
+        rejected = dict(chosen)
+        if chosen["tool_call"]:
             other = {slot: value for (slot, _), value in wrong.items()}
-            rejected["tool_call"] = json.dumps(json.loads(accepted["tool_call"]) | other, ensure_ascii=False)
+            rejected["tool_call"] = json.dumps(json.loads(chosen["tool_call"]) | other, ensure_ascii=False)
         else:
-            rejected["answer"] = _replaced(accepted["answer"], {right: value for (_, right), value in wrong.items()})
-        interactions.append(kept | {"accepted": accepted, "rejected": rejected, "recall": interaction["recall"]})
+            rejected["answer"] = _replaced(chosen["answer"], {right: value for (_, right), value in wrong.items()})
+        interactions.append(kept | {"chosen": chosen, "rejected": rejected, "recall": interaction["recall"]})
     return {"id": episode["id"], "interactions": interactions}
 
 
