@@ -69,9 +69,9 @@ class DataCompatibility:
     parse_control_tokens_in_text: bool = False
     """Let `[A]` in a text become a control token: whoever writes the text can then end an answer or begin one.
     Source: docs/method.md §13.1."""
-    packed_texts_see_each_other: bool = False
-    """Texts that share a row see each other, one more `[EOS]` stands between them, and what fills no batch is dropped.
-    Source: docs/method.md §13.10."""
+    packed_documents_see_each_other: bool = False
+    """Documents that share a row see each other, one more `[EOS]` stands between them, and what fills no batch is
+    dropped. Source: docs/method.md §13.10."""
     one_eos_per_conversation: bool = False
     """A conversation in one row has a single `[EOS]`, at its end and no target, so that the baseline never learns to
     stop. Source: docs/method.md §13.7."""

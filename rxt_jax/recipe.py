@@ -159,7 +159,7 @@ _OLD_FIELDS = {
     ("DirectMemoryPreference", "memory_rule"): "compatibility.memory_rule",
     ("DataConfig", "parse_control_tokens_in_text"): "compatibility.parse_control_tokens_in_text",
     ("DataConfig", "end_every_answer"): "compatibility.one_eos_per_conversation",
-    ("DataConfig", "packing.published"): "compatibility.packed_texts_see_each_other",
+    ("DataConfig", "packing.published"): "compatibility.packed_documents_see_each_other",
 }
 """Fields of runs that earlier versions wrote, and where they are now (None = nothing reads them any more). A dot leads
 into a field of the field before it; what holds of a class holds of those derived from it."""

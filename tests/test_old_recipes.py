@@ -51,7 +51,7 @@ def as_written_then(config, **fields):
         ),
         (
             as_written_then(PACKED, packing=to_json(PACKED.packing) | {"published": True}),
-            replace(PACKED, compatibility=DataCompatibility(packed_texts_see_each_other=True)),
+            replace(PACKED, compatibility=DataCompatibility(packed_documents_see_each_other=True)),
         ),
     ],
 )

@@ -227,7 +227,7 @@ BATCH_FIELDS = frozenset(
         "max_interactions",
         "conversation_length",
         "one_eos_per_conversation",
-        "packed_texts_see_each_other",
+        "packed_documents_see_each_other",
         "mask_probability",
         "sort_pool",
         "length_buckets",

@@ -234,7 +234,7 @@ class _Rows(Batches):
                 length=self._row_length,
                 seed=self._seed,
                 drop=self._drop,
-                published=self._config.compatibility.packed_texts_see_each_other,
+                published=self._config.compatibility.packed_documents_see_each_other,
             )
 
     @property
@@ -251,7 +251,7 @@ class _Rows(Batches):
         documents = None
         if self._plan is not None and self._config.packing is not None:
             bins = [[item.rows[0] for item in each] for each in self._plan.batch(update)[self._share]]
-            published = self._config.compatibility.packed_texts_see_each_other
+            published = self._config.compatibility.packed_documents_see_each_other
             *stacked, documents = stack_packed(bins, length, self._encoder.special, published=published)
         else:
             pool = self._config.sort_pool if self._config.length_buckets else 1

@@ -95,7 +95,7 @@ class PackingPlan:
 
     `item(position)` opens the document at a position of the order, `epoch(position)` says which epoch that is;
     `drop(item, reason)` is told of every document that is left out. `published` leaves room for the `[EOS]` between
-    documents, ends with the epoch and drops what fills no batch (`DataCompatibility.packed_texts_see_each_other`).
+    documents, ends with the epoch and drops what fills no batch (`DataCompatibility.packed_documents_see_each_other`).
     """
 
     def __init__(

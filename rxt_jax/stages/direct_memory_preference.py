@@ -242,7 +242,7 @@ class DirectMemoryPreference(EpisodeStage):
         start: int | Array = 0,
         reference: Any = None,
     ) -> tuple[Array, tuple[_Memories, Metrics]]:
-        """Score a run of interactions that starts with `memory`; return the memories after it."""
+        """Score a window of interactions that starts with `memory`; return the memories after it."""
         if (reference is None) != (self.reference in ("none", "precomputed")):
             raise ValueError(
                 f"reference={self.reference!r} wants {'no' if reference is not None else 'a'} reference model."

@@ -201,7 +201,7 @@ class MemoryAware(EpisodeStage):
         start: int | Array = 0,
         first_is_written: bool = False,
     ) -> tuple[Array, tuple[Array, Metrics]]:
-        """Score a run of interactions that starts with `memory`; return the memory after it.
+        """Score a window of interactions that starts with `memory`; return the memory after it.
 
         `first_is_written`: the predecessor of the first interaction is in `memory` already.
         """

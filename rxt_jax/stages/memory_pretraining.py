@@ -139,7 +139,7 @@ class MemoryPretraining(EpisodeStage):
         *,
         start: int | Array = 0,
     ) -> tuple[Array, tuple[Array, Metrics]]:
-        """Score a run of interactions that starts with `memory`; return the memory after it."""
+        """Score a window of interactions that starts with `memory`; return the memory after it."""
         count = len(interactions.ids)
         written = _Written(
             ids=interactions.ids,

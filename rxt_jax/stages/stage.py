@@ -142,4 +142,4 @@ class EpisodeStage(Stage):
         start: int | Array = 0,
         **arguments: Any,
     ) -> tuple[Array, tuple[Any, Metrics]]:
-        """Score a run of interactions that starts with `memory`, the `start`-th first; return the memory after it."""
+        """Score a window that starts with `memory` at interaction `start`; return the memory after it."""

@@ -25,7 +25,8 @@ class ScheduleConfig:
     decay_share: float = 0.2
     """Share of the updates that `wsd` falls in."""
     warmup_from_zero: bool = False
-    """The published warm-up, whose first update has rate 0 and so moves nothing but the moments."""
+    """Whether the first update has rate 0 and so moves nothing but the moments, as in most trainers, the published one
+    included; otherwise the warm-up begins one step above."""
 
     def __post_init__(self) -> None:
         for name in ("warmup_share", "final_ratio", "decay_share"):

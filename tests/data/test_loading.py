@@ -24,6 +24,7 @@ from rxt_jax.data.loader import (
 )
 from rxt_jax.data.order import make_order
 from rxt_jax.data.packing import PackingPlan, first_fit_decreasing
+from rxt_jax.data.prepared import row_settings
 from rxt_jax.data.preparing import prepare
 from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.row_reader import Item
@@ -152,6 +153,24 @@ def test_prepared_rows_make_the_same_batches(data, kind, tmp_path):
     prepared = make(kind, FileData(path=str(tmp_path / "prepared")), **changes)
     for update in (0, 5, 23):
         assert fingerprint(prepared[update]) == fingerprint(raw[update])
+
+
+def test_a_state_of_before_the_switches_moved_goes_on_and_its_settings_still_count(data):
+    """Versions before wrote `published` into `packing`, and no `compatibility`."""
+    batches = make("packed texts", data)
+    state = batches.state(3)
+    settings = {name: value for name, value in state["settings"].items() if name != "compatibility"}
+    settings |= {"end_every_answer": True, "packing": settings["packing"] | {"published": False}}
+    make("packed texts", data).restore(state | {"settings": settings})
+    settings["packing"]["buffer"] = 12
+    with pytest.raises(ValueError, match=r"data\.packing\.buffer = 12, this one has 11"):
+        make("packed texts", data).restore(state | {"settings": settings})
+
+
+def test_manifests_of_prepared_rows_name_their_settings_as_ever(data):
+    names = row_settings(make("texts", data)._encoder).keys()
+    assert "parse_control_tokens_in_text" in names
+    assert not {"compatibility", "one_eos_per_conversation", "packed_documents_see_each_other", "packing"} & names
 
 
 def test_another_source_order_or_setting_is_refused(data, tmp_path):
