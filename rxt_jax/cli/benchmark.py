@@ -33,14 +33,19 @@ class BenchmarkOptions:
     """Time one stage-4 step on random conversations."""
 
     preset: Literal["toy", "rxt_alpha_micro", "rxt_alpha_micro_plus", "rxt_alpha_mini"] = "rxt_alpha_micro"
+    """Model to time."""
     interactions: tuple[int, ...] = (4, 8)
     """Lengths of the conversations, one measurement each: the cost of a token should not depend on them."""
     batch_size: int = 4
+    """Conversations at once."""
     length: int | None = None
     """Tokens of an interaction; without it the preset's."""
     steps: int = 3
+    """Steps that are timed, after one that compiles."""
     remat: bool = True
+    """Whether activations are computed again for the gradient instead of kept."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations."""
     json: bool = False
     """Print JSON."""
 

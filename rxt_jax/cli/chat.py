@@ -38,7 +38,9 @@ class ChatOptions:
     mode: ThinkingMode = "fast"
     """Answer at once, think first, or let the model choose."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How tokens are chosen; greedy unless told otherwise."""
     seed: int = 0
+    """What sampled replies are drawn from."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -28,7 +28,9 @@ class GenerateOptions:
     folder: Annotated[str, tyro.conf.Positional]
     """Where to write."""
     episodes: int = 1000
+    """How many episodes."""
     data: DialogueData = field(default_factory=DialogueData)
+    """Which dialogues."""
 
 
 def run(arguments: Sequence[str]) -> int:
