@@ -234,6 +234,7 @@ def _of_today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the fields of a stored object, those of earlier versions under their present names and values."""
     fields = copy.deepcopy({key: item for key, item in value.items() if key != "type"})
     classes = {each.__name__ for each in cls.__mro__}
+    known = {each.name for each in dataclasses.fields(cls)}  # a derived class may have a field of an old name
     for (name, field_name), renamed in _OLD_VALUES.items():
         if name in classes and field_name in fields:
             fields[field_name] = renamed.get(fields[field_name], fields[field_name])
@@ -242,7 +243,7 @@ def _of_today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
         holder: Any = fields
         for part in outer:
             holder = holder.get(part) or {}
-        if name not in classes or last not in holder:
+        if name not in classes or old in known or last not in holder:
             continue
         item = holder.pop(last)
         if new is None:

@@ -1,6 +1,6 @@
 """Recipes that earlier versions wrote: fields and values under the names of then become those of today."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -58,6 +58,20 @@ def as_written_then(config, **fields):
 def test_fields_and_values_of_earlier_versions_are_understood(written, today):
     assert from_json(written) == today
     assert from_json(to_json(today)) == today
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPretraining(JointPretraining):
+    """A stage of somebody's own, with a field that the package once had."""
+
+    mask_id: int = 4
+
+
+def test_a_derived_stage_may_have_a_field_of_an_old_name():
+    stage = OwnPretraining(mask_id=7)
+    assert from_json(to_json(stage)) == stage
+    old = as_written_then(stage, read_padding=True)
+    assert from_json(old) == replace(stage, compatibility=PretrainingCompatibility(read_padding=True))
 
 
 def test_an_old_field_is_still_unknown_to_a_class_that_never_had_it():
