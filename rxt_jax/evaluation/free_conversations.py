@@ -17,6 +17,7 @@ from rxt_jax.data.template import first_tokens, prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import prompt_width
 from rxt_jax.model.generation_rules import make_rules
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.interaction import interact
 from rxt_jax.serving.streaming import ReplyText
 from rxt_jax.types import Array
@@ -48,7 +49,7 @@ def answer_freely(
     answers: list[list[str | None]] = [[] for _ in conversations]
     for start in range(0, len(order), size):
         numbers = order[start : start + size]
-        memory = jnp.repeat(model.initial_memory(1, jax.random.key(0)), size, axis=1)
+        memory = jnp.repeat(beginning_memory(model, 1, None), size, axis=1)
         for turn in range(len(conversations[numbers[0]])):
             said = [prompts[number][turn] if turn < len(prompts[number]) else None for number in numbers]
             ids, mask = _padded(said, tokenizer.special.pad, size, width)
