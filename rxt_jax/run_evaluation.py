@@ -112,8 +112,8 @@ def _evaluate_preferences(loaded: LoadedRun, folder: Path) -> PreferenceReport |
     recipe = loaded.recipe
     if recipe.preference_stage is None or recipe.held_out_preferences is None:
         return None
-    own = recipe.stages[recipe.preference_stage].data
-    data = own if isinstance(own, DataConfig) else _rows(recipe)
+    own, data = recipe.stages[recipe.preference_stage].data, _rows(recipe)
+    data = data if own is None else own.within(data)
     source = open_source(recipe.held_out_preferences)
     preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, data, recipe.evaluation)
     preferences.save(folder)

@@ -53,6 +53,10 @@ class SourceDescription:
         """Return the same episodes with rejected answers, None where there are none."""
         return None
 
+    def within(self, data: "DataConfig") -> "DataConfig":
+        """Return settings that read this and are `data` otherwise."""
+        return replace(data, source=self)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueData(SourceDescription):
@@ -246,6 +250,10 @@ class DataConfig:
                 raise ValueError(f"{name} must rise and start at {least} or more, got {sizes}.")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}. Use 0 for none.")
+
+    def within(self, data: "DataConfig") -> "DataConfig":
+        """Return these settings: they are whole, unlike a source, which is read as `data` says."""
+        return self
 
     @property
     def held_out_preferences(self) -> DataSource | None:

@@ -19,7 +19,7 @@ from rxt_jax.model.generation import prompt_width
 from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.interaction import interact
-from rxt_jax.serving.streaming import ReplyText
+from rxt_jax.serving.streaming import answer_text
 from rxt_jax.types import Array
 
 __all__ = ["answer_freely"]
@@ -58,7 +58,7 @@ def answer_freely(
             made, reply_mask = jax.device_get((made, reply_mask))
             for row, number in enumerate(numbers):
                 if said[row] is not None:
-                    answers[number].append(_answer_text(made[row][reply_mask[row]].tolist(), tokenizer))
+                    answers[number].append(answer_text(made[row][reply_mask[row]].tolist(), tokenizer))
                 elif turn < len(prompts[number]):
                     answers[number].append(None)
     return answers
@@ -77,12 +77,6 @@ def _padded(prompts: Sequence[list[int] | None], pad: int, size: int, width: int
         if prompt is not None:
             ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
     return ids, mask
-
-
-def _answer_text(ids: list[int], tokenizer: Tokenizer) -> str:
-    text = ReplyText(tokenizer)
-    chunks = [*text.push(ids), *text.close()]
-    return "".join(chunk for chunk in chunks if chunk.block == "answer").strip()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
