@@ -71,7 +71,7 @@ def test_typed_conversations_are_for_models_with_memory(run_folder, tmp_path):
     file.write_text(json.dumps({"id": "a", "habit": "pets", "turns": turns}))
     found = evaluate_run(run_folder, data=file, output=tmp_path)
     assert found.report.summary()["questions"] == 1 and (found.folder / "transcript.txt").is_file()
-    config = presets.baseline_like(small_config(max_length=40))
+    config = presets.baseline_like(small_config(), max_length=99)
     stateless = load(run_folder)._replace(model=BaselineTransformer(config, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"typed\.jsonl measures what memory holds; run is the stateless baseline"):
         evaluate_run(stateless, data=file, output=tmp_path)

@@ -28,7 +28,7 @@ def test_a_folder_and_a_loaded_run_open_the_session_of_their_model(run_folder):
     sessions = [open_session(run, **options) for run in (run_folder, loaded)]
     sessions.append(ChatSession(loaded.model, loaded.tokenizer, max_length=40, **options))
     assert len({session.answer("My cat is Tom.") for session in sessions}) == 1
-    baseline = BaselineTransformer(presets.baseline_like(small_config(max_length=40)), rngs=nnx.Rngs(0))
+    baseline = BaselineTransformer(presets.baseline_like(small_config(), max_length=99), rngs=nnx.Rngs(0))
     assert isinstance(open_session(loaded._replace(model=baseline), seed=1), HistorySession)
 
 
