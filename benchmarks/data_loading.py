@@ -203,9 +203,10 @@ def idle(updates: int) -> list[dict[str, Any]]:
 
 def shuffle(size: int) -> list[dict[str, Any]]:
     """Walk an epoch's order and resume at random places; then a permutation in memory for comparison."""
+    from rxt_jax.data.episode_source import EpisodeSource
     from rxt_jax.data.order import make_order
 
-    class Source:
+    class Source(EpisodeSource):
         pass
 
     def peak() -> float:

@@ -101,7 +101,8 @@ def main(options: Options) -> None:
     logits = replace(DirectMemoryPreference(), interactions_per_call=options.interactions)
     facts["scratch MiB"]["all interactions in one call"] = round(scratch(large, logits, batch))
     # The package has a function of the module's name.
-    sys.modules["rxt_jax.losses.sequence_log_probs"]._PLACES = options.length
+    places = sys.modules["rxt_jax.losses.token_log_probs"]
+    places._CHUNKS, places._PLACES = 1, options.length
     facts["scratch MiB"]["and all places at once"] = round(scratch(large, logits, batch))
     facts["one float32 array of all logits, MiB"] = round(2 * batch.chosen.ids.size * large.vocab_size * 4 / 2**20)
     print(json.dumps(facts, indent=1))

@@ -163,16 +163,13 @@ def _recipe(name: str, share: float) -> Recipe:
 
 def _run(name: str, share: float) -> None:
     """Train and evaluate one variant, in this process."""
-    from rich.console import Console
-
-    from rxt_jax.cli.train import evaluate_run
     from rxt_jax.run import run_recipe
-    from rxt_jax.run_folder import load
+    from rxt_jax.run_evaluation import evaluate_run
 
     recipe = _recipe(name, share)
     run_recipe(recipe, quiet=True)
     if name != EARLY:
-        evaluate_run(load(recipe.run_folder), Console())
+        evaluate_run(recipe.run_folder)
 
 
 def _finished(name: str) -> bool:

@@ -6,14 +6,25 @@ Public names are imported when they are used, so that importing the package cost
 import importlib
 from typing import Any
 
-__all__ = ["DPOConfig", "DPOTrainer", "ModelConfig", "ReactiveTransformer", "load", "presets"]
+__all__ = [
+    "DPOConfig",
+    "DPOTrainer",
+    "ModelConfig",
+    "ReactiveTransformer",
+    "evaluate_run",
+    "load",
+    "open_session",
+    "presets",
+]
 
 _PUBLIC = {
     "DPOConfig": ("rxt_jax.stages.preference", "DPOConfig"),
     "DPOTrainer": ("rxt_jax.stages.preference", "DPOTrainer"),
     "ModelConfig": ("rxt_jax.model", "ModelConfig"),
     "ReactiveTransformer": ("rxt_jax.model", "ReactiveTransformer"),
+    "evaluate_run": ("rxt_jax.run_evaluation", "evaluate_run"),
     "load": ("rxt_jax.run_folder", "load"),
+    "open_session": ("rxt_jax.run_session", "open_session"),
     "presets": ("rxt_jax.model.presets", None),
 }
 

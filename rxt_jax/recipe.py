@@ -110,9 +110,7 @@ class Recipe:
 
     def data_of(self, run: StageRun) -> DataConfig:
         """Return the data that a stage run reads, its episodes as short as it wants them."""
-        data = self.data if run.data is None else run.data
-        if not isinstance(data, DataConfig):
-            data = replace(self.data, source=data)
+        data = self.data if run.data is None else run.data.within(self.data)
         return data if run.max_interactions is None else replace(data, max_interactions=run.max_interactions)
 
     @property

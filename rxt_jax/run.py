@@ -16,11 +16,11 @@ from rich.console import Console
 
 from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.data.config import DataConfig, DataSource
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import Batches, Shard
-from rxt_jax.data.prepared import PreparedEpisodes
 from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import EpisodeSource, leaves, open_source
+from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import train_tokenizer
 from rxt_jax.model import AnyModelConfig, make_model
@@ -308,8 +308,8 @@ def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource, *others
     ready = recipe.tokenizer.path if recipe.start_from is None else run_and_stage(recipe.start_from)[0]
     if ready is None:
         # Prepared data bring the tokenizer they were made with.
-        every = (leaf for each in (source, *others) for leaf in leaves(each))
-        ready = next((leaf.folder for leaf in every if isinstance(leaf, PreparedEpisodes)), None)
+        folders = (each.tokenizer_folder for each in (source, *others))
+        ready = next((folder for folder in folders if folder is not None), None)
     if ready is not None:
         tokenizer = load_tokenizer(ready)
         tokenizer.save(folder)

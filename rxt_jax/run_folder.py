@@ -32,6 +32,7 @@ __all__ = [
     "claim_folder",
     "first_difference",
     "load",
+    "loaded_run",
     "run_and_stage",
     "write_recipe",
     "write_run",
@@ -72,6 +73,11 @@ def load(folder: str | Path) -> LoadedRun:
     else:
         values = _newest_parameters(folder, recipe, only, tokenizer, shapes)
     return LoadedRun(nnx.merge(graphdef, with_parameters(abstract, values)), tokenizer, recipe)
+
+
+def loaded_run(run: str | Path | LoadedRun) -> LoadedRun:
+    """Load a run, or return the one that is loaded already."""
+    return run if isinstance(run, LoadedRun) else load(run)
 
 
 def _newest_parameters(

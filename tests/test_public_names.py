@@ -10,10 +10,13 @@ import rxt_jax
 
 def test_public_names_are_there():
     from rxt_jax.model import ReactiveTransformer
+    from rxt_jax.run_evaluation import evaluate_run
     from rxt_jax.run_folder import load
+    from rxt_jax.run_session import open_session
 
     assert rxt_jax.ReactiveTransformer is ReactiveTransformer
     assert rxt_jax.load is load
+    assert rxt_jax.evaluate_run is evaluate_run and rxt_jax.open_session is open_session
     assert rxt_jax.presets.toy().embed_dim == 96
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rxt_jax.nothing

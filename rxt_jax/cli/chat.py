@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,10 +16,9 @@ from rich.console import Console
 from rxt_jax.cli.chat_commands import LEAVING, MEANT, hint, obey, split_command
 from rxt_jax.cli.chat_text import USER, Reply, laid_out, printable
 from rxt_jax.cli.options import parse
-from rxt_jax.cli.session import open_session
 from rxt_jax.data.template import ThinkingMode
 from rxt_jax.model import SamplingConfig
-from rxt_jax.run_folder import load
+from rxt_jax.run_session import open_session
 from rxt_jax.serving import ChatSession, HistorySession
 
 __all__ = ["ChatOptions", "run"]
@@ -51,8 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         # What a terminal cannot show, or what is no text, is no reason to end a conversation.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    loaded = load(options.run)
-    session = open_session(loaded, sampling=options.sampling, mode=options.mode, seed=options.seed)
+    session = open_session(options.run, sampling=options.sampling, mode=options.mode, seed=options.seed)
     chat = _Terminal() if sys.stdin.isatty() else _Pipe()
     with ThreadPoolExecutor(1) as thread:
         ready = thread.submit(session.prepare) if isinstance(session, ChatSession) else None
@@ -64,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _converse(session: ChatSession | HistorySession, chat: "_Terminal | _Pipe", ready: Future | None) -> None:
+def _converse(session: ChatSession | HistorySession, chat: "_Chat", ready: Future | None) -> None:
     said: list[str] = []
     chat.greet(hint(session))
     for line in chat.lines():
@@ -92,11 +91,47 @@ def _converse(session: ChatSession | HistorySession, chat: "_Terminal | _Pipe", 
             chat.interrupt()
 
 
-class _Terminal:
+class _Chat(ABC):
+    """Where words come from and go to."""
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    @abstractmethod
+    def greet(self, text: str) -> None:
+        """Say what can be typed."""
+
+    @abstractmethod
+    def lines(self) -> Iterator[str]:
+        """Yield what the user says, line by line."""
+
+    @abstractmethod
+    def complain(self, text: str) -> None:
+        """Say what went wrong."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Answer Ctrl-C during a turn."""
+
+    def say(self, text: str) -> None:
+        """Print what is no reply."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
+        """Print a reply while it is made."""
+        block = ""
+        for block, text in laid_out(reply):
+            self._console.print(text, end="", style=_STYLES[block], markup=False, soft_wrap=True)
+        self._console.print("" if block else "model  (nothing)", markup=False)
+        if not reply.complete:
+            self.complain(_cut(session))
+
+
+class _Terminal(_Chat):
     """A conversation with somebody who types."""
 
     def __init__(self):
-        self._console = Console(highlight=False, emoji=False)
+        super().__init__(Console(highlight=False, emoji=False))
 
     def greet(self, text: str) -> None:
         self.say(text)
@@ -113,15 +148,6 @@ class _Terminal:
             if line:
                 yield MEANT.get(line.lower(), line)
 
-    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
-        """Print a reply while it is made."""
-        _print_reply(reply, self._console)
-        if not reply.complete:
-            self.complain(_cut(session))
-
-    def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
     def complain(self, text: str) -> None:
         self._console.print(text, style="red", markup=False, soft_wrap=True)
 
@@ -131,11 +157,11 @@ class _Terminal:
         self.complain("stopped; this turn was not written to memory")
 
 
-class _Pipe:
+class _Pipe(_Chat):
     """A conversation in lines: a transcript on standard output, without escape codes; what went wrong on the other."""
 
     def __init__(self):
-        self._console = Console(highlight=False, emoji=False, color_system=None, force_terminal=False)
+        super().__init__(Console(highlight=False, emoji=False, color_system=None, force_terminal=False))
         self._number = 0
 
     def greet(self, text: str) -> None:
@@ -148,26 +174,11 @@ class _Pipe:
                 self.say(f"{USER}{line}")
                 yield line
 
-    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
-        _print_reply(reply, self._console)
-        if not reply.complete:
-            self.complain(_cut(session))
-
-    def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
     def complain(self, text: str) -> None:
         print(f"rxt chat: line {self._number}: {text}", file=sys.stderr, flush=True)
 
     def interrupt(self) -> None:
         raise KeyboardInterrupt
-
-
-def _print_reply(reply: Reply, console: Console) -> None:
-    block = ""
-    for block, text in laid_out(reply):
-        console.print(text, end="", style=_STYLES[block], markup=False, soft_wrap=True)
-    console.print("" if block else "model  (nothing)", markup=False)
 
 
 def _cut(session: ChatSession | HistorySession) -> str:

@@ -23,7 +23,6 @@ MEANT = {"help": "/help", "?": "/help", "quit": "/quit", "exit": "/exit"}
 """What people type who look for a command, and never say to a model."""
 
 _ARGUMENTS = {"/save": "FILE", "/load": "FILE", "/think": "MODE", "/tool": "TEXT"}
-_OF_MEMORY = ("/facts", "/memory", "/save", "/load")
 _COMMANDS = ("/facts", "/memory", "/reset", "/save", "/load", "/think", "/tool", "/help", *LEAVING)
 
 

@@ -3,21 +3,15 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from rxt_jax.cli.options import parse
-from rxt_jax.cli.train import evaluate_run
-from rxt_jax.data.config import FileData
-from rxt_jax.data.hand_typed import holds_typed_conversations, read_typed_conversations
-from rxt_jax.evaluation import EvaluationConfig, HandTypedReport, evaluate_hand_typed
-from rxt_jax.model import BaselineTransformer
-from rxt_jax.run_folder import LoadedRun, load, run_and_stage
-from rxt_jax.shipped import is_shipped
+from rxt_jax.evaluation import EvaluationConfig, HandTypedReport
+from rxt_jax.run_evaluation import evaluate_run
 
 __all__ = ["EvaluateOptions", "run"]
 
@@ -43,41 +37,13 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(EvaluateOptions, arguments, "rxt evaluate")
-    loaded = load(options.run)
-    folder, stage = run_and_stage(options.run)
-    if is_shipped(options.run):
-        folder = Path("runs") / options.run  # nothing is written into an installed package
-    recipe = replace(loaded.recipe, evaluation=options.evaluation, folder=options.output or str(folder))
-    typed = options.data is not None and holds_typed_conversations(options.data)
-    if options.data is not None and not typed:
-        recipe = replace(recipe, data=replace(recipe.data, evaluation_source=FileData(path=options.data)))
-    part = "/".join(name for name in (stage, options.data and Path(options.data).stem) if name)
-    loaded, console = loaded._replace(recipe=recipe), Console(quiet=options.json)
-    if options.data is not None and typed:
-        report = _evaluate_typed(loaded, options.data, console, part)
-    else:
-        report = evaluate_run(loaded, console, part)
+    found = evaluate_run(options.run, data=options.data, evaluation=options.evaluation, output=options.output)
     if options.json:
-        print(json.dumps(report.summary()))
+        print(json.dumps(found.report.summary()))
+        return 0
+    console = Console()
+    for table in found.tables():
+        console.print(table)
+    marked = ", failures marked in transcript.txt" if isinstance(found.report, HandTypedReport) else ""
+    console.print(f"written: {found.folder}{marked}")
     return 0
-
-
-def _evaluate_typed(loaded: LoadedRun, data: str, console: Console, part: str) -> HandTypedReport:
-    """Let the run answer the conversations of a file, and write result and transcript into its `evaluation/<part>`."""
-    if isinstance(loaded.model, BaselineTransformer):
-        raise ValueError(
-            f"{data} measures what memory holds; {loaded.recipe.run_folder} is the stateless baseline, which has none"
-        )
-    conversations, recipe = read_typed_conversations(data), loaded.recipe
-    report = evaluate_hand_typed(
-        loaded.model,
-        loaded.tokenizer,
-        conversations,
-        max_length=recipe.data.max_length,
-        batch_size=recipe.evaluation.batch_size,
-    )
-    folder = recipe.run_folder / "evaluation" / part
-    console.print(report.table())
-    report.save(folder)
-    console.print(f"written: {folder}, failures marked in {folder / 'transcript.txt'}")
-    return report

@@ -11,9 +11,10 @@ from rich.text import Text
 
 from rxt_jax.cli.data_plots import save_plots
 from rxt_jax.data.config import DataConfig, DialogueData, FaultPolicy, FileData, RecordKind
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.faults import ReadReport
 from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import EpisodeSource, open_source
+from rxt_jax.data.sources import open_source
 from rxt_jax.data.special_tokens import CONTROL_PIECES
 from rxt_jax.data.statistics import Example, Statistics, measure
 from rxt_jax.data.tokenizer import Tokenizer, load_tokenizer

@@ -1,8 +1,8 @@
 """Which data a run reads, and how long its rows are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.dialogues.spec import DialogueSpec, tiny
@@ -34,9 +34,37 @@ the right and keeps it even without a target (published). `longest_first` shorte
 (published for plain pairs). `error` stops the run."""
 
 
+class SourceDescription:
+    """What every description of data answers beside being opened; these are the answers where nothing is known of the
+    records before they are read."""
+
+    is_embedded: ClassVar[bool] = False
+    """Whether these are the embedded dialogues and nothing else."""
+
+    @property
+    def longest_episode(self) -> int | None:
+        """Return the most interactions that an episode can have, None where only reading tells."""
+        return None
+
+    def splits(self, names: Sequence[str], seed: int) -> "dict[str, DataSource]":
+        """Return the data to measure on where this is the held-out data: the splits of these names, made with `seed`,
+        or all of it as one."""
+        return {"held_out": self}  # type: ignore[dict-item]
+
+    def with_preferences(self) -> "DataSource | None":
+        """Return the same episodes with rejected answers, None where there are none."""
+        return None
+
+    def within(self, data: "DataConfig") -> "DataConfig":
+        """Return settings that read this and are `data` otherwise."""
+        return replace(data, source=self)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
-class DialogueData:
+class DialogueData(SourceDescription):
     """Conversations made on the fly, without end."""
+
+    is_embedded = True
 
     spec: DialogueSpec = field(default_factory=tiny)
     """What they are about and how long they are."""
@@ -46,6 +74,19 @@ class DialogueData:
     """`train`, or one of the held-out splits of `rxt_jax.data.dialogues.SPLITS`."""
     preferences: bool = False
     """Give every answer that recalls something a rejected form as well, which names another value."""
+
+    @property
+    def longest_episode(self) -> int:
+        """Return the interactions of the longest kind of episode."""
+        return max(self.spec.interactions[1], self.spec.longer_interactions[1], self.spec.longest_interactions[1])
+
+    def splits(self, names: Sequence[str], seed: int) -> "dict[str, DataSource]":
+        """Return held-out splits by name."""
+        return {name: replace(self, split=name, seed=seed) for name in names}
+
+    def with_preferences(self) -> "DialogueData":
+        """Return the same episodes with rejected answers."""
+        return replace(self, preferences=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +107,7 @@ class FaultPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileData:
+class FileData(SourceDescription):
     """Records of files."""
 
     path: str
@@ -80,7 +121,7 @@ class FileData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartData:
+class PartData(SourceDescription):
     """A part of a file's records, or all the others: data to hold out and to keep."""
 
     source: FileData
@@ -98,7 +139,7 @@ class PartData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixedData:
+class MixedData(SourceDescription):
     """Several sources at once."""
 
     sources: tuple[DialogueData | FileData | PartData, ...]
@@ -211,12 +252,14 @@ class DataConfig:
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}. Use 0 for none.")
 
+    def within(self, data: "DataConfig") -> "DataConfig":
+        """Return these settings: they are whole, unlike a source, which is read as `data` says."""
+        return self
+
     @property
     def held_out_preferences(self) -> DataSource | None:
         """Return the source of held-out preference episodes, None where there is none."""
-        if self.preference_evaluation_source is None and isinstance(self.evaluation_source, DialogueData):
-            return replace(self.evaluation_source, preferences=True)
-        return self.preference_evaluation_source
+        return self.preference_evaluation_source or self.evaluation_source.with_preferences()
 
 
 BATCH_FIELDS = frozenset(

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from rxt_jax.data.config import DataConfig, changed_settings
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.order import Shard, make_order, order_fingerprint
 from rxt_jax.data.packing import PackingPlan, stack_packed
 from rxt_jax.data.row_reader import Alternatives, Item, Recent, RowReader
 from rxt_jax.data.rows import Row, RowEncoder, stack_rows
-from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES
 from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rxt_jax.data.episode_source import EpisodeSource
+
 __all__ = ["Order", "Shard", "make_order", "order_fingerprint"]
 
 _ENDLESS = 1 << 40
@@ -135,14 +137,14 @@ class _Mixed:
         return 0
 
 
-def make_order(source: Any, seed: int, batch_size: int = 1) -> Order:
-    """Order a source: as it is if it has no end, mixed if it has parts, else shuffled anew every epoch.
+def make_order(source: EpisodeSource, seed: int, batch_size: int = 1) -> Order:
+    """Order a source: mixed if its parts have weights, as it is if it has no end, else shuffled anew every epoch.
 
     A shuffled epoch is a whole number of batches: `size % batch_size` items, others each time, wait for the next.
     """
-    weights = getattr(source, "weights", None)
-    if weights is not None:
-        return _Mixed([make_order(part, _seed_of_part(seed, j)) for j, part in enumerate(source.parts)], weights)
+    if source.weights:
+        parts = [make_order(part, _seed_of_part(seed, j)) for j, part in enumerate(source.parts)]
+        return _Mixed(parts, source.weights)
     if source.size is None:
         return _Endless()
     return _Shuffled(source.size, batch_size, seed)

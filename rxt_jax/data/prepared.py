@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rxt_jax.data.config import BATCH_FIELDS
+from rxt_jax.data.episode_source import EpisodeSource, StoredRows
 from rxt_jax.data.faults import ReadReport
 from rxt_jax.data.passages import count_passages, passage
 from rxt_jax.data.rows import Row, RowEncoder
@@ -187,23 +188,23 @@ class PreparedWriter:
         return manifest
 
 
-class PreparedEpisodes:
+class PreparedEpisodes(EpisodeSource):
     """A prepared folder as a source: records as any other source has them, and their rows without tokenising."""
 
     def __init__(self, folder: str | Path):
         from grain.sources import ArrayRecordDataSource
 
-        self.folder = Path(folder)
+        self.folder = self.tokenizer_folder = Path(folder)
         self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         if self.manifest.get("schema") != SCHEMA:
             raise ValueError(
                 f"{folder} was prepared with schema {self.manifest.get('schema')}, this version reads {SCHEMA}. "
                 f"{self._remedy()}"
             )
-        self.size: int | None = self.manifest["records"]
+        self.size = self.manifest["records"]
         self.fingerprint = hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:16]
         read = self.manifest["read"]
-        self.report: ReadReport | None = ReadReport(
+        self.report = ReadReport(
             read=read["read"],
             used=read["used"],
             dropped=Counter(read["dropped"]),
@@ -218,8 +219,14 @@ class PreparedEpisodes:
         self._first = _mapped(self.folder / "episodes.first", np.uint8)
         self._offsets = {name: _mapped(self.folder / f"{name}.offsets", np.int64) for name in _GROUPS}
 
-    def check(self, encoder: RowEncoder) -> None:
+    def check_rows(self, encoder: RowEncoder, *, sampled: bool) -> None:
         """Refuse rows that another tokenizer or other settings made."""
+        if sampled:
+            raise ValueError(
+                f"data.subword_sampling = {encoder.config.subword_sampling:g} cuts texts anew whenever they are read, "
+                f"but the rows of {self.folder} were made once. Train on the files that it was prepared from, or set "
+                f"data.subword_sampling = 0."
+            )
         mine = {"tokenizer": encoder.tokenizer.fingerprint} | row_settings(encoder)
         theirs = {"tokenizer": self.manifest["tokenizer"]} | self.manifest["rows"]
         for name in sorted(mine.keys() | theirs.keys(), key=lambda name: (name == "probe", name)):
@@ -240,29 +247,20 @@ class PreparedEpisodes:
         record = self.episode(item)
         return passage(record, epoch % count_passages(record))
 
-    def episode_lengths(self, visit: int) -> tuple[np.ndarray, int]:
-        """Return the tokens of every row of an episode, and how many rows stand before its first interaction."""
+    def stored_episode(self, visit: int) -> StoredRows:
+        """Return the rows of all interactions."""
         item = visit % self.manifest["records"]
         lengths = self._lengths_of("episodes", item)
         if not len(lengths):
             raise ValueError(f"{self.folder} holds plain texts, which only stage 1 can use")
-        return lengths, int(self._first[item])
+        return StoredRows(lengths, int(self._first[item]), lambda: self._rows_of("episodes", item))
 
-    def text_length(self, visit: int) -> int:
-        """Return the tokens of the passage that this visit shows."""
-        epoch, item = divmod(visit, self.manifest["records"])
-        lengths = self._lengths_of("texts", item)
-        return int(lengths[epoch % len(lengths)])
-
-    def episode_rows(self, visit: int) -> list[Row]:
-        """Return the rows of all interactions."""
-        return self._rows_of("episodes", visit % self.manifest["records"])
-
-    def text_row(self, visit: int) -> Row:
+    def stored_text(self, visit: int) -> StoredRows:
         """Return the row of the passage that this visit shows."""
         epoch, item = divmod(visit, self.manifest["records"])
-        rows = self._rows_of("texts", item)
-        return rows[epoch % len(rows)]
+        lengths = self._lengths_of("texts", item)
+        number = epoch % len(lengths)
+        return StoredRows(lengths[number : number + 1], 0, lambda: [self._rows_of("texts", item)[number]])
 
     def _lengths_of(self, group: str, item: int) -> np.ndarray:
         start, stop = self._offsets[group][item : item + 2]

@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from rxt_jax.data.dialogues.draws import Draws, stream_key
-from rxt_jax.data.prepared import PreparedEpisodes
+from rxt_jax.data.episode_source import EpisodeSource, StoredRows
 from rxt_jax.data.rows import Row, RowEncoder
-from rxt_jax.data.sources import EpisodeSource, leaves, locate
 from rxt_jax.data.subword_sampler import SubwordSampler
 
 __all__ = ["Alternatives", "Item", "Recent", "Record", "RowReader"]
@@ -64,51 +63,36 @@ class RowReader:
         strength = encoder.config.subword_sampling
         if strength and seed is not None:
             self._sampler, self._key = SubwordSampler(encoder.tokenizer, strength), stream_key(seed, _SAMPLING)
-        for leaf in leaves(source):
-            if isinstance(leaf, PreparedEpisodes):
-                if self._sampler is not None:
-                    raise ValueError(
-                        f"data.subword_sampling = {strength:g} cuts texts anew whenever they are read, but the rows of "
-                        f"{leaf.folder} were made once. Train on the files that it was prepared from, or set "
-                        f"data.subword_sampling = 0."
-                    )
-                leaf.check(encoder)
+        source.check_rows(encoder, sampled=self._sampler is not None)
 
     def record(self, visit: int) -> Record:
         """Open the episode of a visit."""
-        source, local = locate(self.source, visit)
-        if not isinstance(source, PreparedEpisodes):
-            episode = _episode(source, local)
-            first = self.encoder.leading_rows(episode)
-            numbers = range(first + len(episode["interactions"]))
+        stored = self.source.stored_episode(visit)
+        if stored is not None:
+            return Record(len(stored.lengths), stored.first, lambda span: self._stored(stored, span))
+        episode = self._episode(visit)
+        first = self.encoder.leading_rows(episode)
+        numbers = range(first + len(episode["interactions"]))
 
-            def encoded(span: slice) -> Item:
-                return Item(lambda: [self._encoder(visit, number).unit(episode, number) for number in numbers[span]])
+        def encoded(span: slice) -> Item:
+            return Item(lambda: [self._encoder(visit, number).unit(episode, number) for number in numbers[span]])
 
-            return Record(len(numbers), first, encoded)
-        lengths, first = source.episode_lengths(local)
-
-        def stored(span: slice) -> Item:
-            return Item(lambda: self._counted(source.episode_rows(local)[span]), lambda: int(lengths[span].max()))
-
-        return Record(len(lengths), first, stored)
+        return Record(len(numbers), first, encoded)
 
     def text(self, visit: int) -> Item:
         """Open the passage of a visit."""
-        source, local = locate(self.source, visit)
-        if isinstance(source, PreparedEpisodes):
-            return Item(lambda: self._counted([source.text_row(local)]), lambda: source.text_length(local))
-        return Item(lambda: [self._encoder(visit).text(source.text(local))])
+        stored = self.source.stored_text(visit)
+        if stored is not None:
+            return self._stored(stored, slice(None))
+        return Item(lambda: [self._encoder(visit).text(self.source.text(visit))])
 
     def conversation(self, visit: int) -> Item:
         """Open the whole conversation of a visit as one row; it is tokenised, also where rows are prepared."""
-        source, local = locate(self.source, visit)
-        return Item(lambda: [self._encoder(visit).conversation(_episode(source, local))])
+        return Item(lambda: [self._encoder(visit).conversation(self._episode(visit))])
 
     def preferences(self, visit: int) -> Alternatives:
         """Encode the episode of a visit as chosen, rejected and neutral rows."""
-        source, visit = locate(self.source, visit)
-        episode = _episode(source, visit)
+        episode = self._episode(visit)
         if not any("chosen" in interaction for interaction in episode["interactions"]):
             raise ValueError(
                 "the data have one answer per interaction; a preference stage needs records of the kind "
@@ -122,17 +106,22 @@ class RowReader:
             return self.encoder
         return self.encoder.sampled(self._sampler, Draws(self._key, visit << 32 | number))
 
-    def _counted(self, rows: list[Row]) -> list[Row]:
-        for row in rows:
-            self.encoder.report.row(dropped=None if row.valid else "dropped when prepared")
-        return rows
+    def _stored(self, stored: StoredRows, span: slice) -> Item:
+        def read() -> list[Row]:
+            rows = stored.read()[span]
+            for row in rows:
+                self.encoder.report.row(dropped=None if row.valid else "dropped when prepared")
+            return rows
 
+        return Item(read, lambda: int(stored.lengths[span].max()))
 
-def _episode(source: EpisodeSource, visit: int) -> dict[str, Any]:
-    episode = source.episode(visit)
-    if "interactions" not in episode:
-        raise ValueError("the data are plain texts, which only stage 1 can use; expected records with 'interactions'")
-    return episode
+    def _episode(self, visit: int) -> dict[str, Any]:
+        episode = self.source.episode(visit)
+        if "interactions" not in episode:
+            raise ValueError(
+                "the data are plain texts, which only stage 1 can use; expected records with 'interactions'"
+            )
+        return episode
 
 
 class Recent(Generic[T]):

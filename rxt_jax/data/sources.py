@@ -1,53 +1,33 @@
 """Where records come from: the embedded generator, files of any kind, prepared folders, parts and mixtures of them.
 
-A source is asked for *visits* (`rxt_jax.data.order`): `item + size · epoch`. Sources that are made of others
-only say which of them a visit belongs to.
+What all of them answer is in `rxt_jax.data.episode_source`. Sources that are made of others only say which of them a
+visit belongs to.
 """
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rxt_jax.data.config import DataSource, DialogueData, FileData, MixedData, PartData
 from rxt_jax.data.dialogues import Dialogues
 from rxt_jax.data.dialogues.preferences import PreferenceDialogues
+from rxt_jax.data.episode_source import EpisodeSource, StoredRows
 from rxt_jax.data.faults import ReadReport, RecordError
 from rxt_jax.data.passages import passage
 from rxt_jax.data.prepared import PreparedEpisodes, is_prepared
 from rxt_jax.data.readers import files_fingerprint, read_raw
 from rxt_jax.data.records import check_records
+from rxt_jax.data.rows import RowEncoder
 
-__all__ = ["EpisodeSource", "FileEpisodes", "leaves", "locate", "open_source", "read_records", "split_range"]
-
-
-class EpisodeSource(Protocol):
-    """Episodes and texts by visit; `size` None = without end. `report` counts the records of a file.
-
-    Two sources with one `fingerprint` hold the same records in the same order.
-    """
-
-    @property
-    def size(self) -> int | None: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def report(self) -> ReadReport | None: ...
-
-    def episode(self, visit: int) -> dict[str, Any]: ...
-
-    def text(self, visit: int) -> str: ...
+__all__ = ["open_source", "read_records", "split_range"]
 
 
-class GeneratedEpisodes:
+class GeneratedEpisodes(EpisodeSource):
     """The embedded dialogues as a source."""
-
-    size: int | None = None
-    report: ReadReport | None = None
 
     def __init__(self, data: DialogueData):
         dialogues = Dialogues(data.spec, data.seed, data.split)
@@ -64,16 +44,16 @@ class GeneratedEpisodes:
         return self.dialogues.text(visit)
 
 
-class FileEpisodes:
+class FileEpisodes(EpisodeSource):
     """The records of files, all of them checked when they are opened and kept in memory.
 
     What does not fit there is prepared first (`rxt data prepare`).
     """
 
     def __init__(self, data: FileData, quarantine: Path | None = None):
-        self.report: ReadReport | None = ReadReport()
-        self.records = list(read_records(data, self.report, quarantine))
-        self.size: int | None = len(self.records)
+        report = ReadReport()
+        self.records = list(read_records(data, report, quarantine))
+        self.report, self.size = report, len(self.records)
         self.fingerprint = _hash([files_fingerprint(data.path), data.kind, data.fields])
 
     def episode(self, visit: int) -> dict[str, Any]:
@@ -85,23 +65,12 @@ class FileEpisodes:
         return passage(self.records[item], epoch)
 
 
-class PartEpisodes:
-    """Some records of another source."""
+class _JoinedEpisodes(EpisodeSource):
+    """Records of other sources, its parts."""
 
-    def __init__(self, data: PartData, quarantine: Path | None = None):
-        self.parts = (open_source(data.source, quarantine),)
-        whole = self.parts[0].size or 0
-        rest, held_out = split_range(whole, data.share, from_start=data.from_start)
-        self._items = rest if data.rest else held_out
-        if not self._items:
-            raise ValueError(f"{data.source.path}: {data.share:g} of {whole} records is none. Choose another share.")
-        self.size: int | None = len(self._items)
-        self.report = self.parts[0].report
-        self.fingerprint = _hash([self.parts[0].fingerprint, self._items.start, self._items.stop])
-
+    @abstractmethod
     def locate(self, visit: int) -> tuple[EpisodeSource, int]:
-        epoch, item = divmod(visit, len(self._items))
-        return self.parts[0], self._items[item] + (self.parts[0].size or 0) * epoch
+        """Say which part a visit belongs to, and which of that part's visits it is."""
 
     def episode(self, visit: int) -> dict[str, Any]:
         source, visit = self.locate(visit)
@@ -111,11 +80,40 @@ class PartEpisodes:
         source, visit = self.locate(visit)
         return source.text(visit)
 
+    def stored_episode(self, visit: int) -> StoredRows | None:
+        source, visit = self.locate(visit)
+        return source.stored_episode(visit)
 
-class MixedEpisodes:
+    def stored_text(self, visit: int) -> StoredRows | None:
+        source, visit = self.locate(visit)
+        return source.stored_text(visit)
+
+    def check_rows(self, encoder: RowEncoder, *, sampled: bool) -> None:
+        for part in self.parts:
+            part.check_rows(encoder, sampled=sampled)
+
+
+class PartEpisodes(_JoinedEpisodes):
+    """Some records of another source."""
+
+    def __init__(self, data: PartData, quarantine: Path | None = None):
+        whole = open_source(data.source, quarantine)
+        count = whole.size or 0
+        rest, held_out = split_range(count, data.share, from_start=data.from_start)
+        self._items = rest if data.rest else held_out
+        if not self._items:
+            raise ValueError(f"{data.source.path}: {data.share:g} of {count} records is none. Choose another share.")
+        self.parts, self.size, self.report = (whole,), len(self._items), whole.report
+        self.tokenizer_folder = whole.tokenizer_folder
+        self.fingerprint = _hash([whole.fingerprint, self._items.start, self._items.stop])
+
+    def locate(self, visit: int) -> tuple[EpisodeSource, int]:
+        epoch, item = divmod(visit, len(self._items))
+        return self.parts[0], self._items[item] + (self.parts[0].size or 0) * epoch
+
+
+class MixedEpisodes(_JoinedEpisodes):
     """Several sources at once, without end; visit `v · n + j` is visit v of source j of n."""
-
-    size: int | None = None
 
     def __init__(self, data: MixedData, quarantine: Path | None = None):
         def place(number: int) -> Path | None:
@@ -125,19 +123,13 @@ class MixedEpisodes:
         self.weights = data.weights
         reports = [part.report for part in self.parts if part.report is not None]
         self.report = ReadReport.joined(reports) if reports else None
+        folders = (part.tokenizer_folder for part in self.parts)
+        self.tokenizer_folder = next((folder for folder in folders if folder is not None), None)
         self.fingerprint = _hash([[part.fingerprint for part in self.parts], data.weights])
 
     def locate(self, visit: int) -> tuple[EpisodeSource, int]:
         visit, number = divmod(visit, len(self.parts))
         return self.parts[number], visit
-
-    def episode(self, visit: int) -> dict[str, Any]:
-        source, visit = self.locate(visit)
-        return source.episode(visit)
-
-    def text(self, visit: int) -> str:
-        source, visit = self.locate(visit)
-        return source.text(visit)
 
 
 def open_source(data: DataSource, quarantine: Path | None = None) -> EpisodeSource:
@@ -168,23 +160,6 @@ def read_records(data: FileData, report: ReadReport, quarantine: Path | None = N
         yield record
     if not found:
         raise RecordError(data.path, "holds no record; expected one per line", "empty_file")
-
-
-def locate(source: EpisodeSource, visit: int) -> tuple[EpisodeSource, int]:
-    """Follow a visit to the source that has the record."""
-    while (find := getattr(source, "locate", None)) is not None:
-        source, visit = find(visit)
-    return source, visit
-
-
-def leaves(source: EpisodeSource) -> Iterator[EpisodeSource]:
-    """Yield the sources that records come from."""
-    parts = getattr(source, "parts", None)
-    if parts is None:
-        yield source
-    else:
-        for part in parts:
-            yield from leaves(part)
 
 
 def split_range(count: int, share: float, *, from_start: bool = False) -> tuple[range, range]:

@@ -26,7 +26,6 @@ __all__ = [
     "interaction_parts",
     "join_blocks",
     "label_mask",
-    "pair_parts",
     "parse_interaction",
     "prompt_blocks",
     "prompt_ids",
@@ -85,14 +84,6 @@ def interaction_parts(
 ) -> tuple[list[int], list[int]]:
     """Write the prompt part and the answer part."""
     return prompt_ids(interaction, encode, special), answer_ids(interaction, encode, special)
-
-
-def pair_parts(query: str, answer: str, encode: Encode, special: SpecialTokens) -> tuple[list[int], list[int]]:
-    """Write a question and its answer as RxT-Alpha does: `[A]` stands before an empty answer as well.
-
-    Source: docs/method.md §13.2.
-    """
-    return [special.bos, special.query, *encode(query)], [special.answer, *encode(answer), special.eos]
 
 
 def system_prompt_ids(

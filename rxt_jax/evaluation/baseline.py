@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from rxt_jax.data.config import DataConfig
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.rows import Row, RowEncoder, join_rows, stack_conversations
-from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import absences_in_rows, generate_texts, recalls_in_rows, sample_episodes

@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 
 from rxt_jax.data.config import DataConfig
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import make_episode_batch
 from rxt_jax.data.rows import Row, RowEncoder
-from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.memories import collect_memories, generate_rows, score_tokens, under_condition

@@ -17,8 +17,9 @@ from rxt_jax.data.template import first_tokens, prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import prompt_width
 from rxt_jax.model.generation_rules import make_rules
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.interaction import interact
-from rxt_jax.serving.streaming import ReplyText
+from rxt_jax.serving.streaming import answer_text
 from rxt_jax.types import Array
 
 __all__ = ["answer_freely"]
@@ -48,7 +49,7 @@ def answer_freely(
     answers: list[list[str | None]] = [[] for _ in conversations]
     for start in range(0, len(order), size):
         numbers = order[start : start + size]
-        memory = jnp.repeat(model.initial_memory(1, jax.random.key(0)), size, axis=1)
+        memory = jnp.repeat(beginning_memory(model, 1, None), size, axis=1)
         for turn in range(len(conversations[numbers[0]])):
             said = [prompts[number][turn] if turn < len(prompts[number]) else None for number in numbers]
             ids, mask = _padded(said, tokenizer.special.pad, size, width)
@@ -57,7 +58,7 @@ def answer_freely(
             made, reply_mask = jax.device_get((made, reply_mask))
             for row, number in enumerate(numbers):
                 if said[row] is not None:
-                    answers[number].append(_answer_text(made[row][reply_mask[row]].tolist(), tokenizer))
+                    answers[number].append(answer_text(made[row][reply_mask[row]].tolist(), tokenizer))
                 elif turn < len(prompts[number]):
                     answers[number].append(None)
     return answers
@@ -76,12 +77,6 @@ def _padded(prompts: Sequence[list[int] | None], pad: int, size: int, width: int
         if prompt is not None:
             ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
     return ids, mask
-
-
-def _answer_text(ids: list[int], tokenizer: Tokenizer) -> str:
-    text = ReplyText(tokenizer)
-    chunks = [*text.push(ids), *text.close()]
-    return "".join(chunk for chunk in chunks if chunk.block == "answer").strip()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

@@ -61,6 +61,10 @@ class HandTypedReport:
         by_habit = {habit: _divided(habits[habit]) for habit in sorted(habits)}
         return {name: _divided(counter) for name, counter in groups.items()} | {"by_habit": by_habit}
 
+    def tables(self) -> list[Table]:
+        """Show everything."""
+        return [self.table()]
+
     def table(self) -> Table:
         """Show the shares in percent in 80 columns, with right answers under the other conditions beside them."""
         summary = self.summary()

@@ -1,47 +1,32 @@
 """Memories of whole conversations, as they are and spoilt, and what a decoder makes of them."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rxt_jax.model.episode import scan_interactions, with_previous
+from rxt_jax.losses.token_log_probs import next_token_log_probs
+from rxt_jax.model.episode import scan_memories, with_previous
 from rxt_jax.model.generation import generate
 from rxt_jax.model.generation_rules import make_rules
-from rxt_jax.stages.memory_aware import write_previous
-from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
+from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.stages.memory_aware import write_without_scoring
+from rxt_jax.types import Array, EpisodeBatch
 
 __all__ = ["collect_memories", "generate_rows", "score_tokens", "under_condition"]
-
-
-class _Walk(NamedTuple):
-    """An interaction and its number; all rows go on, so that ended conversations keep their last memory."""
-
-    interaction: Interaction
-    index: Array
-    valid: Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def collect_memories(graphdef: Any, params: Any, batch: EpisodeBatch) -> Array:
     """Walk conversations once; return the memory that every interaction reads, `[I L B S D]`."""
     model = nnx.merge(graphdef, params)
-    count, rows, _ = batch.ids.shape
-    first = model.initial_memory(rows, jax.random.key(0))
-
-    def write(model: Any, carry: tuple, walk: _Walk, key: Key | None) -> tuple[Array, tuple[tuple, Metrics]]:
-        memory, collected = carry
-        memory, _ = write_previous(model, memory, walk.interaction, key)
-        return jnp.float32(0.0), ((memory, collected.at[walk.index].set(memory)), {})
-
-    walk = _Walk(with_previous(batch), jnp.arange(count), jnp.ones((count, rows), bool))
-    collected = jnp.zeros((count, *first.shape), first.dtype)
-    _, ((_, collected), _) = scan_interactions(
-        write, model, (first, collected), walk, None, remat=False, batch_axes=(1, 2)
-    )
-    return collected
+    memory = beginning_memory(model, batch.ids.shape[1], None)
+    # All rows go on: what a conversation that has ended said last is in the memory that its neighbour reads.
+    interactions = with_previous(batch)
+    interactions = interactions._replace(valid=jnp.ones_like(interactions.valid))
+    return scan_memories(write_without_scoring, model, memory, interactions, None, remat=False)[0]
 
 
 def under_condition(memories: Array, condition: str) -> Array:
@@ -64,16 +49,15 @@ def under_condition(memories: Array, condition: str) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def score_tokens(graphdef: Any, params: Any, batch: EpisodeBatch, memories: Array) -> tuple[Array, Array]:
-    """Score every token with its true predecessors: negative log-likelihood and hit, both `[I B T]`."""
+    """Score every real token with its true predecessors: negative log-likelihood and hit, both `[I B T]`; an exact tie
+    counts as a hit."""
     model = nnx.merge(graphdef, params)
 
     def step(carry: None, inputs: tuple) -> tuple[None, tuple[Array, Array]]:
         ids, token_mask, memory = inputs
-        logits = model.decode(ids, token_mask, memory)[:, :-1]
-        target = jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
-        chosen = target - jax.nn.logsumexp(logits, axis=-1)
-        hit = target == jnp.max(logits, axis=-1)  # argmax is slow on a CPU; an exact tie counts as a hit
-        return carry, (jnp.pad(-chosen, ((0, 0), (1, 0))), jnp.pad(hit, ((0, 0), (1, 0))))
+        hidden, _ = model.decode_hidden(ids, token_mask, memory)
+        found = next_token_log_probs(model.logits, hidden, ids, token_mask)
+        return carry, (-found.log_probs, found.correct)
 
     return jax.lax.scan(step, None, (batch.ids, batch.token_mask, memories))[1]
 

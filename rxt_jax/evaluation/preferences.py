@@ -17,9 +17,9 @@ from rich import box
 from rich.table import Table
 
 from rxt_jax.data.config import DataConfig
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import make_preference_batch
 from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import sample_episodes
@@ -61,6 +61,10 @@ class PreferenceReport:
             for name, one in self.conditions.items()
         }
         return {"episodes": self.episodes, "pairs": self.pairs, "conditions": conditions}
+
+    def tables(self) -> list[Table]:
+        """Show everything."""
+        return [self.table()]
 
     def table(self) -> Table:
         """Show the shares in percent."""

@@ -131,6 +131,10 @@ class Report:
 
     splits: dict[str, SplitResult]
 
+    def tables(self) -> list[Table]:
+        """Show recall, and what answers say that do not recall."""
+        return [self.table(), self.facts_table()]
+
     def table(self) -> Table:
         """Show recall by distance in 80 columns: per split how often was asked, each condition, and chance."""
         table = Table(

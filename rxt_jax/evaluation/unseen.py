@@ -6,22 +6,19 @@ A value that training text holds can be guessed from what is likely; one that it
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rxt_jax.data.faults import ReadReport
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.records import record_texts
-from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.evaluation.recall import words_of
 
 __all__ = ["RecallOf", "by_occurrence", "training_texts", "unseen_values"]
 
 
-class RecallOf:
+class RecallOf(EpisodeSource):
     """A source whose episodes ask for some of their recalled values only, and are the same otherwise."""
 
     def __init__(self, source: EpisodeSource, values: set[str], *, others: bool = False):
         self._source, self._values, self._others = source, values, others
-        self.size: int | None = source.size
-        self.report: ReadReport | None = source.report
-        self.fingerprint = source.fingerprint
+        self.size, self.report, self.fingerprint = source.size, source.report, source.fingerprint
 
     def episode(self, visit: int) -> dict[str, Any]:
         episode = self._source.episode(visit)
@@ -62,7 +59,7 @@ def training_texts(source: EpisodeSource) -> Iterator[str]:
     Conversations that are made without end cannot be listed and yield nothing.
     """
     if source.size is None:
-        for part in getattr(source, "parts", ()):
+        for part in source.parts:
             yield from training_texts(part)
         return
     for visit in range(source.size):

@@ -19,7 +19,6 @@ from flax import nnx
 __all__ = [
     "BASELINE_PREFIXES",
     "COMPONENT_PREFIXES",
-    "export_weights",
     "exported_weights",
     "load_weights",
     "published_names",
@@ -176,13 +175,6 @@ def load_weights(
     if faults:
         raise ValueError("the tensors do not fit the configuration:\n  " + "\n  ".join(faults))
     return nnx.from_flat_state(filled), sorted(unused)
-
-
-def export_weights(
-    params: nnx.State, config: Any, prefixes: Mapping[str, str] = COMPONENT_PREFIXES
-) -> dict[str, np.ndarray]:
-    """Write the components named in `prefixes` under their published names."""
-    return {name: read() for name, _, read in exported_weights(params, config, prefixes)}
 
 
 def exported_weights(

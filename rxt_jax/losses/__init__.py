@@ -22,25 +22,35 @@ from rxt_jax.losses.sequence_log_probs import (
     sequence_log_probs,
     shared_length_weights,
 )
+from rxt_jax.losses.token_log_probs import (
+    TokenLogProbs,
+    next_token_log_probs,
+    projected_token_log_probs,
+    token_log_probs,
+)
 
 __all__ = [
     "LogProbReduction",
     "PairLogProbs",
     "PreferenceConfig",
     "SequenceLogProbs",
+    "TokenLogProbs",
     "TokenLoss",
     "answer_cross_entropy",
     "cosine_by_row",
     "fit_to_slots",
     "memory_targets",
     "new_weight",
+    "next_token_log_probs",
     "preference_losses",
     "preference_metrics",
     "projected_answer_cross_entropy",
     "projected_cross_entropy",
     "projected_sequence_log_probs",
+    "projected_token_log_probs",
     "sequence_log_probs",
     "shared_length_weights",
     "shifted_weights",
     "token_cross_entropy",
+    "token_log_probs",
 ]

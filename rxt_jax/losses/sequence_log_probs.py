@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.losses.token_log_probs import next_token_log_probs, token_log_probs
 
 __all__ = [
     "LogProbReduction",
@@ -18,8 +19,6 @@ __all__ = [
 LogProbReduction = Literal["sum", "mean", "sqrt_len"]
 """What stands for an answer of n tokens: the sum of their log-probabilities (the theory; β about 0.1), their
 mean (published; β of 1 to 10), or the sum over √n."""
-
-_PLACES = 64  # tokens of a row that are projected together
 
 
 class SequenceLogProbs(NamedTuple):
@@ -39,7 +38,7 @@ def sequence_log_probs(
 ) -> SequenceLogProbs:
     """Add up log p of the tokens where `loss_mask` is True, each predicted from the position before it."""
     scored = loss_mask[:, 1:]
-    return _add_up(logits[:, :-1], ids[:, 1:], scored, scored.astype(jnp.float32))
+    return _total(token_log_probs(logits[:, :-1], ids[:, 1:], scored).log_probs, scored)
 
 
 def shared_length_weights(loss_mask: Bool[Array, "*B K T"], alpha: float) -> Float[Array, "*B K T"]:
@@ -56,50 +55,20 @@ def shared_length_weights(loss_mask: Bool[Array, "*B K T"], alpha: float) -> Flo
 
 
 def projected_sequence_log_probs(
-    project: Callable[[Float[Array, "B C D"]], Float[Array, "B C V"]],
+    project: Callable[[Float[Array, "G C D"]], Float[Array, "G C V"]],
     hidden: Float[Array, "B T D"],
     ids: Int[Array, "B T"],
     loss_mask: Bool[Array, "B T"],
     weights: Float[Array, "B T"] | None = None,
 ) -> SequenceLogProbs:
-    """Do the same from hidden states: the scored positions of every row come first and are projected in chunks.
+    """Do the same from hidden states, without the logits of all positions.
 
-    Chunks without a scored position are skipped; logits are computed again in the backward pass, so that those of a
-    few positions exist at a time. `weights` multiply the tokens' log-probabilities; lengths count tokens.
+    `weights` multiply the tokens' log-probabilities; lengths count tokens.
     """
-    weights = loss_mask.astype(jnp.float32) if weights is None else weights
-    scored = jnp.roll(loss_mask, -1, axis=1).at[:, -1].set(False)
-    order = jnp.argsort(~scored, axis=1, stable=True)
-    batch, length = ids.shape
-    places = min(_PLACES, length)
-    count = -(-length // places)
-
-    def in_chunks(x: Array) -> Array:
-        x = jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), axis=1)
-        x = jnp.pad(x, [(0, 0), (0, count * places - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(batch, count, places, *x.shape[2:]), 1, 0)
-
-    def add_chunk(total: SequenceLogProbs, chunk: tuple[Array, ...]) -> tuple[SequenceLogProbs, None]:
-        hidden, targets, scored, weights = chunk
-
-        def score(hidden: Array) -> SequenceLogProbs:
-            return _add_up(project(hidden), targets, scored, weights)
-
-        def nothing(hidden: Array) -> SequenceLogProbs:
-            return SequenceLogProbs(jnp.zeros(batch, jnp.float32), jnp.zeros(batch, jnp.float32))
-
-        found = jax.lax.cond(jnp.any(scored), score, nothing, hidden)
-        return jax.tree.map(jnp.add, total, found), None
-
-    zero = jnp.zeros(batch, jnp.float32)
-    targets, weights = (in_chunks(jnp.roll(each, -1, axis=1)) for each in (ids, weights))
-    chunks = (in_chunks(hidden), targets, in_chunks(scored), weights)
-    return jax.lax.scan(jax.checkpoint(add_chunk, prevent_cse=False), SequenceLogProbs(zero, zero), chunks)[0]
+    log_probs = next_token_log_probs(project, hidden, ids, loss_mask).log_probs
+    log_probs = log_probs if weights is None else log_probs * weights
+    return _total(log_probs[:, 1:], loss_mask[:, 1:])
 
 
-def _add_up(logits: Array, targets: Array, scored: Array, weights: Array) -> SequenceLogProbs:
-    # Zeroed before: what is not scored passes on no inf or NaN, nor its gradient.
-    logits = jnp.where(scored[..., None], logits.astype(jnp.float32), 0.0)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
-    log_probs = jnp.where(scored, picked - jax.nn.logsumexp(logits, axis=-1), 0.0)
-    return SequenceLogProbs(jnp.sum(log_probs * weights, axis=1), jnp.sum(scored, axis=1, dtype=jnp.float32))
+def _total(log_probs: Float[Array, "B T"], scored: Bool[Array, "B T"]) -> SequenceLogProbs:
+    return SequenceLogProbs(jnp.sum(log_probs, axis=1), jnp.sum(scored, axis=1, dtype=jnp.float32))

@@ -1,5 +1,7 @@
 """Memory before the first interaction."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +10,9 @@ from jaxtyping import Array, Float
 from rxt_jax.model.config import InitialMemory
 from rxt_jax.types import Key
 
-__all__ = ["LearnedMemory", "draw_memory"]
+__all__ = ["LearnedMemory", "beginning_memory", "draw_memory"]
+
+_KEY = 0x4D454D  # far from the numbers of interactions and turns, with which it shares a key
 
 
 class LearnedMemory(nnx.Module):
@@ -41,3 +45,12 @@ def draw_memory(
     if kind == "ones":
         return jnp.ones(shape)
     raise ValueError(f"initial_memory must be learned, standard, normal, uniform, zeros or ones, got {kind!r}.")
+
+
+def beginning_memory(model: Any, batch: int, key: Key | None) -> Float[Array, "L B S D"]:
+    """Return the memory that an episode or a conversation of this key begins with; without a key always the same one.
+
+    Stages, evaluation and chats begin alike, also where memory is drawn.
+    """
+    key = jax.random.key(0) if key is None else key
+    return model.initial_memory(batch, jax.random.fold_in(key, _KEY))

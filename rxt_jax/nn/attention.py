@@ -1,6 +1,6 @@
 """Attention layers: MHA, GQA, MQA and SQA are one module with different numbers of heads."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from flax import nnx
@@ -81,10 +81,6 @@ class AttentionConfig:
         if self.num_query_heads == self.num_kv_heads:
             return "MHA or symmetric SQA"
         return "MQA" if self.num_kv_heads == 1 else "GQA or SQA"
-
-    def with_heads(self, num_query_heads: int, num_kv_heads: int) -> "AttentionConfig":
-        """Copy with other numbers of heads."""
-        return replace(self, num_query_heads=num_query_heads, num_kv_heads=num_kv_heads)
 
 
 class Attention(nnx.Module):

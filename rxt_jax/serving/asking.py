@@ -14,7 +14,7 @@ from rxt_jax.data.template import first_tokens
 from rxt_jax.model.generation import Generated, generate, prompt_width
 from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.serving.chat_session import ChatSession
-from rxt_jax.serving.streaming import ReplyText
+from rxt_jax.serving.streaming import answer_text
 from rxt_jax.types import Array
 
 __all__ = ["ask"]
@@ -40,12 +40,7 @@ def ask(session: ChatSession, questions: Sequence[str]) -> list[str]:
         ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
     made = _answer(*session.parameters, session.memory, ids, mask, special, session.max_length)
     new, real = jax.device_get((made.ids, made.mask))
-    return [_answer_text(new[row][real[row]].tolist(), session) for row in range(len(questions))]
-
-
-def _answer_text(ids: list[int], session: ChatSession) -> str:
-    text = ReplyText(session.tokenizer)
-    return "".join(chunk for chunk in [*text.push(ids), *text.close()] if chunk.block == "answer").strip()
+    return [answer_text(new[row][real[row]].tolist(), session.tokenizer) for row in range(len(questions))]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

@@ -19,6 +19,7 @@ from rxt_jax.data.template import SYSTEM_TITLE, ThinkingMode, first_tokens, prom
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import Generation, prefill, prompt_width, prompt_widths
 from rxt_jax.model.generation_rules import Rules, SamplingConfig, join_rules, make_rules
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.interaction import Answered, interact
 from rxt_jax.serving.memory_change import MemoryChange, measure_change
 from rxt_jax.serving.streaming import Chunk, ReplyText, stream_reply
@@ -219,7 +220,7 @@ def answer_together(
 def _begin(graphdef: Any, params: Any, seed: int) -> tuple[Key, Array]:
     """Make the key of a conversation and the memory before it, in one program."""
     key = jax.random.key(seed)
-    return key, nnx.merge(graphdef, params).initial_memory(1, jax.random.fold_in(key, 0))
+    return key, beginning_memory(nnx.merge(graphdef, params), 1, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))

@@ -10,7 +10,7 @@ from flax import nnx
 from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
 from rxt_jax.model.generation import Generated, Generation, extend
 
-__all__ = ["Block", "Chunk", "ReplyText", "stream_reply"]
+__all__ = ["Block", "Chunk", "ReplyText", "answer_text", "stream_reply"]
 
 Block = Literal["think", "answer", "tool_call"]
 
@@ -58,6 +58,12 @@ class ReplyText:
         """Give what was held back."""
         if rest := self._decoder.close():
             yield Chunk(rest, self._block)
+
+
+def answer_text(ids: list[int], tokenizer: Tokenizer) -> str:
+    """Return the answer of a whole reply, without thoughts and tool calls."""
+    text = ReplyText(tokenizer)
+    return "".join(chunk for chunk in [*text.push(ids), *text.close()] if chunk.block == "answer").strip()
 
 
 def stream_reply(

@@ -23,8 +23,9 @@ from rxt_jax.data.loader import Batches, PreferenceBatches
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
 from rxt_jax.model.episode import fold_key, scan_memories
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
-from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY, row_cosine, write_previous
+from rxt_jax.stages.memory_aware import row_cosine, write_previous
 from rxt_jax.stages.precomputed_reference import precompute_reference
 from rxt_jax.stages.stage import EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
@@ -196,12 +197,11 @@ class DirectMemoryPreference(EpisodeStage):
 
     def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> _Memories:
         """Give the memories at the start of an episode; without a key always the same ones."""
-        key = jax.random.fold_in(jax.random.key(0) if key is None else key, INITIAL_MEMORY_KEY)
         # The same draw for both: where memory starts at random they start alike.
-        return _Memories(
-            model.initial_memory(batch_size, key),
-            None if self.reference != "full" or reference is None else reference.initial_memory(batch_size, key),
-        )
+        policy = beginning_memory(model, batch_size, key)
+        if self.reference != "full" or reference is None:
+            return _Memories(policy, None)
+        return _Memories(policy, beginning_memory(reference, batch_size, key))
 
     def label_counts(self, batch: PreferenceBatch | Answers) -> dict[str, Array]:
         """Count pairs and chosen tokens per interaction, `[I]`, interactions that have any, and memory writes."""

@@ -19,6 +19,7 @@ from flax import nnx
 
 from rxt_jax.data.loader import Batches
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
     answer_factors,
@@ -30,9 +31,7 @@ from rxt_jax.stages.answers import (
 from rxt_jax.stages.stage import EpisodeStage, Reading
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
-__all__ = ["INITIAL_MEMORY_KEY", "MemoryAware", "WriteReport", "row_cosine", "write_previous"]
-
-INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it shares a key
+__all__ = ["MemoryAware", "WriteReport", "row_cosine", "write_previous", "write_without_scoring"]
 
 
 class WriteReport(NamedTuple):
@@ -91,6 +90,13 @@ def write_previous(
 
     needed = jnp.any(interaction.previous_valid & interaction.valid)
     return jax.lax.cond(needed, write, keep, memory)
+
+
+def write_without_scoring(
+    model: Any, memory: Array, interaction: Interaction, key: Key | None
+) -> tuple[Array, tuple[Array, Metrics]]:
+    """Be the objective of a walk that only wants memories: write the interaction before this one, score nothing."""
+    return jnp.float32(0.0), (write_previous(model, memory, interaction, key)[0], {})
 
 
 def row_cosine(memory: Array) -> tuple[Array, Array]:
@@ -181,8 +187,7 @@ class MemoryAware(EpisodeStage):
 
     def begin(self, model: Any, batch_size: int, key: Key | None) -> Array:
         """Give the memory at the start of an episode; without a key always the same one."""
-        key = jax.random.key(0) if key is None else key
-        return model.initial_memory(batch_size, jax.random.fold_in(key, INITIAL_MEMORY_KEY))
+        return beginning_memory(model, batch_size, key)
 
     def label_counts(self, batch: EpisodeBatch | Interaction) -> dict[str, Array]:
         """Count labelled tokens (per interaction where those are averaged) and decoder passes."""
@@ -234,15 +239,9 @@ class MemoryAware(EpisodeStage):
 
     def _remember(self, model: Any, memory: Array, interactions: Interaction, key: Key | None) -> Array:
         """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""
-
-        def write(
-            model: Any, memory: Array, interaction: Interaction, key: Key | None
-        ) -> tuple[Array, tuple[Array, Metrics]]:
-            return jnp.float32(0.0), (write_previous(model, memory, interaction, key)[0], {})
-
         graphdef, params = nnx.split(model)
-        still = nnx.merge(graphdef, jax.lax.stop_gradient(params))
-        _, (written, _) = scan_interactions(write, still, jax.lax.stop_gradient(memory), interactions, key, remat=False)
+        still, memory_before = nnx.merge(graphdef, jax.lax.stop_gradient(params)), jax.lax.stop_gradient(memory)
+        _, (written, _) = scan_interactions(write_without_scoring, still, memory_before, interactions, key, remat=False)
         return keep_rows(jnp.any(interactions.previous_valid, axis=0), written, memory)
 
     def _interaction_objective(

@@ -23,12 +23,11 @@ from rxt_jax.losses.memory_targets import (
     shifted_weights,
 )
 from rxt_jax.model.episode import fold_key, scan_interactions
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.stages.stage import EpisodeStage
 from rxt_jax.types import Array, EpisodeBatch, Key, Metrics
 
 __all__ = ["MemoryPretraining", "TargetDraws"]
-
-_INITIAL_MEMORY_KEY = 0x4D454D  # far from any interaction index, with which it shares a key
 
 
 class TargetDraws(NamedTuple):
@@ -103,8 +102,7 @@ class MemoryPretraining(EpisodeStage):
 
     def begin(self, model: Any, batch_size: int, key: Key | None) -> Array:
         """Give the memory at the start of an episode; without a key always the same one."""
-        key = jax.random.key(0) if key is None else key
-        return model.initial_memory(batch_size, jax.random.fold_in(key, _INITIAL_MEMORY_KEY))
+        return beginning_memory(model, batch_size, key)
 
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:
         """Count the rows that are written."""

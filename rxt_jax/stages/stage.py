@@ -17,9 +17,9 @@ from typing import Any, ClassVar, NamedTuple
 from flax import nnx
 
 from rxt_jax.data.config import DataConfig, DataSource
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import Batches, EpisodeBatches, Shard
 from rxt_jax.data.rows import RowEncoder
-from rxt_jax.data.sources import EpisodeSource
 from rxt_jax.model import ModelConfig
 from rxt_jax.types import Array, Key, Metrics
 

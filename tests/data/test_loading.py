@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from small import dialogue_tokenizer
 
 from rxt_jax.data.config import DataConfig, DialogueData, FileData, MixedData, PackingConfig
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import (
     ConversationBatches,
     EpisodeBatches,
@@ -248,7 +249,7 @@ def test_a_window_has_its_past_before_it_and_no_targets_there(data):
 @example(70_000, 0, 7)
 @given(st.integers(1, 300), st.integers(0, 2**31), st.integers(1, 7))
 def test_every_epoch_is_a_permutation_and_another_one(size, seed, batch_size):
-    class Source:
+    class Source(EpisodeSource):
         pass
 
     Source.size = size

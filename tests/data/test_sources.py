@@ -5,6 +5,7 @@ import importlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow
 import pyarrow.feather
 import pyarrow.ipc
@@ -16,11 +17,14 @@ from small import dialogue_tokenizer
 
 from rxt_jax.cli.main import main
 from rxt_jax.data.config import DataConfig, DialogueData, FaultPolicy, FileData, MixedData, PartData
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.faults import RecordError
 from rxt_jax.data.loader import EpisodeBatches, TextBatches
+from rxt_jax.data.passages import passage
 from rxt_jax.data.prepared import MANIFEST
 from rxt_jax.data.preparing import prepare
 from rxt_jax.data.readers import data_files, read_raw
+from rxt_jax.data.row_reader import RowReader
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.recipe import from_json, to_json
@@ -242,3 +246,52 @@ def test_a_folder_that_is_not_whole_is_not_taken_for_one(prepared, tmp_path):
         prepare(FileData(path=str(tmp_path / "e.jsonl")), encoder, tmp_path / "half")
     with pytest.raises((FileNotFoundError, RecordError)):
         episodes_of(tmp_path / "half")
+
+
+class Mine(EpisodeSource):
+    """A source as users write it."""
+
+    size, fingerprint = len(RECORDS), "mine"
+
+    def episode(self, visit):
+        return RECORDS[visit % self.size]
+
+    def text(self, visit):
+        return passage(self.episode(visit), visit // self.size)
+
+
+def batches_of(source, count=4):
+    encoder = RowEncoder(dialogue_tokenizer(), DataConfig(max_interactions=3))
+    kinds = [kind(source, encoder, batch_size=2, seed=5) for kind in (EpisodeBatches, TextBatches)]
+    return [leaf for kind in kinds for number in range(count) for leaf in kind[number] if leaf is not None]
+
+
+def assert_same_batches(one, other):
+    for mine, theirs in zip(batches_of(one), batches_of(other), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_source_of_one_s_own_is_read_like_a_file(prepared):
+    assert_same_batches(Mine(), open_source(FileData(path=str(prepared.parent / "e.jsonl"))))
+    assert (Mine().report, Mine().tokenizer_folder, Mine().stored_text(0)) == (None, None, None)
+
+
+def test_what_is_made_of_prepared_folders_is_read_and_checked_like_one(prepared):
+    """Rows that are there are taken and not made again, also behind a part and a mixture."""
+    ready, raw = FileData(path=str(prepared)), FileData(path=str(prepared.parent / "e.jsonl"))
+
+    def joined(data):
+        part = PartData(source=data, share=0.4, rest=True)
+        return open_source(MixedData(sources=(part, raw, data), weights=(2, 1, 1)))
+
+    source, plain = joined(ready), joined(raw)
+    assert_same_batches(source, plain)
+    assert (source.tokenizer_folder, plain.tokenizer_folder) == (prepared, None)
+    stored = [source.stored_episode(visit) for visit in range(6)]
+    assert [each is None for each in stored] == [False, True, False] * 2
+    assert [len(each.lengths) for each in stored if each is not None] == [2, 2, 2, 1]
+    for data in (ready, PartData(source=ready, share=0.4)):
+        with pytest.raises(ValueError, match="prepared with another max_length"):
+            RowReader(open_source(data), RowEncoder(dialogue_tokenizer(), DataConfig(max_length=40)))
+    with pytest.raises(ValueError, match="prepared with another tokenizer"):
+        RowReader(source, RowEncoder(OtherTokenizer(), DataConfig()))

@@ -16,6 +16,7 @@ from test_loading import fingerprint, make, make_file, preferences_of
 from rxt_jax.data.bpe_dropout import BpeDropout
 from rxt_jax.data.config import DataConfig, DialogueData, FileData
 from rxt_jax.data.dialogues.draws import Draws, stream_key
+from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.preparing import prepare
 from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.row_reader import RowReader
@@ -149,10 +150,10 @@ def test_texts_stay_and_their_pieces_change_with_option_seed_and_visit(data):
     assert cut != [tuple(RowReader(_Constant(text), sampled._encoder, 6).text(v).rows[0].ids) for v in range(40)]
 
 
-class _Constant:
+class _Constant(EpisodeSource):
     """One text, visited for ever."""
 
-    size, fingerprint, report = None, "constant", None
+    fingerprint = "constant"
 
     def __init__(self, text):
         self._text = text

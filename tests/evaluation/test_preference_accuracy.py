@@ -10,13 +10,13 @@ import pytest
 from flax import nnx
 from small import dialogue_tokenizer, small_config, small_model, small_recipe
 
-from rxt_jax.cli.train import before_preferences, evaluate_run
 from rxt_jax.data.config import DataConfig, DialogueData, FileData
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import EvaluationConfig, evaluate_preferences
 from rxt_jax.losses import sequence_log_probs
 from rxt_jax.run import run_recipe
+from rxt_jax.run_evaluation import before_preferences, evaluate_run
 from rxt_jax.run_folder import load
 from rxt_jax.stages import DirectMemoryPreference, MemoryAware
 from rxt_jax.stages.precomputed_reference import precompute_reference
@@ -74,7 +74,7 @@ def preference_file(path, episodes):
 
 
 @pytest.mark.slow
-def test_a_preference_run_is_measured_before_and_after(tmp_path, capsys):
+def test_a_preference_run_is_measured_before_and_after(tmp_path):
     """With a precomputed reference, which a second run finds ready."""
     recipe = small_recipe(tmp_path / "run", {"first": MemoryAware()})
     stage = DirectMemoryPreference(reference="precomputed")
@@ -89,11 +89,11 @@ def test_a_preference_run_is_measured_before_and_after(tmp_path, capsys):
     assert run_recipe(recipe, quiet=True)
     file = tmp_path / "run" / "references" / "preference_train.npy"
     assert np.load(file).shape == (12, 4, 3) and np.all(np.load(file)[..., 0] <= 0.0) and np.load(file).any()
-    from rich.console import Console
-
-    evaluate_run(load(recipe.run_folder), Console(), "before")
-    assert "pairs whose chosen answer is likelier" in capsys.readouterr().out
-    written = json.loads((tmp_path / "run" / "evaluation" / "before" / "preferences.json").read_text())
+    found = evaluate_run(load(recipe.run_folder), part="before")
+    assert any("pairs whose chosen answer is likelier" in str(table.title) for table in found.tables())
+    assert found.folder == tmp_path / "run" / "evaluation" / "before"
+    written = json.loads((found.folder / "preferences.json").read_text())
+    assert found.preferences is not None and found.preferences.summary() == written
     assert written["pairs"] > 0 and set(written["conditions"]) == {"memory", "zeroed", "shuffled", "frozen"}
 
 

@@ -140,9 +140,12 @@ class Oracle(nnx.Module):
         del memory, token_mask, key
         return encoded
 
-    def decode(self, ids, token_mask, memory, **_):
+    def decode_hidden(self, ids, token_mask, memory, **_):
         del token_mask
-        return jax.nn.one_hot(jnp.broadcast_to(memory[0, :, :, 0], ids.shape).astype(int), self.vocab_size) * 9.0
+        return jnp.broadcast_to(memory[0, :, :, :1], (*ids.shape, 1)), 0.0
+
+    def logits(self, hidden):
+        return jax.nn.one_hot(hidden[..., 0].astype(int), self.vocab_size) * 9.0
 
     def project_memory(self, memory):
         return memory

@@ -8,7 +8,7 @@ from flax import nnx
 from golden_case import GoldenCase
 
 from rxt_jax.interop.rxlm_config import model_from_published
-from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, export_weights, load_weights
+from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, exported_weights, load_weights
 from rxt_jax.model import ReactiveTransformer
 from rxt_jax.model.critic_head import CriticHead
 
@@ -55,7 +55,8 @@ def test_fresh_parameters_are_distributed_as_published():
         return nnx.split(ReactiveTransformer(config, rngs=nnx.Rngs(key)))[1]
 
     many = jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(1), seeds))
-    pooled = [export_weights(jax.tree.map(lambda leaf, n=n: leaf[n], many), config) for n in range(seeds)]
+    fresh = [jax.tree.map(lambda leaf, n=n: leaf[n], many) for n in range(seeds)]
+    pooled = [{name: read() for name, _, read in exported_weights(each, config)} for each in fresh]
     model = ReactiveTransformer(config, rngs=nnx.Rngs(0))
     memory = jax.vmap(lambda key: model.initial_memory(1, key))(jax.random.split(jax.random.key(0), seeds))
     checked = 0

@@ -6,7 +6,7 @@ from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.values import draw_value
 from rxt_jax.data.dialogues.word_lists import choose_word, invent
 
-__all__ = ["SUBJECT_KINDS", "Forms", "Subject", "draw_noun", "draw_subject"]
+__all__ = ["Forms", "Subject", "draw_noun", "draw_subject"]
 
 _LISTS = {
     "relative": ("relatives",),
@@ -15,7 +15,6 @@ _LISTS = {
     "thing": ("things", "small_objects"),
     "event": ("events",),
 }
-SUBJECT_KINDS = ("self", "named", *_LISTS)
 
 _HIS = {
     "brother", "father", "dad", "son", "uncle", "grandfather", "grandpa", "nephew", "husband", "boyfriend", "stepson",
