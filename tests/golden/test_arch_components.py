@@ -102,8 +102,9 @@ def test_memory_attention(name):
     case.check(quirky.update_memory(case.i["stm"], first, real), "stm1_flash_padding")
 
 
-def test_joint_pretraining_pass():
-    case = GoldenCase("arch", "joint_pretrain_forward")
+@pytest.mark.parametrize("name", case_names("arch", "joint_pretrain"))
+def test_joint_pretraining_pass(name):
+    case = GoldenCase("arch", name)
     config = case.config
     parts = {k: v for k, v in COMPONENT_PREFIXES.items() if k != "memory_attention"}
     model = build(case, parts, decoder=config["decoder_config"], encoder=config["encoder_config"])

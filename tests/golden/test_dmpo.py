@@ -24,7 +24,6 @@ from rxt_jax.types import EpisodeBatch, PreferenceBatch
 
 RULES = {"causal": "causal", "as_shipped": "reference", "document": "document"}
 PREFIXES = {part: prefix for part, prefix in COMPONENT_PREFIXES.items() if part != "masked_language_head"}
-NAMES = case_names("rl", "dmpo_step_")
 
 
 class DmpoCase(GoldenCase):
@@ -112,13 +111,13 @@ def close(case: DmpoCase, found, name: str, kind: str = "out.") -> None:
     )
 
 
-# The others need the same code; they run with the slow tests.
-QUICK = [f"dmpo_step_{name}" for name in ("causal_anchored", "document_sum_bptt")]
+def is_slow(facts: dict) -> bool:
+    """The rule with an anchor and the document's rule are quick tests; the others need the same code."""
+    config = facts["config"]
+    return config["variant"] != "document" and not (config["variant"] == "causal" and config["anchored"])
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", case_names("rl", "dmpo_step_", slow=is_slow))
 def test_losses_log_probabilities_memories_and_gradients(name):
     """Source: docs/method.md §16.2, all three values of `memory_rule`; `reference` is as shipped."""
     case = load(name)
@@ -162,8 +161,12 @@ def test_losses_log_probabilities_memories_and_gradients(name):
             )
 
 
+def has_a_run(facts: dict) -> bool:
+    return any(tensor["name"].startswith("out.sgd.") for tensor in facts["tensors"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if "sum" not in name])
+@pytest.mark.parametrize("name", case_names("rl", "dmpo_step_", where=has_a_run))
 def test_a_short_run_of_one_update_per_interaction(name):
     """One SGD update of rate 0.3 per interaction, the global norm clipped to 1; the reference stays."""
     case = load(name)
