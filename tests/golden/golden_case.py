@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def case_names(group: str, *prefixes: str, where: Question | None = None, slow: 
     whether it is meant, and `slow` whether it runs with the slow tests.
     """
     files = sorted((FOLDER / group).glob("*.json"))
-    names: list = [file.stem for file in files if file.stem.startswith(prefixes)]
+    names: list = [file.stem for file in files if not prefixes or file.stem.startswith(prefixes)]
 
     def answer(question: Question | None, name: str) -> bool:
         return question is not None and question(golden_json(group, f"{name}.json"))
@@ -107,11 +108,17 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
     return dict(sorted(tensors.items()))  # workers must collect the same tests in the same order
 
 
-def fill_layer(module, weights, kind: str, ignored=(), **facts):
+def blank_model(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
+    """Split a model whose parameters are zero: those that matter come from a case, and drawing others takes long."""
+    graphdef, params = nnx.split(nnx.eval_shape(make))
+    return graphdef, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+
+
+def fill_layer(make: Callable[[], nnx.Module], weights, kind: str, ignored=(), **facts):
     """Fill a single layer; `kind` is the path it would have in a model of ours."""
     facts = {"gated": True, "norm_kind": "classic_rms", "inner": "mean"} | facts
     weights = stack_listed_experts(weights)
-    graphdef, params = nnx.split(module)
+    graphdef, params = nnx.split(nnx.eval_shape(make))
     used, filled = set(), []
     for path, variable in nnx.to_flat_state(params):
         inner = "/".join(map(str, path))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from flax import nnx
-from golden_case import GoldenCase, case_names
+from golden_case import GoldenCase, blank_model, case_names
 
 from rxt_jax.compatibility import Compatibility
 from rxt_jax.interop.rxlm_config import model_from_reference
@@ -38,8 +38,7 @@ class StageCase(GoldenCase):
             config.get("memory_attention_variant", "interlayer"),
             compatibility=PUBLISHED,
         )
-        model = ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0))
-        self.graphdef, params = nnx.split(model)
+        self.graphdef, params = blank_model(lambda: ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0)))
         self.prefixes = {
             part: prefix for part, prefix in COMPONENT_PREFIXES.items() if parts.get(part) or part == "embedding"
         }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden_case import GoldenCase, case_names
+from small import call, small_model
 
 from rxt_jax.interop.rxlm_config import model_from_reference
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, export_weights, load_weights
@@ -37,8 +38,8 @@ def test_critic_head(name):
     ids, real = case.i["ids"].astype(jnp.int32), case.i["mask"] > 0
     everything = jnp.ones_like(real)
     shape = case.o["value"].shape
-    case.check(head(model.encode(ids, everything)[-1]).reshape(shape), "value")
-    case.check(head(model.encode(ids, real)[-1], real).reshape(shape), "value_masked")
+    case.check(head(call(model, "encode", ids, everything)[-1]).reshape(shape), "value")
+    case.check(head(call(model, "encode", ids, real)[-1], real).reshape(shape), "value_masked")
 
 
 @pytest.mark.slow
@@ -58,7 +59,7 @@ def test_fresh_parameters_are_distributed_as_published(name):
 
     many = jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(1), seeds))
     pooled = [export_weights(jax.tree.map(lambda leaf, n=n: leaf[n], many), config) for n in range(seeds)]
-    model = ReactiveTransformer(config, rngs=nnx.Rngs(0))
+    model = small_model(config)
     memory = jax.vmap(lambda key: model.initial_memory(1, key))(jax.random.split(jax.random.key(0), seeds))
     checked = 0
     for facts, (mean, deviation, low, high) in zip(case.facts["parameters"], case.o["stats"], strict=True):

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from golden_case import golden_json, golden_path, none_found
 from safetensors.numpy import load_file, save_file
+from small import call
 
 from rxt_jax.cli.main import main
 from rxt_jax.compatibility import Compatibility
@@ -68,14 +69,14 @@ def test_a_published_checkpoint_gives_the_published_numbers(name):
         np.testing.assert_allclose(np.asarray(found)[rows], case[key][rows], err_msg=f"{name} {key}", **tolerance)
 
     def logits(memory):
-        return model.decode(ids, everything, jnp.repeat(memory, len(ids), axis=1))
+        return call(model, "decode", ids, everything, jnp.repeat(memory, len(ids), axis=1))
 
     check(logits(memory), "out.decoder_logits")
     rows = np.broadcast_to(real, case["out.encoder_hidden_masked"].shape[:-1])
-    check(model.encode(ids, real), "out.encoder_hidden_masked", rows)
+    check(call(model, "encode", ids, real), "out.encoder_hidden_masked", rows)
     update = jnp.asarray(case["in.update_ids"].astype(np.int32))
     written = jnp.ones(update.shape, bool)
-    memory = model.update_memory(memory, model.encode(update, written), written)
+    memory = call(model, "update_memory", memory, call(model, "encode", update, written), written)
     check(memory, "out.stm_after_update")
     check(logits(memory), "out.decoder_logits_after_update")
 
@@ -92,7 +93,7 @@ def test_the_head_of_a_split_checkpoint_restores_masked_tokens(name):
     """Source: docs/method.md, eq. 51."""
     case, facts = expected_of(name)
     model, real = load_rxlm(FOLDER / name), case["in.mask"] > 0
-    encoded = model.encode(jnp.asarray(case["in.ids"].astype(np.int32)), jnp.asarray(real))
+    encoded = call(model, "encode", jnp.asarray(case["in.ids"].astype(np.int32)), jnp.asarray(real))
     found = np.asarray(model.masked_language_logits(encoded[-1]))
     np.testing.assert_allclose(found[real], case["out.mlm_logits_masked"][real], **facts["tolerance"])
 
@@ -239,9 +240,8 @@ def test_legacy_rotary_rows_are_permuted_into_the_current_layout():
     memory = jnp.repeat(jnp.asarray(load_file(name / "expected.safetensors")["in.stm"]), 2, axis=1)
 
     def outcome(model):
-        return model.decode(ids, everything, memory), model.update_memory(
-            memory, model.encode(ids, everything), everything
-        )
+        encoded = call(model, "encode", ids, everything)
+        return call(model, "decode", ids, everything, memory), call(model, "update_memory", memory, encoded, everything)
 
     for found, expected, other in zip(outcome(permuted), outcome(switched), outcome(plain), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_case import GoldenCase, case_names
+from golden_case import GoldenCase, blank_model, case_names
 from jax.flatten_util import ravel_pytree
 
 from rxt_jax.compatibility import Compatibility
@@ -41,7 +41,7 @@ class DmpoCase(GoldenCase):
             variant,
             compatibility=Compatibility(causal_ignores_padding=True),
         )
-        self.graphdef, self.fresh = nnx.split(ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0)))
+        self.graphdef, self.blank = blank_model(lambda: ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0)))
         self.params = self.parameters(self.w)
         frozen = {k.replace("ref_decoder.", "decoder."): v for k, v in self.w.items() if k.startswith("ref_decoder.")}
         embedding = next((v for k, v in frozen.items() if k.endswith("model.embedding.weight")), None)
@@ -60,7 +60,7 @@ class DmpoCase(GoldenCase):
         )
 
     def parameters(self, weights) -> nnx.State:
-        return load_weights(self.fresh, self.model_config, weights, PREFIXES)[0]
+        return load_weights(self.blank, self.model_config, weights, PREFIXES)[0]
 
     def batch(self) -> PreferenceBatch:
         kinds = ("accepted", "rejected", "neutral" if self.config["anchored"] else "rejected")
