@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # Most of the suite's time is compilation: programs that run a few times on a few rows need no optimised machine code.
-# Where XLA_FLAGS has a level of its own, as .ci/run has for the slow tests, that one counts.
-if "xla_backend_optimization_level" not in _FLAGS:
-    _FLAGS += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = _FLAGS
-# Many tests compile the same programs. An environment variable, so that no process of a test looks into the user's own
-# cache.
+# A train step of a small model compiles in two thirds of the time, which hundreds of updates do not use up again.
+# A level that is given from outside comes later and counts.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    + os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+)
+# Many tests compile the same programs, and later runs compile them again. An environment variable, so that no process
+# of a test looks into the user's own cache.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 

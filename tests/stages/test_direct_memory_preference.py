@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conversation import MiniatureModel, NoisyModel, random_episodes
 from flax import nnx
-from small import call, mixture_config, random_conversations, small_model
+from small import call, mixture_config, random_conversations, small_config, small_model
 
 from rxt_jax.losses import PreferenceConfig
 from rxt_jax.nn.parameters import flat_parameters
@@ -144,9 +144,10 @@ def test_gradients_reach_encoder_and_memory_attention_and_steps_bound_how_far():
     batch = PreferenceBatch(
         batch.accepted._replace(valid=whole), batch.rejected._replace(valid=last), batch.neutral._replace(valid=last)
     )
-    full = gradients(STAGE, batch)
-    one = gradients(replace(STAGE, memory_gradient_steps=1), batch)
-    many = gradients(replace(STAGE, memory_gradient_steps=3), batch)
+    stage = replace(STAGE, balance_loss_scale=0.0)  # which every interaction adds to
+    full = gradients(stage, batch)
+    one = gradients(replace(stage, memory_gradient_steps=1), batch)
+    many = gradients(replace(stage, memory_gradient_steps=3), batch)
     for part in ("encoder", "memory_attention", "learned_memory"):
         names = [path for path in full if path.startswith(part)]
         assert any(np.abs(full[path]).max() > 1e-7 for path in names), part
@@ -277,8 +278,10 @@ def test_a_precomputed_reference_is_the_full_one_computed_before():
 
 def test_the_routers_of_the_encoder_count_as_well():
     """A loss of nothing but router losses sends a gradient into the encoder's and the decoder's routers."""
-    config = mixture_config()
-    config = replace(config, encoder=replace(config.encoder, feed_forward=config.decoder.feed_forward))
+    mixture = mixture_config().decoder.feed_forward
+    config = small_config(num_layers=1)
+    encoder, decoder = (replace(part, feed_forward=mixture) for part in (config.encoder, config.decoder))
+    config = replace(config, encoder=encoder, decoder=decoder)
     graphdef, params = nnx.split(small_model(config))
     stage = DirectMemoryPreference(
         preference=PreferenceConfig(beta=1e-9), reference="none", balance_loss_scale=1.0, anchor_weight=0.0
