@@ -59,8 +59,8 @@ class MiniatureModel(nnx.Module):
             states.append(hidden)
         return jnp.stack(states)
 
-    def encode_balanced(self, ids, token_mask, *, segments=None, key=None):
-        return self.encode(ids, token_mask, key=key), jnp.float32(0.0)
+    def encode_balanced(self, ids, token_mask, **options):
+        return self.encode(ids, token_mask, **options), jnp.float32(0.0)
 
     def update_memory(self, memory, encoded, token_mask, *, key=None):
         del key
@@ -107,8 +107,8 @@ class MiniatureModel(nnx.Module):
 class NoisyModel(MiniatureModel):
     """Reads with dropout of a kind: what it says depends on its key."""
 
-    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, segments=None, key=None):
-        hidden, balance = super().decode_hidden(ids, token_mask, memory, memory_mask=memory_mask)
+    def decode_hidden(self, ids, token_mask, memory, *, key=None, **options):
+        hidden, balance = super().decode_hidden(ids, token_mask, memory, **options)
         return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance
 
 
