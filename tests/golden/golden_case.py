@@ -114,11 +114,11 @@ def blank_model(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State
     return graphdef, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
 
 
-def fill_layer(make: Callable[[], nnx.Module], weights, kind: str, ignored=(), **facts):
-    """Fill a single layer; `kind` is the path it would have in a model of ours."""
+def fill_layer(make: Callable[..., nnx.Module], weights, kind: str, ignored=(), **facts):
+    """Fill a single layer, made by `make(rngs=...)`; `kind` is the path it would have in a model of ours."""
     facts = {"gated": True, "norm_kind": "classic_rms", "inner": "mean"} | facts
     weights = stack_listed_experts(weights)
-    graphdef, params = nnx.split(nnx.eval_shape(make))
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
     used, filled = set(), []
     for path, variable in nnx.to_flat_state(params):
         inner = "/".join(map(str, path))

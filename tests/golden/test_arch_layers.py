@@ -5,7 +5,6 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from golden_case import GoldenCase, case_names, fill_layer
 from small import call
 
@@ -43,7 +42,7 @@ def make_attention(case: GoldenCase) -> Attention:
         base=float(config.get("rope_base", 10000)),
         legacy_layout=config.get("legacy_rope_layout", False),
     )
-    return fill_layer(lambda: Attention(config["embed_dim"], heads, rotary, rngs=nnx.Rngs(0)), case.w, ATTENTION)
+    return fill_layer(functools.partial(Attention, config["embed_dim"], heads, rotary), case.w, ATTENTION)
 
 
 def heads_last(x: np.ndarray) -> np.ndarray:
@@ -167,7 +166,7 @@ def test_feed_forward(name):
         activation={"swish": "silu"}.get(config["activation"], config["activation"]),
         bias=config["use_bias"],
     )
-    make = functools.partial(FeedForward, config["embed_dim"], settings, rngs=nnx.Rngs(0))
+    make = functools.partial(FeedForward, config["embed_dim"], settings)
     module = fill_layer(make, case.w, "encoder/layers/0/feed_forward", gated=gated)
     case.check(module(case.i["x"]), "y")
 
@@ -190,7 +189,7 @@ def test_mixture_of_experts(name):
         weigh_shared=config.get("use_weighted_shared_experts", False),
         balance_loss="published",
     )
-    make = functools.partial(MixtureOfExperts, config["embed_dim"], settings, rngs=nnx.Rngs(0))
+    make = functools.partial(MixtureOfExperts, config["embed_dim"], settings)
     module = fill_layer(make, case.w, "encoder/layers/0/feed_forward", gated=config["use_gated"])
     y, loss = call(module, "__call__", case.i["x"])
     case.check(y, "y")
@@ -211,7 +210,7 @@ def test_memory_norm(name):
         per_channel_scale=config.get("per_dim_scale", False),
         decay=config.get("decay", 0.9),
     )
-    make = functools.partial(MemoryNorm, x.shape[1], x.shape[2], settings, rngs=nnx.Rngs(0))
+    make = functools.partial(MemoryNorm, x.shape[1], x.shape[2], settings)
     # The published implementation creates the gate of a norm that does not use it.
     ignored = () if settings.gated else ("gate",)
     module = fill_layer(make, case.w, "memory_attention/layers/0/norm", ignored, norm_kind=kind)
@@ -251,7 +250,7 @@ def test_residual_gates(name):
     assert case.o
     for output in case.o:
         settings = gate_settings(case, output)
-        make = functools.partial(ResidualGate, old.shape[1], old.shape[2], settings, rngs=nnx.Rngs(0))
+        make = functools.partial(ResidualGate, old.shape[1], old.shape[2], settings)
         prefix = f"{output}."
         weights = {key.removeprefix(prefix): value for key, value in case.w.items() if key.startswith(prefix)}
         module = fill_layer(make, weights, "memory_attention/layers/0/gate")
@@ -262,5 +261,5 @@ def test_residual_gates(name):
 def test_masked_language_head(name):
     case = GoldenCase("arch", name)
     sizes = case.config["embed_dim"], case.config["vocab_size"]
-    make = functools.partial(MaskedLanguageHead, *sizes, rngs=nnx.Rngs(0))
+    make = functools.partial(MaskedLanguageHead, *sizes)
     case.check(fill_layer(make, case.w, "masked_language_head")(case.i["x"]), "logits")
