@@ -41,6 +41,7 @@ class CheckpointStore:
     def __init__(self, folder: str | Path, *, keep_last: int = 2, streamed: bool = False):
         self.folder = Path(folder).absolute()
         self._streamed = streamed
+        self._unreadable: set[int] = set()
         policies = [
             keep.LatestN(keep_last),
             keep.BestN(
@@ -66,7 +67,13 @@ class CheckpointStore:
     def save(
         self, update: int, params: dict[str, Any], optimizer: Any, meta: dict[str, Any], loss: float | None = None
     ) -> None:
-        """Save in the background. Arrays are copied before this returns, so a donated step may go on."""
+        """Save in the background. Arrays are copied before this returns, so a donated step may go on.
+
+        A checkpoint that could not be read is replaced; any other one stays as it is.
+        """
+        if update in self._unreadable:
+            self._manager.delete(update)
+            self._unreadable.discard(update)
         if update in self._manager.all_steps():
             return
         if self._streamed:
@@ -149,6 +156,7 @@ class CheckpointStore:
         self._manager.close()
 
     def _pass_over(self, update: int, error: Exception) -> None:
+        self._unreadable.add(update)
         _log.warning(
             "the checkpoint of update %d in %s cannot be read and is passed over: %s",
             update,

@@ -2,14 +2,23 @@
 
 import gc
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# Most of the suite's time is compilation, and many tests compile the same small programs. An environment variable, so
-# that no process of a test looks into the user's own cache.
+# Most of the suite's time is compilation: programs that run a few times on a few rows need no optimised machine code.
+# A train step of a small model compiles in two thirds of the time, which hundreds of updates do not use up again.
+# A level that is given from outside comes later and counts.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    + os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+)
+# Many tests compile the same programs, and later runs compile them again. An environment variable, so that no process
+# of a test looks into the user's own cache.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -31,3 +40,32 @@ def compiled_programs_are_given_up():
     if _MAPS.is_file() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """Train one stage to its end, on one device, for all tests that need a finished run; give its recipe.
+
+    The folder is shared: tests that write work on a copy (`copied_run`). Checkpoints are those of updates 2 and 4.
+    """
+    from small import small_recipe
+
+    from rxt_jax import run
+    from rxt_jax.sharding import make_mesh
+    from rxt_jax.stages import InteractionSft
+    from rxt_jax.train.loop import LoopConfig
+
+    recipe = small_recipe(tmp_path_factory.mktemp("finished") / "run", {"sft": InteractionSft()})
+    often = replace(recipe.stages["sft"], loop=LoopConfig(log_every=1, save_every=2))
+    recipe = replace(recipe, stages={"sft": often})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        assert run.run_recipe(recipe, quiet=True)
+    return recipe
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    """Copy the finished run into the test's own folder; give the copy's recipe."""
+    shutil.copytree(finished_run.run_folder, tmp_path / "run")
+    return replace(finished_run, folder=str(tmp_path / "run"))

@@ -1,7 +1,7 @@
 """Small models, data and recipes that many tests share."""
 
+import functools
 from dataclasses import replace
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.dialogues import tiny
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
-from rxt_jax.model import ModelConfig, ReactiveTransformer, presets
+from rxt_jax.model import ModelConfig, make_model, presets
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
@@ -53,8 +53,32 @@ def mixture_config() -> ModelConfig:
     return replace(config, decoder=decoder)
 
 
-def small_model(config: ModelConfig | None = None, seed: int = 0) -> ReactiveTransformer:
-    return ReactiveTransformer(config or small_config(), rngs=nnx.Rngs(seed))
+@functools.lru_cache(maxsize=64)
+def _fresh(config, seed: int):
+    def make():
+        return make_model(config, rngs=nnx.Rngs(seed))
+
+    params = jax.jit(lambda: nnx.split(make())[1], compiler_options={"xla_backend_optimization_level": 1})()
+    return nnx.split(nnx.eval_shape(make))[0], params
+
+
+def small_model(config=None, seed: int = 0):
+    """A model with fresh parameters, made in one program and once for every config and seed: op by op it takes long."""
+    graphdef, params = _fresh(config or small_config(), seed)
+    return nnx.merge(graphdef, jax.tree.map(jnp.copy, params))  # a donated step may use up what it is given
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "method"))
+def _call(graphdef, params, method, given, named):
+    return getattr(nnx.merge(graphdef, params), method)(*given, **named)
+
+
+def call(model, method: str, *given, **named):
+    """Call a method of a model in one compiled program, which all calls with equal configs and shapes share.
+
+    Op by op, a scan over layers is compiled at every call.
+    """
+    return _call(*nnx.split(model), method, given, named)
 
 
 def random_batch(seed: int = 0, rows: int = 3, length: int = 8, vocabulary: int = VOCABULARY):
@@ -84,7 +108,7 @@ def random_conversations(seed: int = 0, interactions: int = 4, rows: int = 4, le
     return EpisodeBatch(ids, token_mask, loss_mask, valid)
 
 
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def dialogue_tokenizer():
     source = open_source(DialogueData())
     return train_tokenizer((source.text(i) for i in range(500)), TokenizerConfig(vocab_size=640))

@@ -1,14 +1,12 @@
 """The command line: help, exit codes, one clear message for bad input."""
 
 import json
+import shutil
 
 import pytest
-from small import small_recipe
 
 from rxt_jax.cli.main import COMMANDS, main
 from rxt_jax.recipe import to_json
-from rxt_jax.run import run_recipe
-from rxt_jax.stages import InteractionSft
 
 CONFIG = "configs/toy.py"
 
@@ -71,16 +69,16 @@ def test_bad_config_files_are_named(tmp_path, content, message, capsys):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
-    assert run_recipe(small_recipe(folder, {"sft": InteractionSft()}), quiet=True)
+    shutil.copytree(finished_run.run_folder, folder)
     return folder
 
 
 def test_inspect_counts_parameters_and_lists_checkpoints(run_folder, capsys):
     assert main(["inspect", str(run_folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["checkpoints"] == {"sft": [4]}
+    assert found["checkpoints"] == {"sft": [2, 4]}
     assert found["parameters"]["learned_memory"] == 2 * 4 * 16
     assert main(["inspect", "rxt_beta_3b_a190m"]) == 0
     assert "2,808,383,488" in capsys.readouterr().out
@@ -122,7 +120,7 @@ def test_data_generate_writes_what_every_stage_reads(tmp_path, capsys):
     assert "[Q]" in capsys.readouterr().out
 
 
-def test_recipe_json_holds_the_resolved_config(run_folder):
+def test_recipe_json_holds_the_resolved_config(run_folder, finished_run):
     stored = json.loads((run_folder / "recipe.json").read_text())
     assert {"recipe", "versions", "git"} <= stored.keys()
-    assert to_json(small_recipe(run_folder, {"sft": InteractionSft()}))["stages"] == stored["recipe"]["stages"]
+    assert to_json(finished_run)["stages"] == stored["recipe"]["stages"]

@@ -108,8 +108,8 @@ def test_the_distribution_is_that_of_sentencepiece(kind, strength, text):
     found = Counter(tuple(sampler(kind, strength).encode(text, Draws(KEY, number))) for number in range(count))
     # SentencePiece's numbers are others in every process: once in a million runs chance alone fails this.
     assert same_distribution(expected, found) > 1e-7
-    other = Counter(tuple(sampler(kind, strength / 2).encode(text, Draws(KEY, number))) for number in range(count))
-    if text == "green boat":
+    if text == "green boat":  # the test tells strengths apart
+        other = Counter(tuple(sampler(kind, strength / 2).encode(text, Draws(KEY, number))) for number in range(count))
         assert same_distribution(expected, other) < 1e-7
 
 

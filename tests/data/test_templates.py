@@ -1,10 +1,10 @@
 """The template holds for any text: labels, parsing back, control tokens, cuts."""
 
 import json
-from pathlib import Path
 
 import pytest
 import tokenizers
+from golden_case import golden_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import dialogue_tokenizer
@@ -24,7 +24,7 @@ from rxt_jax.data.template import (
 )
 from rxt_jax.data.tokenizer import JsonTokenizer, Tokenizer
 
-GOLDEN = (Path(__file__).parents[1] / "golden" / "data" / "tokenizer.json").read_text(encoding="utf-8")
+GOLDEN = golden_path("data", "tokenizer.json").read_text(encoding="utf-8")
 BYTE_LEVEL = JsonTokenizer(GOLDEN)
 PARSING = DataCompatibility(parse_control_tokens_in_text=True)
 CONTROLS = set(CONTROL_PIECES.values())

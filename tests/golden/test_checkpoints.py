@@ -4,14 +4,15 @@ import json
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from golden_case import golden_json, golden_path, none_found
 from safetensors.numpy import load_file, save_file
+from small import call
 
 from rxt_jax.cli.main import main
 from rxt_jax.compatibility import Compatibility
@@ -22,8 +23,26 @@ from rxt_jax.interop.rxlm_export import fields_from_model
 from rxt_jax.model import presets
 from rxt_jax.run_folder import load
 
-FOLDER = Path(__file__).parent / "checkpoints"
-SPLIT = FOLDER / "alpha-tiny-split"
+FOLDER = golden_path("checkpoints")
+NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))
+SPLIT = [name for name in NAMES if not (FOLDER / name / "config.json").is_file()]  # components in folders of their own
+WHOLE = [name for name in NAMES if name not in SPLIT]
+PARTS = ("memory-attention", "encoder", "decoder")
+
+
+def checkpoints(names: list[str]):
+    return pytest.mark.parametrize("name", names or none_found(f"{FOLDER} has no such checkpoint"))
+
+
+def expected_of(name: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Read what a checkpoint has to give, and the facts about it."""
+    return load_file(golden_path("checkpoints", f"{name}/expected.safetensors")), golden_json(
+        "checkpoints", f"{name}/expected.json"
+    )
+
+
+def alpha_tiny():
+    return golden_path("checkpoints", "alpha-tiny")
 
 
 def flat(model):
@@ -38,13 +57,11 @@ def assert_equal_models(one, other, without=()):
             np.testing.assert_array_equal(second[path], value, err_msg=str(path))
 
 
-@pytest.mark.parametrize("name", ["alpha-tiny", "beta-tiny", "alpha-tiny-split"])
+@checkpoints(WHOLE)
 def test_a_published_checkpoint_gives_the_published_numbers(name):
     """Source: docs/method.md §20.2."""
-    expected = FOLDER / name.removesuffix("-split")
-    case = load_file(expected / "expected.safetensors")
-    tolerance = json.loads((expected / "expected.json").read_text())["tolerance"]
-    model = load_rxlm(FOLDER / name)
+    case, facts = expected_of(name)
+    model, tolerance = load_rxlm(FOLDER / name), facts["tolerance"]
     ids, real = jnp.asarray(case["in.ids"].astype(np.int32)), jnp.asarray(case["in.mask"] > 0)
     everything, memory = jnp.ones_like(real), jnp.asarray(case["in.stm"])
 
@@ -52,28 +69,36 @@ def test_a_published_checkpoint_gives_the_published_numbers(name):
         np.testing.assert_allclose(np.asarray(found)[rows], case[key][rows], err_msg=f"{name} {key}", **tolerance)
 
     def logits(memory):
-        return model.decode(ids, everything, jnp.repeat(memory, len(ids), axis=1))
+        return call(model, "decode", ids, everything, jnp.repeat(memory, len(ids), axis=1))
 
     check(logits(memory), "out.decoder_logits")
     rows = np.broadcast_to(real, case["out.encoder_hidden_masked"].shape[:-1])
-    check(model.encode(ids, real), "out.encoder_hidden_masked", rows)
+    check(call(model, "encode", ids, real), "out.encoder_hidden_masked", rows)
     update = jnp.asarray(case["in.update_ids"].astype(np.int32))
     written = jnp.ones(update.shape, bool)
-    memory = model.update_memory(memory, model.encode(update, written), written)
+    memory = call(model, "update_memory", memory, call(model, "encode", update, written), written)
     check(memory, "out.stm_after_update")
     check(logits(memory), "out.decoder_logits_after_update")
 
 
-def test_the_head_of_a_split_checkpoint_restores_masked_tokens():
+@checkpoints(SPLIT)
+def test_the_components_of_a_split_checkpoint_are_those_of_the_whole(name):
+    """Every expected value of the whole applies, because the parameters are the same. Source: docs/method.md §20.2."""
+    whole = golden_path("checkpoints", name.removesuffix("-split"))
+    assert_equal_models(load_rxlm(whole), load_rxlm(FOLDER / name), without=("masked_language_head",))
+
+
+@checkpoints(SPLIT)
+def test_the_head_of_a_split_checkpoint_restores_masked_tokens(name):
     """Source: docs/method.md, eq. 51."""
-    case = load_file(SPLIT / "expected.safetensors")
-    model, real = load_rxlm(SPLIT), case["in.mask"] > 0
-    encoded = model.encode(jnp.asarray(case["in.ids"].astype(np.int32)), jnp.asarray(real))
+    case, facts = expected_of(name)
+    model, real = load_rxlm(FOLDER / name), case["in.mask"] > 0
+    encoded = call(model, "encode", jnp.asarray(case["in.ids"].astype(np.int32)), jnp.asarray(real))
     found = np.asarray(model.masked_language_logits(encoded[-1]))
-    np.testing.assert_allclose(found[real], case["out.mlm_logits_masked"][real], rtol=1e-4, atol=4e-5)
+    np.testing.assert_allclose(found[real], case["out.mlm_logits_masked"][real], **facts["tolerance"])
 
 
-@pytest.mark.parametrize("name", ["alpha-tiny", "beta-tiny", "alpha-tiny-split"])
+@checkpoints(NAMES)
 def test_saving_and_loading_is_the_identity(name, tmp_path):
     model, memory = load_rxlm(FOLDER / name), stored_memory(FOLDER / name)
     save_rxlm(model, tmp_path, memory=memory)
@@ -81,7 +106,7 @@ def test_saving_and_loading_is_the_identity(name, tmp_path):
     assert again.config == model.config
     assert_equal_models(model, again)
     np.testing.assert_array_equal(stored_memory(tmp_path), memory)
-    if "split" not in name:
+    if name in WHOLE:
         before, after = load_file(FOLDER / name / "model.safetensors"), load_file(tmp_path / "model.safetensors")
         kept = {key for key in before if ".rope." not in key and not key.endswith("stm.memory")}
         assert kept <= set(after)
@@ -89,9 +114,10 @@ def test_saving_and_loading_is_the_identity(name, tmp_path):
             np.testing.assert_array_equal(after[key], before[key], err_msg=key)
 
 
-def test_components_can_be_named_one_by_one():
-    parts = [SPLIT / part for part in ("memory-attention", "encoder", "decoder")]
-    assert_equal_models(load_rxlm(SPLIT), load_rxlm(parts), without=("masked_language_head",))
+@checkpoints(SPLIT)
+def test_components_can_be_named_one_by_one(name):
+    parts = [FOLDER / name / part for part in PARTS]
+    assert_equal_models(load_rxlm(FOLDER / name), load_rxlm(parts), without=("masked_language_head",))
     with pytest.raises(ValueError, match="lacks memory_attention"):
         load_rxlm(parts[1:])
     with pytest.raises(ValueError, match="second encoder"):
@@ -104,7 +130,7 @@ def changed(tmp_path):
 
     def change(name, edit, config=None):
         folder = tmp_path / name
-        shutil.copytree(FOLDER / name, folder, dirs_exist_ok=True)
+        shutil.copytree(golden_path("checkpoints", name), folder, dirs_exist_ok=True)
         tensors = load_file(folder / "model.safetensors")
         edit(tensors)
         save_file(tensors, folder / "model.safetensors")
@@ -139,7 +165,10 @@ def test_bfloat16_tensors_are_widened(changed):
         for name in [name for name in tensors if name.endswith((".ff.w1", ".ff.w2"))]:
             tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
 
-    found, whole = flat(load_rxlm(changed("alpha-tiny", narrow))), flat(load_rxlm(FOLDER / "alpha-tiny"))
+    found, whole = (
+        flat(load_rxlm(changed("alpha-tiny", narrow))),
+        flat(load_rxlm(alpha_tiny())),
+    )
     experts = next(path for path in whole if "experts" in path and path[-1] == "up")
     assert found[experts].dtype == np.float32
     np.testing.assert_array_equal(found[experts], whole[experts].astype(ml_dtypes.bfloat16).astype(np.float32))
@@ -152,7 +181,7 @@ def test_the_tensors_decide_what_an_old_configuration_leaves_out(changed):
         del fields["memory_attention_config"]["residual_gate_type"], fields["memory_attention_variant"]
         del fields["memory_attention_config"]["use_gated_residual"]
 
-    assert_equal_models(load_rxlm(FOLDER / "alpha-tiny"), load_rxlm(changed("alpha-tiny", lambda _: None, forget)))
+    assert_equal_models(load_rxlm(alpha_tiny()), load_rxlm(changed("alpha-tiny", lambda _: None, forget)))
 
 
 def test_listed_experts_are_stacked(changed):
@@ -169,7 +198,7 @@ def test_listed_experts_are_stacked(changed):
 
     config = open_rxlm(folder := changed("alpha-tiny", unstack)).config
     assert config.decoder.feed_forward.bias == "local"
-    found, whole = flat(load_rxlm(folder)), flat(load_rxlm(FOLDER / "alpha-tiny"))
+    found, whole = flat(load_rxlm(folder)), flat(load_rxlm(alpha_tiny()))
     for path, value in whole.items():
         if "experts" in path:
             np.testing.assert_array_equal(found[path], value)
@@ -199,7 +228,7 @@ def test_an_ungated_interlayer_checkpoint_follows_the_name_or_the_option(changed
 
 def test_legacy_rotary_rows_are_permuted_into_the_current_layout():
     """Source: docs/method.md §4.3: the permuted model equals the unpermuted one run with the old layout."""
-    name = FOLDER / "alpha-tiny"
+    name = alpha_tiny()
     permuted = load_rxlm(name, compatibility=Compatibility(legacy_rotary_layout=True))
     assert not permuted.config.compatibility.legacy_rotary_layout
     plain = load_rxlm(name)
@@ -211,9 +240,8 @@ def test_legacy_rotary_rows_are_permuted_into_the_current_layout():
     memory = jnp.repeat(jnp.asarray(load_file(name / "expected.safetensors")["in.stm"]), 2, axis=1)
 
     def outcome(model):
-        return model.decode(ids, everything, memory), model.update_memory(
-            memory, model.encode(ids, everything), everything
-        )
+        encoded = call(model, "encode", ids, everything)
+        return call(model, "decode", ids, everything, memory), call(model, "update_memory", memory, encoded, everything)
 
     for found, expected, other in zip(outcome(permuted), outcome(switched), outcome(plain), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -250,7 +278,7 @@ def test_what_the_published_implementation_cannot_express_is_named(part, change)
 
 
 def load_config():
-    return open_rxlm(FOLDER / "alpha-tiny").config
+    return open_rxlm(alpha_tiny()).config
 
 
 @pytest.mark.parametrize("preset", [presets.rxt_alpha_micro, presets.rxt_alpha_mini, presets.rxt_beta_3b_a190m])
@@ -259,7 +287,7 @@ def test_published_presets_can_be_written(preset):
     assert fields["decoder_config"]["embed_dim"] == preset().embed_dim
 
 
-@pytest.mark.parametrize("name", ["alpha-tiny", "beta-tiny"])
+@checkpoints(WHOLE)
 def test_a_checkpoint_becomes_a_run_and_a_checkpoint_again(name, tmp_path, capsys):
     run, back = tmp_path / "run", tmp_path / "back"
     assert main(["convert", str(FOLDER / name), str(run)]) == 0
@@ -291,12 +319,14 @@ class Hub:
 def test_checkpoints_travel_to_the_hub_and_back(tmp_path, monkeypatch):
     hub = Hub(tmp_path / "hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    shutil.copytree(FOLDER / "alpha-tiny", hub.root / "someone" / "alpha")
+    shutil.copytree(alpha_tiny(), hub.root / "someone" / "alpha")
     assert main(["convert", "hf://someone/alpha", "hf://me/run"]) == 0
     assert hub.private == {"me/run": True}
     assert main(["convert", "hf://me/run", str(tmp_path / "back")]) == 0
     assert_equal_models(
-        load_rxlm(tmp_path / "back"), load_rxlm(FOLDER / "alpha-tiny"), without=("masked_language_head",)
+        load_rxlm(tmp_path / "back"),
+        load_rxlm(alpha_tiny()),
+        without=("masked_language_head",),
     )
 
 

@@ -1,16 +1,15 @@
 """Templates, labels, masks and truncation against the published dataset classes, all cases exactly.
 
-`RXT_GOLDEN_DATA` names another folder of cases with the same files. Source: docs/method.md §13 and §17.3.
+Source: docs/method.md §13 and §17.3.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_case import golden_json, golden_path, none_found
 
 from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.config import DataConfig
@@ -20,17 +19,16 @@ from rxt_jax.data.tokenizer import JsonTokenizer
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.train.schedule import ScheduleConfig, learning_rate_factor, published_step_counts
 
-FOLDER = Path(os.environ.get("RXT_GOLDEN_DATA", Path(__file__).parent / "data"))
 IGNORED = -100
-TOKENIZER = JsonTokenizer((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
+TOKENIZER = JsonTokenizer(golden_path("data", "tokenizer.json").read_text(encoding="utf-8"))
 SPECIAL = TOKENIZER.special
 PARSING = DataCompatibility(parse_control_tokens_in_text=True)
 ENCODE = reading_control_tokens(TOKENIZER.encode, SPECIAL)
 
 
 def cases(name: str):
-    found = json.loads((FOLDER / f"{name}_cases.json").read_text(encoding="utf-8"))["cases"]
-    return pytest.mark.parametrize("case", found, ids=[case["case"] for case in found])
+    found = [pytest.param(case, id=case["case"]) for case in golden_json("data", f"{name}_cases.json")["cases"]]
+    return pytest.mark.parametrize("case", found or none_found(f"{name}_cases.json has no case"))
 
 
 def published(length: int, **changes) -> RowEncoder:
@@ -79,9 +77,9 @@ def test_tokenisation(case):
 
 
 def test_a_byte_level_tokenizer_is_trained_to_the_same_vocabulary(tmp_path):
-    wanted = json.loads((FOLDER / "tokenizer_training.json").read_text(encoding="utf-8"))
+    wanted = golden_json("data", "tokenizer_training.json")
     config = TokenizerConfig(vocab_size=wanted["vocab_size"], kind="byte_level", all_bytes=False)
-    lines = (FOLDER / wanted["training_file"]).read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = golden_path("data", wanted["training_file"]).read_text(encoding="utf-8").splitlines(keepends=True)
     tokenizer = train_tokenizer(lines, config, tmp_path)
     expected = wanted["expected"]
     model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]

@@ -1,16 +1,14 @@
 """Packing, collating and splitting against the published classes, all cases exactly.
 
-`RXT_GOLDEN_DATA` names another folder of cases with the same files. Source:
+Source:
 docs/method.md §13.5, §13.9 and §13.10.
 """
 
 import itertools
-import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_case import golden_json, golden_path, none_found
 
 from rxt_jax.compatibility import DataCompatibility
 from rxt_jax.data.config import DataConfig, PackingConfig
@@ -22,16 +20,15 @@ from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import split_range
 from rxt_jax.data.tokenizer import JsonTokenizer
 
-FOLDER = Path(os.environ.get("RXT_GOLDEN_DATA", Path(__file__).parent / "data"))
 IGNORED = -100
-TOKENIZER = JsonTokenizer((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
+TOKENIZER = JsonTokenizer(golden_path("data", "tokenizer.json").read_text(encoding="utf-8"))
 SPECIAL = TOKENIZER.special
 PARSING = DataCompatibility(parse_control_tokens_in_text=True)
 
 
 def cases(name: str):
-    found = json.loads((FOLDER / f"{name}_cases.json").read_text(encoding="utf-8"))["cases"]
-    return pytest.mark.parametrize("case", found, ids=[case["case"] for case in found])
+    found = [pytest.param(case, id=case["case"]) for case in golden_json("data", f"{name}_cases.json")["cases"]]
+    return pytest.mark.parametrize("case", found or none_found(f"{name}_cases.json has no case"))
 
 
 @cases("packing")

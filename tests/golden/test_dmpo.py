@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_case import GoldenCase, case_names
+from golden_case import GoldenCase, blank_model, case_names
 from jax.flatten_util import ravel_pytree
 
 from rxt_jax.compatibility import Compatibility, PreferenceCompatibility
@@ -24,7 +24,6 @@ from rxt_jax.types import EpisodeBatch, PreferenceBatch
 
 RULES = {"causal": "causal", "as_shipped": "published", "document": "first_described"}
 PREFIXES = {part: prefix for part, prefix in COMPONENT_PREFIXES.items() if part != "masked_language_head"}
-NAMES = case_names("rl", "dmpo_step_")
 
 
 class DmpoCase(GoldenCase):
@@ -42,7 +41,7 @@ class DmpoCase(GoldenCase):
             variant,
             compatibility=Compatibility(causal_ignores_padding=True),
         )
-        self.graphdef, self.fresh = nnx.split(ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0)))
+        self.graphdef, self.blank = blank_model(lambda: ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0)))
         self.params = self.parameters(self.w)
         frozen = {k.replace("ref_decoder.", "decoder."): v for k, v in self.w.items() if k.startswith("ref_decoder.")}
         embedding = next((v for k, v in frozen.items() if k.endswith("model.embedding.weight")), None)
@@ -61,7 +60,7 @@ class DmpoCase(GoldenCase):
         )
 
     def parameters(self, weights) -> nnx.State:
-        return load_weights(self.fresh, self.model_config, weights, PREFIXES)[0]
+        return load_weights(self.blank, self.model_config, weights, PREFIXES)[0]
 
     def batch(self) -> PreferenceBatch:
         kinds = ("accepted", "rejected", "neutral" if self.config["anchored"] else "rejected")
@@ -112,13 +111,13 @@ def close(case: DmpoCase, found, name: str, kind: str = "out.") -> None:
     )
 
 
-# The others need the same code; they run with the slow tests.
-QUICK = [f"dmpo_step_{name}" for name in ("causal_anchored", "document_sum_bptt")]
+def is_slow(facts: dict) -> bool:
+    """The rule with an anchor and the document's rule are quick tests; the others need the same code."""
+    config = facts["config"]
+    return config["variant"] != "document" and not (config["variant"] == "causal" and config["anchored"])
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", case_names("rl", "dmpo_step_", slow=is_slow))
 def test_losses_log_probabilities_memories_and_gradients(name):
     """Source: docs/method.md §16.2, all three values of `memory_rule`."""
     case = load(name)
@@ -162,8 +161,12 @@ def test_losses_log_probabilities_memories_and_gradients(name):
             )
 
 
+def has_a_run(facts: dict) -> bool:
+    return any(tensor["name"].startswith("out.sgd.") for tensor in facts["tensors"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if "sum" not in name])
+@pytest.mark.parametrize("name", case_names("rl", "dmpo_step_", where=has_a_run))
 def test_a_short_run_of_one_update_per_interaction(name):
     """One SGD update of rate 0.3 per interaction, the global norm clipped to 1; the reference stays."""
     case = load(name)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from golden_case import GoldenCase, case_names
 from safetensors.numpy import save_file
+from small import call
 
 from rxt_jax.compatibility import Compatibility
 from rxt_jax.data.special_tokens import SpecialTokens
@@ -46,9 +47,9 @@ def test_conversations(name, tmp_path):
     model = model_of(case, tmp_path)
     update = case.i["update_ids"].astype(jnp.int32)
     everything = jnp.ones(update.shape, bool)
-    encoded = model.encode(update, everything)
+    encoded = call(model, "encode", update, everything)
     case.check(encoded, "update_hidden")
-    case.check(model.update_memory(case.i["stm0"], encoded, everything), "stm_after_update")
+    case.check(call(model, "update_memory", case.i["stm0"], encoded, everything), "stm_after_update")
     memory = case.i["stm0"]
     mode, width = case.config["thinking_mode"] or "fast", case.config["max_seq_len"]
     graphdef, params = nnx.split(model)
@@ -81,8 +82,9 @@ def test_conversations(name, tmp_path):
             case.check(decode(params, answered.ids, before)[:, :length], f"logits{number}")
 
 
-def test_a_batch_of_conversations(tmp_path):
-    case = GoldenCase("arch", "alpha_batch")
+@pytest.mark.parametrize("name", case_names("arch", "alpha_batch"))
+def test_a_batch_of_conversations(name, tmp_path):
+    case = GoldenCase("arch", name)
     model = model_of(case, tmp_path)
     graphdef, params = nnx.split(model)
 
@@ -101,17 +103,14 @@ def test_a_batch_of_conversations(tmp_path):
         np.testing.assert_array_equal(reply, generated[: len(reply)])
 
 
-SETTINGS = [tensor for tensor in GoldenCase("arch", "sampler_distributions").facts["tensors"]]
-
-
-@pytest.mark.parametrize(
-    "tensor", [each for each in SETTINGS if "single-stream" in each["meaning"]], ids=lambda t: t["name"]
-)
-def test_sampler(tensor):
+@pytest.mark.parametrize("name", case_names("arch", "sampler_"))
+def test_sampler(name):
     """Source: docs/method.md §12.1, not the published rule for batches."""
-    case = GoldenCase("arch", "sampler_distributions")
-    settings = ast.literal_eval(tensor["meaning"].split("sampler, ")[1])
-    settings = {name: value for name, value in settings.items() if value}
-    sampling = SamplingConfig(**settings).rows(len(case.i["logits"]))
-    probabilities = jax.nn.softmax(filter_logits(case.i["logits"], sampling), axis=-1)
-    case.check(probabilities, tensor["name"].removeprefix("out."))
+    case = GoldenCase("arch", name)
+    single = [tensor for tensor in case.facts["tensors"] if "single-stream" in tensor["meaning"]]
+    assert single
+    filtered = jax.jit(lambda sampling: jax.nn.softmax(filter_logits(case.i["logits"], sampling), axis=-1))
+    for tensor in single:
+        settings = ast.literal_eval(tensor["meaning"].split("sampler, ")[1])
+        sampling = SamplingConfig(**{field: value for field, value in settings.items() if value})
+        case.check(filtered(sampling.rows(len(case.i["logits"]))), tensor["name"].removeprefix("out."))

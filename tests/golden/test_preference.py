@@ -1,22 +1,20 @@
 """Preference losses against independent implementations. Source: docs/method.md §16."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import GoldenCase, case_names
+from golden_case import GoldenCase, case_names, golden_json, none_found
 
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import SequenceLogProbs, projected_sequence_log_probs, sequence_log_probs
 from rxt_jax.stages import DirectMemoryPreference
 from rxt_jax.stages.preference import DPOConfig, dpo_loss
 
-FOLDER = Path(__file__).parent / "rl"
-CASES = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("pref_losses_*.json")}
+STEMS = case_names("rl", "pref_losses_")
+CASES = {stem: golden_json("rl", f"{stem}.json") for stem in STEMS if isinstance(stem, str)}
 # Name in the case → our name, and what differs.
 NAMES = {
     "sigmoid_smoothed": ("conservative", {}),
@@ -50,7 +48,7 @@ SETTINGS = [
     for number, setting in enumerate(case["settings"])
     for name in setting["losses"]
     if name != "orpo_odds"
-]
+] or none_found("no case pref_losses_*.json has settings")
 
 
 @pytest.mark.parametrize(("case", "number", "name"), SETTINGS)
@@ -70,7 +68,7 @@ def test_losses_and_gradients(case, number, name):
     np.testing.assert_allclose(slopes[1], expected["grad_mean_wrt_policy_rejected"], rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("stem", CASES)
+@pytest.mark.parametrize("stem", STEMS)
 def test_metrics_and_divergences(stem):
     case = CASES[stem]
     pair = pair_of(case)
@@ -83,8 +81,9 @@ def test_metrics_and_divergences(stem):
             np.testing.assert_allclose(preference_losses(pair, config), values, rtol=1e-5, atol=1e-6)
 
 
-def test_a_mixture_is_the_weighted_sum():
-    pair = pair_of(next(iter(CASES.values())))
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_mixture_is_the_weighted_sum(stem):
+    pair = pair_of(CASES[stem])
     parts = [(PreferenceConfig(loss="sigmoid"), 0.8), (PreferenceConfig(loss="sft"), 0.2)]
     expected = sum(weight * preference_losses(pair, config) for config, weight in parts)
     np.testing.assert_allclose(preference_losses(pair, parts), expected, rtol=1e-6)
@@ -99,14 +98,16 @@ def test_impossible_configs(field):
         PreferenceConfig(**field)
 
 
-def test_the_contract_of_four_log_probabilities():
+@pytest.mark.parametrize("name", case_names("rl", "dpo_logprob_contract_"))
+def test_the_contract_of_four_log_probabilities(name):
     """Source: docs/method.md §16.7."""
-    case = json.loads((FOLDER / "dpo_logprob_contract_a.json").read_text())
+    case = golden_json("rl", f"{name}.json")
+    assert case["expected"]
     for expected in case["expected"]:
         fields = {name: expected[name] for name in ("beta", "label_smoothing", "reference_free")}
         _, metrics = dpo_loss(case["batch"], DPOConfig(**fields))
-        for name, value in metrics.items():
-            np.testing.assert_allclose(value, expected[name], **case["tolerance"], err_msg=f"{fields} {name}")
+        for metric, value in metrics.items():
+            np.testing.assert_allclose(value, expected[metric], **case["tolerance"], err_msg=f"{fields} {metric}")
 
 
 @pytest.mark.parametrize("name", case_names("rl", "seq_logprob_"))
@@ -126,10 +127,15 @@ def test_sequence_log_probabilities(name):
         return projected_sequence_log_probs(lambda hidden: hidden, logits, ids, mask)
 
     for function in (plain, projected):
-        found = function(logits)
-        np.testing.assert_allclose(found.reduced("mean"), case.o["mean"], **near)
-        np.testing.assert_allclose(found.reduced("sum"), case.o["sum"], rtol=1e-4, atol=2e-5)
-        slope = jax.grad(lambda logits, function=function: jnp.sum(weights * function(logits).reduced("mean")))(logits)
+
+        def weighted(logits, function=function):
+            found = function(logits)
+            mean, total = found.reduced("mean"), found.reduced("sum")
+            return jnp.sum(weights * mean), (mean, total)
+
+        (_, (mean, total)), slope = jax.jit(jax.value_and_grad(weighted, has_aux=True))(logits)
+        np.testing.assert_allclose(mean, case.o["mean"], **near)
+        np.testing.assert_allclose(total, case.o["sum"], rtol=1e-4, atol=2e-5)
         np.testing.assert_allclose(slope, case.tensors["grad.logits"], **near)
 
 

@@ -11,13 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_case import GoldenCase
+from stage_case import StageCase, components, flat, stage_cases, trainer_of
 
-from rxt_jax.compatibility import Compatibility, PretrainingCompatibility
-from rxt_jax.interop.rxlm_config import model_from_published
-from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
-from rxt_jax.model import ReactiveTransformer
-from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.compatibility import PretrainingCompatibility
 from rxt_jax.stages import JointPretraining, MemoryAware, MemoryPretraining
 from rxt_jax.stages.memory_pretraining import TargetDraws
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -26,108 +22,24 @@ from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 from rxt_jax.types import EpisodeBatch, RowBatch
 
-PUBLISHED = Compatibility(causal_ignores_padding=True)
-ANY = {"ff_dim": 4, "att_heads": 2, "att_groups": 1, "att_query_groups": 1}
-ANY_MEMORY = ANY | {"interlayer_att_groups": 1, "interlayer_att_query_groups": 1}
-
-
-class StageCase(GoldenCase):
-    """A case with its model, and its weights before and after as our parameters."""
-
-    def __init__(self, name: str):
-        super().__init__("stages", name)
-        config = self.config
-        parts = {
-            "encoder": config.get("encoder_config"),
-            "decoder": config.get("decoder_config"),
-            "memory_attention": config.get("memory_attention_config"),
-            "masked_language_head": config.get("mlm_head"),
-        }
-        given = next(part for part in parts.values() if part)
-        size = {k: given[k] for k in ("num_layers", "embed_dim", "vocab_size", "seq_len", "stm_size") if k in given}
-        self.model_config = model_from_published(
-            parts["decoder"] or ANY | size,
-            parts["encoder"] or ANY | size,
-            parts["memory_attention"] or ANY_MEMORY | size,
-            config.get("memory_attention_variant", "interlayer"),
-            compatibility=PUBLISHED,
-        )
-        model = ReactiveTransformer(self.model_config, rngs=nnx.Rngs(0))
-        self.graphdef, params = nnx.split(model)
-        self.prefixes = {
-            part: prefix for part, prefix in COMPONENT_PREFIXES.items() if parts.get(part) or part == "embedding"
-        }
-        if not any(name.startswith("encoder.model") for name in self.w):
-            only = next(iter(self.prefixes.keys() - {"embedding", "masked_language_head"}))
-            bare = "model" if any(name.startswith("model.") for name in self.w) else f"{only}.model"
-            self.prefixes |= {only: bare, "embedding": f"{bare}.embedding"}
-        self.params = self.as_parameters(self.w, params)
-
-    def as_parameters(self, weights: dict[str, np.ndarray], onto: nnx.State) -> nnx.State:
-        return load_weights(onto, self.model_config, weights, self.prefixes)[0]
-
-    def weights_after(self) -> dict[str, np.ndarray]:
-        after = {k.removeprefix("p."): v for k, v in self.tensors.items() if k.startswith("p.")}
-        return flat(self.as_parameters(self.w | after, self.params))
-
-    def expected_gradients(self, step: int) -> dict[str, np.ndarray]:
-        prefix = f"g.opt{step}."
-        found = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-        zeros = {k: np.zeros_like(v) for k, v in self.w.items()}
-        return flat(self.as_parameters(zeros | found, self.params))
-
-    def close(self, actual, expected, group: str, what: str) -> None:
-        np.testing.assert_allclose(actual, expected, **self.facts["tolerance_by_group"][group], err_msg=what)
-
-    def check_weights(self, params: nnx.State) -> None:
-        after, before = self.weights_after(), flat(self.params)
-        for path, value in flat(params).items():
-            if path.split("/")[0] not in self.prefixes:
-                continue
-            self.close(value, after[path], "p", path)
-            # A skipped or doubled update hides in the tolerance of a weight, not in its change.
-            expected = after[path] - before[path]
-            assert np.abs(value - before[path] - expected).max() <= 0.05 * np.abs(expected).max() + 1.6e-5, path
-
-    def episode(self) -> EpisodeBatch:
-        """Join query and answer parts to rows (docs/method.md, eq. 59)."""
-        rows, number = [], 0
-        while f"step{number}.query_input_ids" in self.i:
-            part = {k: np.asarray(v) for k, v in self.i.items() if k.startswith(f"step{number}.")}
-            rows.append([self._join(part, number, b) for b in range(len(part[f"step{number}.query_input_ids"]))])
-            number += 1
-        ids, token_mask, loss_mask = (
-            np.array([[row[leaf] for row in interaction] for interaction in rows]) for leaf in range(3)
-        )
-        return EpisodeBatch(ids.astype(np.int32), token_mask, loss_mask, np.ones(ids.shape[:2], bool))
-
-    def _join(self, part: dict[str, np.ndarray], number: int, row: int) -> tuple:
-        query, answer = (
-            part[f"step{number}.{side}_input_ids"][row][part[f"step{number}.{side}_attention_mask"][row] > 0]
-            for side in ("query", "answer")
-        )
-        length = self.config["trainer"]["max_seq_len"]
-        ids = np.concatenate([query, answer])[:length]
-        place = np.arange(length)
-        return np.pad(ids, (0, length - len(ids))), place < len(ids), (place >= len(query)) & (place < len(ids))
-
 
 @pytest.fixture
-def load(request):
+def case(request):
     return StageCase(request.param)
 
 
-def flat(params: nnx.State) -> dict[str, np.ndarray]:
-    return {path: np.asarray(variable[...]) for path, variable in flat_parameters(params).items()}
-
-
 def published_optimizer(case: StageCase, stage: Any) -> Any:
+    given = case.config["optimizer"]
+    assert given["type"].startswith("AdamW") and given["type"].endswith("on every tensor)")
     config = OptimizerConfig(
-        learning_rate=1e-3,
-        eps=1e-6,
+        learning_rate=given["lr"],
+        b1=given["betas"][0],
+        b2=given["betas"][1],
+        eps=given["eps"],
         decay="all",
-        weight_decay=0.01,
-        schedule=ScheduleConfig(kind="constant", warmup_share=0.0),
+        weight_decay=given["weight_decay"],
+        clip_norm=given["clip_global_norm"],
+        schedule=ScheduleConfig(kind=given["schedule"], warmup_share=0.0),
     )
     return make_optimizer(config, case.params, total_updates=10, trainable=stage.trainable)
 
@@ -195,9 +107,11 @@ def joint_stage(case: StageCase) -> RecordedJoint:
     )
 
 
-@pytest.mark.parametrize("load", ["s1_joint_dense", "s1_joint_moe_noise"], indirect=True)
-def test_joint_pretraining(load):
-    case, stage, batch = load, joint_stage(load), joint_rows(load, 0)
+@stage_cases(
+    lambda config: trainer_of(config).get("gradient_accumulation_steps") == 1 and "is_sft" in config["trainer"]
+)
+def test_joint_pretraining(case):
+    stage, batch = joint_stage(case), joint_rows(case, 0)
     check_gradients(case, stage, batch)
     params, metrics = train(case, stage, batch)
     case.close(ratio(metrics, "masked_language/loss"), case.o["step0.encoder_loss"], "out.loss", "encoder")
@@ -212,19 +126,18 @@ def ratio(metrics: dict, name: str) -> float:
     return value / max(count, 1.0)
 
 
-@pytest.mark.parametrize("load", ["s2_joint_sft_accum"], indirect=True)
-def test_accumulated_interaction_sft(load):
-    case, stage = load, joint_stage(load)
-    micro = [joint_rows(case, step) for step in range(2)]
+@stage_cases(lambda config: "is_sft" in trainer_of(config) and config["trainer"]["gradient_accumulation_steps"] > 1)
+def test_accumulated_interaction_sft(case):
+    stage, count = joint_stage(case), case.config["trainer"]["gradient_accumulation_steps"]
+    micro = [joint_rows(case, step) for step in range(count)]
     interleaved = jax.tree.map(lambda *leaves: np.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]), *micro)
-    params, metrics = train(case, stage, interleaved, accumulation=2, normalise="batches")
+    params, metrics = train(case, stage, interleaved, accumulation=count, normalise="batches")
     case.close(metrics["gradient/norm"][0], case.o["opt0.grad_norm"], "out.grad_norm", "norm")
     case.check_weights(params)
 
 
-@pytest.mark.parametrize("load", ["s1_encoder_mlm_only"], indirect=True)
-def test_encoder_alone(load):
-    case = load
+@stage_cases(lambda config: components(config) == {"encoder", "mlm_head"})
+def test_encoder_alone(case):
     ids, labels = np.asarray(case.i["step0.input_ids"]), np.asarray(case.i["step0.labels"])
     mlm_mask = labels != -100
     restored = np.where(mlm_mask, labels, ids).astype(np.int32)
@@ -264,9 +177,9 @@ class RecordedMemoryPretraining(MemoryPretraining):
         return TargetDraws(draws[index, 0] * factor, draws[index, 1] > 0.5, noise("input"), noise("label"))
 
 
-@pytest.mark.parametrize("load", ["s3_memory_attention", "s3_memory_attention_full"], indirect=True)
-def test_memory_pretraining(load):
-    case, trainer = load, load.config["trainer"]
+@stage_cases(lambda config: "label_weights_accumulated_new" in trainer_of(config))
+def test_memory_pretraining(case):
+    trainer = case.config["trainer"]
     stage = RecordedMemoryPretraining(
         case=case,
         new_weights=tuple(new for _, new in trainer["label_weights_accumulated_new"]),
@@ -303,24 +216,40 @@ class RecordedMemoryAware(MemoryAware):
 
 
 READER = ("embedding", "decoder", "cross_attention")
-STAGE_4 = {
-    "s4_smat": {"memory_gradient_steps": 1, "interactions_per_update": 1},
-    "s4_smat_decoder_only": {"memory_gradient_steps": 1, "interactions_per_update": 1, "trainable": READER},
-    "s4_smat_frozen_epoch0": {"memory_gradient_steps": 1, "interactions_per_update": 1, "trainable": READER[1:]},
-    "s4_smat_moe_accum": {"memory_gradient_steps": 1, "normalisation": "interaction_mean", "balance_loss_scale": 0.01},
-    "s4_full_episode_gradient": {"normalisation": "interaction_sum"},
-}
 
 
-SLOW = ("s4_smat_moe_accum", "s4_full_episode_gradient")  # the chain of the latter is a quick test below
+def memory_aware_stage(case: StageCase) -> RecordedMemoryAware:
+    trainer = case.config["trainer"]
+    options: dict[str, Any] = {"balance_loss_scale": trainer.get("moe_aux_loss_scale") or 0.0}
+    if whole_episode_gradient(case.facts):
+        options["normalisation"] = "interaction_sum"
+    elif trainer["gradient_accumulation_steps"] > 1:
+        options |= {"memory_gradient_steps": 1, "normalisation": "interaction_mean"}
+    else:
+        options |= {"memory_gradient_steps": 1, "interactions_per_update": 1}
+    if trainer.get("unfreeze_epochs_memory_encoder"):  # epoch 0; the embedding is the encoder's as well
+        options["trainable"] = READER[1:]
+    elif trainer.get("train_only_decoder"):
+        options["trainable"] = READER
+    return RecordedMemoryAware(case=case, **options)
 
 
-@pytest.mark.parametrize(
-    "load", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in STAGE_4], indirect=True
-)
-def test_memory_aware(load):
-    case, batch = load, load.episode()
-    stage = RecordedMemoryAware(case=case, **STAGE_4[case.facts["case"]])
+def whole_episode_gradient(facts: dict) -> bool:
+    return trainer_of(facts["config"]).get("memory_gradient") == "through every update of the episode"
+
+
+def is_memory_aware(config: dict) -> bool:
+    return components(config) >= {"encoder", "decoder", "memory_attention"}
+
+
+def updates_once(facts: dict) -> bool:
+    trainer = facts["config"]["trainer"]
+    return whole_episode_gradient(facts) or trainer["gradient_accumulation_steps"] > 1
+
+
+@stage_cases(is_memory_aware, slow=updates_once)  # the chain of the whole episode's gradient is a quick test below
+def test_memory_aware(case):
+    stage, batch = memory_aware_stage(case), case.episode()
     params, metrics = train(case, stage, batch)
     count, windows = len(batch.ids), stage.interactions_per_update is not None
     losses = sum(float(case.o[f"step{n}.loss"]) for n in range(count))
@@ -333,24 +262,27 @@ def test_memory_aware(load):
         check_gradients(case, stage, batch)
 
 
-@pytest.mark.parametrize("load", ["s4_full_episode_gradient"], indirect=True)
-def test_memory_chain(load):
+@stage_cases(lambda config: "memory_gradient" in trainer_of(config))
+def test_memory_chain(case):
     """The memory after every interaction, walked without training."""
-    case, batch = load, load.episode()
-    stage = RecordedMemoryAware(case=case, normalisation="interaction_sum")
-    model = nnx.merge(case.graphdef, case.params)
+    batch, stage = case.episode(), memory_aware_stage(case)
+
+    @jax.jit
+    def read_next(params, memory, interaction):
+        counts = stage.label_counts(EpisodeBatch(*interaction[:4]))
+        return stage.window_objective(nnx.merge(case.graphdef, params), memory, interaction, None, counts)[1][0]
+
+    memory = stage.begin(nnx.merge(case.graphdef, case.params), batch.ids.shape[1], None)
+    interactions = stage.interactions(jax.tree.map(jnp.asarray, batch))
     for number in range(len(batch.ids)):
-        part = EpisodeBatch(*(leaf[: number + 1] for leaf in batch))
-        memory = stage.begin(model, batch.ids.shape[1], None)
-        counts = stage.label_counts(part)
-        _, (memory, _) = stage.window_objective(model, memory, stage.interactions(part), None, counts)
+        memory = read_next(case.params, memory, jax.tree.map(lambda leaf, n=number: leaf[n : n + 1], interactions))
         case.close(memory, case.o[f"step{number}.stm"], "out.stm", f"memory of step {number}")
 
 
-@pytest.mark.parametrize("load", ["s1_decoder_only_frozen_cross_attention"], indirect=True)
-def test_decoder_alone_with_frozen_cross_attention(load):
+@stage_cases(lambda config: components(config) == {"decoder"})
+def test_decoder_alone_with_frozen_cross_attention(case):
     """A decoder that reads a fixed memory is one interaction of stage 4 whose every token is a target."""
-    case = load
+    assert "cross-attention" in case.config["trainer"]["frozen"]
     ids, real = np.asarray(case.i["step0.input_ids"], np.int32), np.asarray(case.i["step0.attention_mask"]) > 0
     batch = EpisodeBatch(ids[None], real[None], np.ones((1, *ids.shape), bool), np.ones((1, len(ids)), bool))
     stage = RecordedMemoryAware(case=case, trainable=("embedding", "decoder"), balance_loss_scale=0.0)

@@ -1,9 +1,9 @@
 """`tokenizer.json` and the interaction template against the published tokenisation. Source: docs/method.md §13.2."""
 
 import json
-from pathlib import Path
 
 import pytest
+from golden_case import golden_json, golden_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +11,8 @@ from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES
 from rxt_jax.data.template import interaction_parts, prompt_ids
 from rxt_jax.data.tokenizer import JsonTokenizer, StreamDecoder, load_tokenizer
 
-FOLDER = Path(__file__).parent / "tokenizer"
-CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))
+FOLDER = golden_path("tokenizer")
+CASES = golden_json("tokenizer", "cases.json")
 TOKENIZER = load_tokenizer(FOLDER)
 
 

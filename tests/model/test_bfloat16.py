@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from small import random_conversations, small_config, small_model
 
-from rxt_jax.model import BaselineConfig, BaselineTransformer
+from rxt_jax.model import BaselineConfig
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.residual_gates import ResidualGateConfig
@@ -63,7 +63,7 @@ def test_logits_come_out_unrounded(kind):
             tie_embeddings=True,
             dtype="bfloat16",
         )
-        apply = BaselineTransformer(config, rngs=nnx.Rngs(0)).logits
+        apply = small_model(config).logits
     else:
         model = bfloat16_model()
         apply = model.logits if kind == "head" else model.masked_language_logits

@@ -1,12 +1,14 @@
 """Generation of batches whose rows go on by rules of their own, and whole interactions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilations import count_compilations
 from flax import nnx
-from small import random_batch, random_memory, small_config, small_model
+from small import call, random_batch, random_memory, small_config, small_model
 
 from rxt_jax.model import SamplingConfig, generate, interact, make_rules
 from rxt_jax.model.generation import extend, prefill, prompt_width, prompt_widths
@@ -18,16 +20,15 @@ def rules_of(batch, seed=0, **settings):
     return make_rules(batch, jax.random.key(seed), **settings)
 
 
+@functools.partial(jax.jit, static_argnames=("graphdef", "new", "end", "width"))
+def _run(graphdef, params, memory, ids, mask, rules, new, end, width):
+    model = nnx.merge(graphdef, params)
+    return generate(model, memory, ids, mask, rules, max_new_tokens=new, end_id=end, width=width)
+
+
 def run(model, memory, ids, mask, *, new=5, end=-1, rules=None, width=None, **settings):
-    graphdef, params = nnx.split(model)
     rules = rules_of(len(ids), **settings) if rules is None else rules
-
-    @jax.jit
-    def go(params, memory, ids, mask, rules):
-        model = nnx.merge(graphdef, params)
-        return generate(model, memory, ids, mask, rules, max_new_tokens=new, end_id=end, width=width)
-
-    return go(params, memory, jnp.asarray(ids), jnp.asarray(mask), rules)
+    return _run(*nnx.split(model), memory, jnp.asarray(ids), jnp.asarray(mask), rules, new, end, width)
 
 
 def row_of(tree, row):
@@ -45,13 +46,11 @@ def prompts():
 def test_greedy_generation_is_the_argmax_of_the_whole_sequence_again_and_again(prompts):
     model, memory, ids, mask = prompts
     made = run(*prompts)
-    graphdef, params = nnx.split(model)
-    decode = jax.jit(lambda params, *given: nnx.merge(graphdef, params).decode(*given))
     rows, lengths = np.arange(len(ids)), np.sum(mask, axis=1)
     sequence = np.pad(ids, ((0, 0), (0, 5)))
     for step in range(5):
         real = np.arange(sequence.shape[1]) < (lengths + step)[:, None]
-        logits = decode(params, jnp.asarray(sequence), jnp.asarray(real), memory)
+        logits = call(model, "decode", jnp.asarray(sequence), jnp.asarray(real), memory)
         best = np.argmax(logits[rows, lengths + step - 1], axis=-1)
         np.testing.assert_array_equal(best, made.ids[:, step])
         sequence[rows, lengths + step] = best
@@ -116,11 +115,9 @@ def test_rows_that_differ_generate_what_they_generate_alone():
     assert together.log_probs[2, 0] == 0 and together.raw_log_probs[2, 0] < 0
     assert int(together.ids[4, 0]) in (5, 9)
     np.testing.assert_array_equal(together.ids[3], 0)
-    graphdef, params = nnx.split(model)
-    alone = jax.jit(lambda params, *given: generate(nnx.merge(graphdef, params), *given, max_new_tokens=5, end_id=-1))
     for row in range(len(MIXED)):
         one = slice(row, row + 1)
-        made = alone(params, memory[:, one], ids[one], mask[one], row_of(rules, row))
+        made = run(model, memory[:, one], ids[one], mask[one], rules=row_of(rules, row))
         np.testing.assert_array_equal(made.ids[0], together.ids[row])
         np.testing.assert_allclose(made.log_probs[0], together.log_probs[row], atol=1e-5)
         np.testing.assert_allclose(made.raw_log_probs[0], together.raw_log_probs[row], atol=1e-5)
@@ -130,7 +127,7 @@ def test_a_named_pair_gives_the_likelier_first_token(prompts):
     model, memory, ids, mask = prompts
     made = run(*prompts, new=1, first=(11, 12))
     last = np.sum(mask, axis=1) - 1
-    logits = model.decode(ids, mask, memory)[np.arange(len(ids)), last]
+    logits = call(model, "decode", ids, mask, memory)[np.arange(len(ids)), last]
     np.testing.assert_array_equal(made.ids[:, 0], np.where(logits[:, 11] >= logits[:, 12], 11, 12))
     with pytest.raises(ValueError, match="among 2 ids at most, got 3"):
         rules_of(1, first=(5, 6, 7))
@@ -220,21 +217,23 @@ def test_log_probabilities_are_those_of_the_sampled_distribution(prompts):
     model, memory, ids, mask = prompts
     sampling = SamplingConfig(temperature=0.7, top_k=5)
     made = run(*prompts, new=1, sampling=sampling)
-    for row, length in enumerate(jnp.sum(mask, axis=1).tolist()):
-        sequence = ids[row : row + 1, :length]
-        logits = model.decode(sequence, jnp.ones(sequence.shape, bool), memory[:, row : row + 1])[:, -1]
-        expected = jax.nn.log_softmax(filter_logits(logits, sampling.rows(1)))[0, made.ids[row, 0]]
-        np.testing.assert_allclose(made.log_probs[row, 0], expected, atol=1e-4)
+    rows, last = np.arange(len(ids)), np.sum(mask, axis=1) - 1
+    logits = call(model, "decode", ids, mask, memory)[rows, last]
+    expected = jax.nn.log_softmax(filter_logits(logits, sampling.rows(len(ids))))[rows, made.ids[:, 0]]
+    np.testing.assert_allclose(made.log_probs[:, 0], expected, atol=1e-4)
 
 
 def test_raw_log_probabilities_are_those_of_the_model(prompts):
     model, memory, ids, mask = prompts
     made = run(*prompts, new=4, sampling=SamplingConfig(temperature=0.5, top_k=3))
     lengths = np.sum(mask, axis=1)
+    sequence = np.pad(ids, ((0, 0), (0, 4)))
     for row, length in enumerate(lengths.tolist()):
-        sequence = jnp.concatenate([jnp.asarray(ids)[row, :length], made.ids[row]])[None]
-        logits = model.decode(sequence, jnp.ones(sequence.shape, bool), memory[:, row : row + 1])[0]
-        log_probs = jax.nn.log_softmax(logits)[np.arange(length - 1, length + 3), made.ids[row]]
+        sequence[row, length : length + 4] = made.ids[row]
+    real = jnp.arange(sequence.shape[1]) < lengths[:, None] + 4
+    logits = call(model, "decode", jnp.asarray(sequence), real, memory)
+    for row, length in enumerate(lengths.tolist()):
+        log_probs = jax.nn.log_softmax(logits[row])[np.arange(length - 1, length + 3), made.ids[row]]
         np.testing.assert_allclose(made.raw_log_probs[row], log_probs, atol=1e-4)
 
 

@@ -1,5 +1,6 @@
 """What holds for every model: padding, batches, caches, depth, dropout, initial memories."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import mixture_config, random_batch, random_memory, small_config, small_model
+from small import call, mixture_config, random_batch, random_memory, small_config, small_model
 
 from rxt_jax.cli.inspect import count_parameters
 from rxt_jax.compatibility import Compatibility
@@ -22,9 +23,15 @@ def model(request):
     return small_model(CONFIGS[request.param])
 
 
-def interact(model, ids, mask, memory):
+@functools.partial(jax.jit, static_argnums=0)
+def _interact(graphdef, params, ids, mask, memory):
+    model = nnx.merge(graphdef, params)
     encoded = model.encode(ids, mask)
     return model.decode(ids, mask, memory), model.update_memory(memory, encoded, mask)
+
+
+def interact(model, *given):
+    return _interact(*nnx.split(model), *given)
 
 
 def test_what_padding_holds_never_matters(model):
@@ -61,8 +68,8 @@ def test_the_decoder_is_causal(model):
     ids, _ = random_batch()
     mask = jnp.ones(ids.shape, bool)
     memory = random_memory(model.config, len(ids))
-    logits = model.decode(ids, mask, memory)
-    changed = model.decode(ids.at[:, 5].set(9), mask, memory)
+    logits = call(model, "decode", ids, mask, memory)
+    changed = call(model, "decode", ids.at[:, 5].set(9), mask, memory)
     np.testing.assert_allclose(changed[:, :5], logits[:, :5], atol=1e-5)
     assert float(jnp.abs(changed[:, 5:] - logits[:, 5:]).max()) > 1e-3
 
@@ -73,19 +80,21 @@ def test_the_cache_changes_nothing(model):
     memory = random_memory(model.config, len(ids))
     new = jnp.array([[9, 10, 11], [12, 13, 14], [15, 16, 17]])
     lengths = jnp.sum(mask, axis=1)
-    cache, projection = model.empty_cache(len(ids), 9), model.project_memory(memory)
+    cache, projection = model.empty_cache(len(ids), 9), call(model, "project_memory", memory)
     positions = jnp.broadcast_to(jnp.arange(6), ids.shape)
-    logits, cache = model.decode_cached(ids, positions, mask, cache, projection, logits_at=lengths - 1)
+    logits, cache = call(model, "decode_cached", ids, positions, mask, cache, projection, logits_at=lengths - 1)
     stepwise = [logits]
     for step in range(3):
-        at = (lengths + step)[:, None]
-        logits, cache = model.decode_cached(new[:, step : step + 1], at, jnp.ones((3, 1), bool), cache, projection)
+        at, one = (lengths + step)[:, None], jnp.ones((3, 1), bool)
+        logits, cache = call(model, "decode_cached", new[:, step : step + 1], at, one, cache, projection)
         stepwise.append(logits[:, 0])
+    whole, places = np.zeros((3, 9), np.int32), np.arange(9)
     for row, length in enumerate(lengths.tolist()):
-        whole = jnp.concatenate([ids[row, :length], new[row]])[None]
-        expected = model.decode(whole, jnp.ones(whole.shape, bool), memory[:, row : row + 1])
+        whole[row, : length + 3] = np.concatenate([ids[row, :length], new[row]])
+    expected = call(model, "decode", jnp.asarray(whole), places < lengths[:, None] + 3, memory)
+    for row, length in enumerate(lengths.tolist()):
         actual = jnp.stack([logits[row] for logits in stepwise])
-        np.testing.assert_allclose(actual, expected[0, length - 1 :], atol=1e-4)
+        np.testing.assert_allclose(actual, expected[row, length - 1 : length + 3], atol=1e-4)
 
 
 def test_hidden_slots_are_not_read():
@@ -94,10 +103,10 @@ def test_hidden_slots_are_not_read():
     memory = random_memory(model.config, len(ids))
     seen = jnp.array([True, False, True, True])
     memory_mask = jnp.broadcast_to(seen, (len(ids), 4))
-    logits = model.decode(ids, mask, memory, memory_mask=memory_mask)
-    spoilt = model.decode(ids, mask, memory.at[:, :, 1].set(100.0), memory_mask=memory_mask)
+    logits = call(model, "decode", ids, mask, memory, memory_mask=memory_mask)
+    spoilt = call(model, "decode", ids, mask, memory.at[:, :, 1].set(100.0), memory_mask=memory_mask)
     np.testing.assert_allclose(spoilt, logits, atol=1e-5)
-    without = model.decode(ids, mask, memory[:, :, jnp.array([0, 2, 3])])
+    without = call(model, "decode", ids, mask, memory[:, :, jnp.array([0, 2, 3])])
     np.testing.assert_allclose(without, logits, atol=1e-5)
 
 
@@ -121,8 +130,8 @@ def test_dropout_follows_its_key_and_differs_by_layer():
     dropped = replace(config.encoder, feed_forward=replace(config.encoder.feed_forward, dropout=0.5))
     model = small_model(replace(config, encoder=dropped))
     ids, mask = random_batch()
-    plain = model.encode(ids, mask)
-    first, again, other = (model.encode(ids, mask, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    plain = call(model, "encode", ids, mask)
+    first, again, other = (call(model, "encode", ids, mask, key=jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-3
     assert float(jnp.abs(first - plain).max()) > 1e-3
@@ -155,7 +164,7 @@ def test_learned_initial_memory_is_shared_by_rows_and_gets_a_gradient():
 
     memory = nnx.merge(graphdef, params).initial_memory(3)
     np.testing.assert_array_equal(memory[:, 0], memory[:, 1])
-    assert float(jnp.abs(jax.grad(loss)(params)["learned_memory"]["slots"][...]).max()) > 0.0
+    assert float(jnp.abs(jax.jit(jax.grad(loss))(params)["learned_memory"]["slots"][...]).max()) > 0.0
 
 
 @pytest.mark.parametrize("kind", ["learned_slot", "learned_channel"])

@@ -1,12 +1,14 @@
 """Conversations: turns, streaming, memory files, several sessions in one batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilations import count_compilations
 from flax import nnx
-from small import dialogue_tokenizer, small_config, small_model, with_end
+from small import call, dialogue_tokenizer, small_config, small_model, with_end
 
 from rxt_jax.model import SamplingConfig, generate, make_rules
 from rxt_jax.serving import ChatSession, answer_together, chat_session
@@ -21,21 +23,21 @@ def chat_model():
     return small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH)), tokenizer
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _generate(graphdef, params, ids, mask, rules, end):
+    model, length = nnx.merge(graphdef, params), ids.shape[1]
+    memory = model.initial_memory(1)
+    return generate(model, memory, ids, mask, rules, max_new_tokens=length, end_id=end, width=length)
+
+
 def generated(model, tokenizer, query, length=LENGTH):
     """Give the ids of a prompt and of its greedy reply, from a prefill at full width and one loop."""
     special = tokenizer.special
     prompt = [special.bos, special.query, *tokenizer.encode(query)]
     ids = jnp.array([prompt + [special.pad] * (length - len(prompt))])
-    graphdef, params = nnx.split(model)
-
-    @jax.jit
-    def go(params, ids):
-        model, rules = nnx.merge(graphdef, params), make_rules(1, jax.random.key(0), first=(special.answer,))
-        mask = jnp.arange(length)[None] < len(prompt)
-        memory = model.initial_memory(1)
-        return generate(model, memory, ids, mask, rules, max_new_tokens=length, end_id=special.eos, width=length)
-
-    made = go(params, ids)
+    mask = jnp.arange(length)[None] < len(prompt)
+    rules = make_rules(1, jax.random.key(0), first=(special.answer,))
+    made = _generate(*nnx.split(model), ids, mask, rules, special.eos)
     return prompt, np.asarray(made.ids)[np.asarray(made.mask)].tolist()
 
 
@@ -46,15 +48,9 @@ def text_of(ids, tokenizer):
 
 def written(model, memory, row):
     """Write a row of ids into memory."""
-    graphdef, params = nnx.split(model)
-
-    @jax.jit
-    def write(params, memory, ids, mask):
-        model = nnx.merge(graphdef, params)
-        return model.update_memory(memory, model.encode(ids, mask), mask)
-
-    ids = jnp.array([row])
-    return write(params, memory, ids, jnp.ones(ids.shape, bool))
+    ids, mask = np.zeros((1, 40), np.int32), np.arange(40)[None] < len(row)
+    ids[0, : len(row)] = row  # one width for all
+    return call(model, "update_memory", memory, call(model, "encode", ids, mask), mask)
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -119,7 +115,7 @@ def test_auto_thinking_takes_the_likelier_block_once(chat_model):
     session = ChatSession(model, tokenizer, mode="auto")
     special = tokenizer.special
     ids = jnp.array([[special.bos, special.query, *tokenizer.encode("Hello.")]])
-    logits = model.decode(ids, jnp.ones(ids.shape, bool), session.memory)[0, -1]
+    logits = call(model, "decode", ids, jnp.ones(ids.shape, bool), session.memory)[0, -1]
     expected = "answer" if logits[special.answer] >= logits[special.think] else "think"
     assert next(iter(session.send("Hello."))).block == expected
 
@@ -178,9 +174,8 @@ def test_a_system_prompt_is_in_memory_before_the_first_turn(chat_model):
     session = ChatSession(model, tokenizer)
     start, special = session.memory, tokenizer.special
     session.initialize("Be kind.", title="S")
-    ids = jnp.array([[special.bos, special.internal, *tokenizer.encode("S\n\nBe kind."), special.eos]])
-    mask = jnp.ones(ids.shape, bool)
-    np.testing.assert_allclose(session.memory, model.update_memory(start, model.encode(ids, mask), mask), atol=1e-4)
+    row = [special.bos, special.internal, *tokenizer.encode("S\n\nBe kind."), special.eos]
+    np.testing.assert_allclose(session.memory, written(model, start, row), atol=1e-4)
     with pytest.raises(ValueError, match="system prompt has"):
         session.initialize("word " * 40)
 

@@ -59,6 +59,9 @@ class MiniatureModel(nnx.Module):
             states.append(hidden)
         return jnp.stack(states)
 
+    def encode_balanced(self, ids, token_mask, **options):
+        return self.encode(ids, token_mask, **options), jnp.float32(0.0)
+
     def update_memory(self, memory, encoded, token_mask, *, key=None):
         del key
         queries = jnp.einsum("LBSD,LDE->LBSE", memory, self.memory_attention.kernel[...])
@@ -70,6 +73,7 @@ class MiniatureModel(nnx.Module):
     def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, documents=None, key=None):
         del key
         hidden = self.embedding.table[...][ids]
+        memory = jnp.repeat(memory, len(ids) // memory.shape[1], axis=1)  # fewer rows are read by neighbours
         for layer in range(LAYERS):
             kernel = self.decoder.self_kernel[...][layer]
             seen = jnp.cumsum(hidden * token_mask[..., None], axis=1)
@@ -98,6 +102,14 @@ class MiniatureModel(nnx.Module):
             slots = self.learned_memory.slots[...]
             return jnp.broadcast_to(slots[:, None], (LAYERS, batch, SLOTS, WIDTH))
         return jax.random.normal(key, (LAYERS, batch, SLOTS, WIDTH))
+
+
+class NoisyModel(MiniatureModel):
+    """Reads with dropout of a kind: what it says depends on its key."""
+
+    def decode_hidden(self, ids, token_mask, memory, *, key=None, **options):
+        hidden, balance = super().decode_hidden(ids, token_mask, memory, **options)
+        return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance
 
 
 def random_rows(seed: int = 0, rows: int = 4, length: int = 7) -> RowBatch:

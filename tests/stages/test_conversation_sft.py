@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import dialogue_tokenizer, small_config, small_recipe
+from small import call, dialogue_tokenizer, small_config, small_model, small_recipe
 
 from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.loader import ConversationBatches
@@ -26,7 +26,7 @@ DATA = DataConfig(max_length=40, max_interactions=4, conversation_length=120)
 def baseline(seed=0, **changes):
     tokenizer = dialogue_tokenizer()
     config = presets.baseline_like(small_config(vocab_size=tokenizer.vocab_size), max_length=256)
-    return BaselineTransformer(replace(config, **changes), rngs=nnx.Rngs(seed)), tokenizer
+    return small_model(replace(config, **changes), seed), tokenizer
 
 
 def test_a_conversation_is_its_interactions_with_one_beginning_and_the_same_targets():
@@ -55,8 +55,14 @@ def test_the_loss_is_that_of_the_answers_given_the_conversation_before_them():
     batch = ConversationBatches(open_source(DialogueData()), RowEncoder(tokenizer, DATA), batch_size=3, seed=0)[0]
     batch = jax.tree.map(jnp.asarray, batch)
     stage = ConversationSft()
-    loss, metrics = stage.objective(model, batch, None, stage.label_counts(batch))
-    logits = np.asarray(model.decode(jnp.asarray(batch.ids), jnp.asarray(batch.token_mask)), np.float64)
+    graphdef, params = nnx.split(model)
+
+    @jax.jit
+    def objective(params, batch):
+        return stage.objective(nnx.merge(graphdef, params), batch, None, stage.label_counts(batch))
+
+    loss, metrics = objective(params, batch)
+    logits = np.asarray(call(model, "decode", batch.ids, batch.token_mask), np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = -np.take_along_axis(log_probs[:, :-1], batch.ids[:, 1:, None], axis=-1)[..., 0]
     scored = batch.loss_mask[:, 1:]
@@ -74,8 +80,10 @@ def test_a_session_answers_as_the_whole_conversation_read_at_once(persistent):
         session.answer(query)
         made = session.history[before:]
         # Greedy: every token of the reply but its first is the likeliest after all that stands before it.
-        ids = jnp.asarray([session.history])
-        best = np.argmax(model.decode(ids, jnp.ones(ids.shape, bool))[0], axis=-1)
+        length = len(session.history)
+        ids = np.zeros((1, 96), np.int32)  # one width for all turns
+        ids[0, :length] = session.history
+        best = np.argmax(call(model, "decode", ids, np.arange(96)[None] < length)[0, :length], axis=-1)
         start = before + made.index(tokenizer.special.answer) + 1
         np.testing.assert_array_equal(session.history[start:], best[start - 1 : -1])
 

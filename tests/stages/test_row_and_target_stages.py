@@ -1,5 +1,6 @@
 """Stages 1-3 on a miniature model: terms, masks, perturbation, and the targets of memory pre-training."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -7,17 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conversation import LAYERS, SLOTS, WIDTH, MiniatureModel, random_episodes, random_rows
+from flax import nnx
 
 from rxt_jax.compatibility import PretrainingCompatibility
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware, MemoryPretraining
 from rxt_jax.stages.joint_pretraining import perturb_states
 
 MODEL = MiniatureModel()
+GRAPHDEF, PARAMS = nnx.split(MODEL)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(stage, batch, key):
+    return stage.objective(nnx.merge(GRAPHDEF, PARAMS), batch, key, stage.label_counts(batch))
 
 
 def score(stage, batch, key=None):
-    batch = jax.tree.map(jnp.asarray, batch)
-    loss, metrics = stage.objective(MODEL, batch, key, stage.label_counts(batch))
+    loss, metrics = _score(stage, jax.tree.map(jnp.asarray, batch), key)
     return float(loss), {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
 
 
@@ -34,13 +41,19 @@ def test_the_joint_loss_is_the_sum_of_its_scaled_terms():
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_masked_language_loss_by_hand():
+@pytest.mark.parametrize("mask_id", [4, 15])
+def test_the_masked_language_loss_by_hand(mask_id):
+    """Whatever id the tokenizer has for `[MASK]`: the encoder reads that one, and has to restore what was there."""
     batch = random_rows()
+    usual = score(JointPretraining(), batch)[1]["masked_language/loss"][0]
+    batch = batch._replace(masked_ids=np.where(batch.mlm_mask, np.int32(mask_id), batch.ids))
     encoded = MODEL.encode(batch.masked_ids, batch.token_mask)
     surprise = -jax.nn.log_softmax(MODEL.masked_language_logits(encoded[-1]))
     rows, places = np.nonzero(batch.mlm_mask)
     expected = np.asarray(surprise)[rows, places, batch.ids[rows, places]].sum()
-    assert score(JointPretraining(), batch)[1]["masked_language/loss"][0] == pytest.approx(expected, rel=1e-5)
+    found = score(JointPretraining(), batch)[1]["masked_language/loss"][0]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert (abs(found - usual) < 1e-4) == (mask_id == 4)
 
 
 def test_the_decoder_reads_the_states_of_the_masked_row():
@@ -110,9 +123,7 @@ def test_memory_pretraining_has_no_gradient_into_encoder_or_past():
     def loss(model):
         return stage.objective(model, batch, None, stage.label_counts(batch))[0]
 
-    from flax import nnx
-
-    slopes = nnx.grad(loss)(MiniatureModel())
+    slopes = jax.jit(jax.grad(lambda params: loss(nnx.merge(GRAPHDEF, params))))(PARAMS)
     assert np.asarray(slopes["memory_attention"]["kernel"][...]).any()
     for part, name in (("encoder", "kernel"), ("embedding", "table"), ("learned_memory", "slots")):
         assert not np.asarray(slopes[part][name][...]).any(), part

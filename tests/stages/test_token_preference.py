@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small import small_config
+from small import call, small_config, small_model
 
 import rxt_jax
 from rxt_jax.losses import PreferenceConfig, projected_sequence_log_probs, sequence_log_probs
-from rxt_jax.model import BaselineTransformer, presets
+from rxt_jax.model import presets
 from rxt_jax.stages.preference import (
     DPOConfig,
     DPOTrainer,
@@ -28,15 +28,16 @@ REJECTED = [[6, 30, 3], [6, 31, 32, 33, 3], [6, 3]]
 
 
 def model(seed=0):
-    return BaselineTransformer(presets.baseline_like(small_config(), max_length=32), rngs=nnx.Rngs(seed))
+    return small_model(presets.baseline_like(small_config(), max_length=32), seed)
 
 
 def test_log_probabilities_are_those_of_each_token_after_all_before_it():
     policy = model()
     found = compute_log_probs(policy, PROMPTS, CHOSEN)
     for row, (prompt, response) in enumerate(zip(PROMPTS, CHOSEN, strict=True)):
-        ids = jnp.asarray([prompt + response])
-        log_probs = jax.nn.log_softmax(policy.decode(ids, jnp.ones(ids.shape, bool))[0])
+        ids = np.zeros((1, 16), np.int32)  # one width for all rows
+        ids[0, : len(prompt + response)] = prompt + response
+        log_probs = jax.nn.log_softmax(call(policy, "decode", ids, np.arange(16)[None] < len(prompt + response))[0])
         total = sum(float(log_probs[len(prompt) - 1 + i, token]) for i, token in enumerate(response))
         np.testing.assert_allclose(found[row], total, rtol=1e-5)
     means = compute_log_probs(policy, PROMPTS, CHOSEN, reduction="mean")

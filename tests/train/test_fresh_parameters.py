@@ -14,7 +14,8 @@ from rxt_jax.model import make_model, presets
     "config", [presets.toy(), mixture_config(), presets.baseline_like(small_config(), max_length=64)]
 )
 def test_they_are_bit_for_bit_those_of_the_fully_optimised_program(config):
-    whole = jax.jit(lambda: nnx.split(make_model(config, rngs=nnx.Rngs(7)))[1])()
+    fully = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    whole = jax.jit(lambda: nnx.split(make_model(config, rngs=nnx.Rngs(7)))[1], compiler_options=fully)()
     cheap = nnx.split(run.build_model(config, 7))[1]
     assert jax.tree.structure(cheap) == jax.tree.structure(whole)
     for one, other in zip(jax.tree.leaves(cheap), jax.tree.leaves(whole), strict=True):

@@ -23,7 +23,6 @@ from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import claim_folder, load, write_recipe
 from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_sharding, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
-from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
@@ -116,11 +115,6 @@ def losses_of(folder, stage):
     return {line["update"]: line["loss"] for line in lines if line["stage"] == stage and line["split"] == "train"}
 
 
-def with_saves(recipe, every):
-    loop = LoopConfig(log_every=1, save_every=every)
-    return replace(recipe, stages={name: replace(run, loop=loop) for name, run in recipe.stages.items()})
-
-
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path / "whole", STAGES)
     assert run_recipe(recipe, quiet=True)
@@ -132,7 +126,6 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypa
         assert not run_recipe(cut, quiet=True)
         monkeypatch.undo()
         mesh_of_one(monkeypatch)
-        _only_first_stop(tmp_path)
     other = replace(cut, data=replace(cut.data, mask_probability=0.3))
     with pytest.raises(ValueError, match=r"data\.mask_probability = 0\.15, this one has 0\.3"):
         run_recipe(other, quiet=True)
@@ -142,11 +135,6 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypa
         np.testing.assert_array_equal(resumed[path], value, err_msg=path)
     for stage in STAGES:
         assert losses_of(tmp_path / "cut", stage) == losses_of(tmp_path / "whole", stage)
-
-
-def _only_first_stop(tmp_path):
-    """Nothing to prepare between two interruptions: the run goes on where it is."""
-    assert (tmp_path / "cut" / "recipe.json").is_file()
 
 
 def _stop_after(monkeypatch, updates):
@@ -167,22 +155,20 @@ def _stop_after(monkeypatch, updates):
     monkeypatch.setattr(runs, "make_train_step", make)
 
 
-def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
-    recipe = small_recipe(tmp_path / "run", {"joint": JointPretraining()})
-    assert run_recipe(recipe, quiet=True)
-    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+def test_a_finished_run_is_not_run_again(copied_run, monkeypatch):
+    metrics = copied_run.run_folder / "metrics.jsonl"
+    before = metrics.read_text()
+    assert before
 
     def refuse(*_, **__):
         raise AssertionError("a finished stage was trained again")
 
     monkeypatch.setattr(runs, "run_loop", refuse)
-    assert run_recipe(recipe, quiet=True)
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert run_recipe(copied_run, quiet=True)
+    assert metrics.read_text() == before
 
 
-def test_a_broken_checkpoint_is_passed_over_and_said_so(tmp_path, caplog):
-    recipe = with_saves(small_recipe(tmp_path / "run", {"sft": InteractionSft()}), 2)
-    assert run_recipe(recipe, quiet=True)
+def test_a_broken_checkpoint_is_passed_over_and_said_so(copied_run, tmp_path, caplog):
     expected = flat(nnx.split(load(tmp_path / "run").model)[1])
     newest = tmp_path / "run" / "stages" / "sft" / "4"
     for item in ("params", "optimizer"):
@@ -190,17 +176,19 @@ def test_a_broken_checkpoint_is_passed_over_and_said_so(tmp_path, caplog):
             if file.is_file() and file.stat().st_size > 0 and "manifest" not in file.name:
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with caplog.at_level("WARNING"):
-        assert run_recipe(recipe, quiet=True)
+        assert run_recipe(copied_run, quiet=True)
     assert "update 4" in caplog.text
     assert "passed over" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 3, 4]
-    del expected
+    recovered = flat(nnx.split(load(tmp_path / "run").model)[1])
+    assert recovered.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(recovered[path], value, err_msg=path)
 
 
-def test_checkpoints_and_folders_of_another_config_are_refused(tmp_path):
-    recipe = small_recipe(tmp_path / "run", {"sft": InteractionSft()})
-    assert run_recipe(recipe, quiet=True)
+def test_checkpoints_and_folders_of_another_config_are_refused(copied_run):
+    recipe = copied_run
     wider = replace(recipe, model=replace(recipe.model, num_slots=5))
     with pytest.raises(ValueError, match=r"another model: model\.num_slots was 4 and is 5"):
         run_recipe(wider, quiet=True)
@@ -210,22 +198,18 @@ def test_checkpoints_and_folders_of_another_config_are_refused(tmp_path):
         run_recipe(longer, quiet=True)
 
 
-def test_another_tokenizer_is_refused_when_a_run_goes_on_and_when_it_is_loaded(tmp_path):
-    recipe = small_recipe(tmp_path / "run", {"sft": InteractionSft()})
-    assert run_recipe(recipe, quiet=True)
+def test_another_tokenizer_is_refused_when_a_run_goes_on_and_when_it_is_loaded(copied_run, tmp_path):
     other = train_tokenizer(["quite another text"] * 9, TokenizerConfig(vocab_size=512), tmp_path / "run")
     with pytest.raises(ValueError, match=rf"but that of the run folder is {other.fingerprint[:12]}"):
         load(tmp_path / "run")
-    longer = replace(recipe, model=replace(recipe.model, vocab_size=other.vocab_size))
+    longer = replace(copied_run, model=replace(copied_run.model, vocab_size=other.vocab_size))
     with pytest.raises(ValueError, match=r"was trained with the tokenizer"):
         run_recipe(longer, quiet=True)
 
 
-def test_loading_says_what_is_missing(tmp_path):
+def test_loading_says_what_is_missing(copied_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run folder"):
         load(tmp_path)
-    recipe = small_recipe(tmp_path / "run", {"sft": InteractionSft()})
-    assert run_recipe(recipe, quiet=True)
     shutil.rmtree(tmp_path / "run" / "stages")
     with pytest.raises(FileNotFoundError, match="no readable checkpoint"):
         load(tmp_path / "run")
@@ -289,12 +273,10 @@ def test_the_step_compiles_once():
     assert len(traces) == 1
 
 
-def test_a_run_that_starts_from_another_takes_what_fits(tmp_path, capsys):
-    one = "interaction_sft"
-    first = small_recipe(tmp_path / "first", {one: InteractionSft()})
-    assert run_recipe(first, quiet=True)
+def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, capsys):
+    first = finished_run
     model = replace(first.model, num_slots=first.model.num_slots + 1)
-    start = str(tmp_path / "first" / "stages" / one)
+    start = str(first.run_folder / "stages" / "sft")
     second = replace(first, model=model, start_from=start, folder=str(tmp_path / "second"))
     begun = {}
 
@@ -310,9 +292,8 @@ def test_a_run_that_starts_from_another_takes_what_fits(tmp_path, capsys):
     assert differing and all("slot" in path or "memory" in path for path in differing)
     printed = capsys.readouterr().out
     assert all(path in printed.replace("\n", "") for path in differing)
-    assert (tmp_path / "second" / "tokenizer.model").read_bytes() == (
-        tmp_path / "first" / "tokenizer.model"
-    ).read_bytes()
+    taken, given = ((each / "tokenizer.model").read_bytes() for each in (tmp_path / "second", first.run_folder))
+    assert taken == given
 
 
 def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conversation import MiniatureModel, random_episodes, random_rows
+from conversation import MiniatureModel, NoisyModel, random_episodes, random_rows
 from flax import nnx
 
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
@@ -16,7 +16,7 @@ from rxt_jax.train.groups import assign_groups, matrix_axes
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.schedule import ScheduleConfig, learning_rate_factor
 from rxt_jax.train.state import make_train_state
-from rxt_jax.train.step import make_train_step
+from rxt_jax.train.step import make_train_step, step_root
 from rxt_jax.types import EpisodeBatch, RowBatch
 
 GRAPHDEF, PARAMS = nnx.split(MiniatureModel())
@@ -100,26 +100,31 @@ def test_micro_batches_must_divide_the_batch():
         train(MemoryAware(interactions_per_update=1), [random_episodes()], accumulation=2)
 
 
-def windows_by_hand(stage, batch: EpisodeBatch, size: int):
-    """Cut an episode into windows and update after each, memory going on without gradient."""
-    config = SGD_LIKE
-    optimizer = make_optimizer(config, PARAMS, total_updates=100, trainable=stage.trainable)
-    trained, state = optimizer.trained(PARAMS), optimizer.init(PARAMS)
+def windows_by_hand(stage, batch: EpisodeBatch, size: int, graphdef=GRAPHDEF, key=None, numbered=True):
+    """Cut an episode into windows and update after each, memory going on without gradient.
+
+    Without `numbered` every window draws as the first one does.
+    """
+    optimizer = make_optimizer(SGD_LIKE, PARAMS, total_updates=100, trainable=stage.trainable)
     interactions = stage.interactions(batch)
-    memory = None
+
+    @functools.partial(jax.jit, static_argnames="first")
+    def slopes(trained, memory, window, start, first):
+        def loss(trained):
+            model = nnx.merge(graphdef, with_parameters(PARAMS, trained))
+            begun = stage.begin(model, batch.ids.shape[1], key) if first else memory
+            counts = stage.label_counts(window)
+            value, (after, _) = stage.window_objective(model, begun, window, key, counts, start=start)
+            return value, after
+
+        return jax.value_and_grad(loss, has_aux=True)(trained)
+
+    apply = jax.jit(optimizer.apply)
+    trained, state, memory = optimizer.trained(PARAMS), optimizer.init(PARAMS), None
     for start in range(0, len(batch.ids), size):
         window = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], interactions)
-
-        def loss(trained, memory=memory, window=window, start=start):
-            model = nnx.merge(GRAPHDEF, with_parameters(PARAMS, trained))
-            memory = stage.begin(model, batch.ids.shape[1], None) if memory is None else memory
-            value, (memory, _) = stage.window_objective(
-                model, memory, window, None, stage.label_counts(window), start=start
-            )
-            return value, memory
-
-        (_, memory), slopes = jax.value_and_grad(loss, has_aux=True)(trained)
-        trained, state, _ = optimizer.apply(slopes, state, trained, jnp.float32(0.0))
+        (_, memory), slope = slopes(trained, memory, window, start if numbered else 0, first=start == 0)
+        trained, state, _ = apply(slope, state, trained, jnp.float32(0.0))
     return trained
 
 
@@ -130,6 +135,19 @@ def test_windows_update_in_the_middle_of_the_episode(make, size, length):
     batch = random_episodes(interactions=length)
     state, _ = train(stage, [batch], config=SGD_LIKE)
     assert_close(flat(state.params), windows_by_hand(stage, batch, size), atol=1e-6)
+
+
+def test_every_window_of_an_update_draws_keys_of_its_own():
+    stage, batch = MemoryAware(interactions_per_update=1), random_episodes(interactions=3)
+    graphdef = nnx.split(NoisyModel())[0]
+    optimizer = make_optimizer(SGD_LIKE, PARAMS, total_updates=100, trainable=stage.trainable)
+    step = make_train_step(graphdef, stage, optimizer, seed=3, stream=1)
+    state, _ = step(make_train_state(PARAMS, optimizer), batch)
+    key = jax.random.fold_in(step_root(3, 1), 0)
+    found = flat(state.params)
+    assert_close(found, windows_by_hand(stage, batch, 1, graphdef, key), atol=1e-6)
+    repeated = windows_by_hand(stage, batch, 1, graphdef, key, numbered=False)
+    assert max(np.abs(found[path] - value).max() for path, value in repeated.items()) > 1e-5
 
 
 @pytest.mark.slow

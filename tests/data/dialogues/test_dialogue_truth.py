@@ -54,12 +54,15 @@ def test_a_recalled_value_is_in_the_answer_and_was_last_said_distance_turns_befo
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_answer_can_be_derived_from_what_was_said(split):
     """A question that recalls is annotated, unless the value stands in its own query; the latest value counts."""
+    seen = 0
     for interactions in episodes("small", split, 300):
         for interaction in interactions:
             if interaction["intent"] in ("recall", "hop"):
+                seen += 1
                 # "Do I like or dislike rowing?" names the answer.
                 assert "recall" in interaction or "like" in interaction["query"], interactions
                 assert len(interaction.get("recall", [None])) == 1
+    assert seen > 50
 
 
 def test_no_outdated_value_is_told():
@@ -107,12 +110,15 @@ def test_the_unsaid_and_the_withdrawn_are_not_known():
 
 
 def test_what_is_asked_as_absent_was_not_stated():
-    for interactions in episodes("small", absence_share=0.4, echo_probability=1.0, count=300):
+    seen = 0
+    for interactions in episodes("small", absence_share=0.4, withdrawals=0.0, echo_probability=1.0, count=300):
         slots: set[str] = set()
         for interaction in interactions:
             slots |= {recall["slot"] for recall in interaction.get("recall", ())}
             if interaction["intent"] == "absence":
-                assert interaction["asked"] not in slots or any(i["intent"] == "withdraw" for i in interactions)
+                seen += 1
+                assert interaction["asked"] not in slots
+    assert seen > 100
 
 
 def test_comparisons_are_right():
@@ -129,11 +135,14 @@ def test_comparisons_are_right():
 
 
 def test_sums_are_right():
+    seen = 0
     for interactions in episodes("medium"):
         for interaction in interactions:
             if interaction["intent"] == "sum":
+                seen += 1
                 x, y, total = map(int, re.search(r"(\d+) plus (\d+) is (\d+)", interaction["answer"]).groups())
                 assert x + y == total
+    assert seen > 10
 
 
 def test_a_summary_tells_the_latest_facts():
@@ -191,10 +200,14 @@ def test_an_instruction_shapes_the_answer():
 
 
 def test_a_thought_holds_what_the_answer_needs():
+    seen = 0
     for interactions in episodes("small", think_share=1.0):
         for interaction in interactions:
             if interaction["intent"] in ("recall", "hop", "history"):
-                assert all(mentions(recall["value"], interaction["think"]) for recall in interaction.get("recall", ()))
+                for recall in interaction.get("recall", ()):
+                    seen += 1
+                    assert mentions(recall["value"], interaction["think"])
+    assert seen > 100
 
 
 def test_the_record_has_the_parts_the_template_knows():
