@@ -1,8 +1,9 @@
 """What to measure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rxt_jax.data.dialogues.spec import SPLITS
+from rxt_jax.sharding import MeshConfig
 
 __all__ = ["CONDITIONS", "EvaluationConfig"]
 
@@ -13,22 +14,32 @@ interaction (it knows what was said there, however often that was repeated since
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How many held-out episodes, in how large batches, and how many tokens an answer may have.
+    """How much is measured, and how it is computed.
 
-    `splits` are those of the embedded dialogues, made with `seed`; a file is one split of its own.
     Whole batches are evaluated: of 100 episodes in batches of 64 the first 64 count. The split `longest`, whose
     conversations are ten times as long, has an eighth of the episodes.
     """
 
     episodes: int = 128
+    """Held-out conversations of every split."""
     batch_size: int = 64
+    """Conversations of a batch; `shuffled` memory is that of the neighbour in it."""
     max_new_tokens: int = 24
+    """Tokens of an answer, at most."""
     splits: tuple[str, ...] = SPLITS[1:]
+    """Splits of the embedded dialogues, made with `seed`; a file is one split of its own."""
     conditions: tuple[str, ...] = CONDITIONS
+    """What the decoder is given to read."""
     seed: int = 1
+    """Of the embedded dialogues."""
+    tokens_per_call: int = 4096
+    """Tokens that go through a part of the model together on one device: as many rows of a batch as hold about that
+    many. The memory that an evaluation takes grows with it, its results do not depend on it."""
+    mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
+    """Devices that share the work: conversations are split over `data` × `fsdp`. The default is one device."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "batch_size", "max_new_tokens"):
+        for name in ("episodes", "batch_size", "max_new_tokens", "tokens_per_call"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name, known in (("splits", SPLITS), ("conditions", CONDITIONS)):

@@ -46,6 +46,18 @@ class ConditionResult:
         self.correct_tokens += int(np.sum(hits[scored]))
         self.tokens += int(scored.sum())
 
+    def count_value(self, hits: np.ndarray | None) -> None:
+        """Add the tokens of an asked value, None where the true answer does not spell it.
+
+        Tokens that follow the first one are predicted from the true ones before them, so their share is above recall
+        even for a model that guesses.
+        """
+        if hits is None:
+            self.values_without_tokens += 1
+            return
+        self.value_tokens += len(hits)
+        self.correct_value_tokens += int(np.sum(hits))
+
     def count_recall(self, recall: Recall, answer: str) -> None:
         """Add one asked value: recalled where the answer holds it; its outcome also says what else was named."""
         right = contains_value(answer, recall.value)
