@@ -3,12 +3,12 @@
 Two conditions: with the whole conversation before the question, and with the question alone.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -16,12 +16,15 @@ from rxt_jax.data.config import DataConfig
 from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.rows import Row, RowEncoder, join_rows, stack_conversations
 from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.evaluation.answering import read_tokens
 from rxt_jax.evaluation.config import EvaluationConfig
-from rxt_jax.evaluation.evaluate import absences_in_rows, generate_texts, recalls_in_rows, sample_episodes
-from rxt_jax.evaluation.memories import score_tokens
+from rxt_jax.evaluation.evaluate import absences_in_rows, recalls_in_rows, sample_episodes, text_of
 from rxt_jax.evaluation.recall import Absence, Recall, chance_level, find_value_tokens
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
-from rxt_jax.types import EpisodeBatch
+from rxt_jax.losses.token_log_probs import TokenLogProbs
+from rxt_jax.model.generation import generate, prompt_width
+from rxt_jax.model.generation_rules import make_rules
+from rxt_jax.types import Array
 
 __all__ = ["evaluate_baseline"]
 
@@ -84,12 +87,52 @@ def _answer(
     turns = sorted({(question.turn, question.episode) for question in (*recalls, *absences)})
     prompts = [pasts[episode][turn] for turn, episode in turns]
     length = encoder.config.conversation_length
-    made = generate_texts(graphdef, params, prompts, lambda numbers: None, encoder, config, length)
+    made = _generate_texts(graphdef, params, prompts, encoder, config, length)
     texts = dict(zip(turns, made, strict=True))
     for recall in recalls:
         result.count_recall(recall, texts[recall.turn, recall.episode])
     for absence in absences:
         result.count_absence(texts[absence.turn, absence.episode])
+
+
+def _generate_texts(
+    graphdef: Any,
+    params: Any,
+    prompts: Sequence[list[int]],
+    encoder: RowEncoder,
+    config: EvaluationConfig,
+    length: int,
+) -> list[str]:
+    """Answer prompts of at most `length` tokens greedily, in batches of one shape."""
+    special, size = encoder.special, config.batch_size
+    width = prompt_width(max(map(len, prompts), default=0), length)
+    texts: list[str] = []
+    for start in range(0, len(prompts), size):
+        numbers = np.minimum(np.arange(start, start + size), len(prompts) - 1)  # one shape, one compile
+        ids = np.full((size, width), special.pad, np.int32)
+        mask = np.zeros((size, width), bool)
+        for place, number in enumerate(numbers):
+            prompt = prompts[number]
+            ids[place, : len(prompt)], mask[place, : len(prompt)] = prompt, True
+        new = _generate_rows(graphdef, params, ids, mask, config.max_new_tokens, special.eos)
+        texts += [text_of(row, encoder) for row in np.asarray(new)[: len(prompts) - start].tolist()]
+    return texts
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _generate_rows(
+    graphdef: Any, params: Any, ids: Array, token_mask: Array, max_new_tokens: int, end_id: int
+) -> Array:
+    rules = make_rules(len(ids), jax.random.key(0))
+    model = nnx.merge(graphdef, params)
+    return generate(model, None, ids, token_mask, rules, max_new_tokens=max_new_tokens, end_id=end_id).ids
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score_tokens(graphdef: Any, params: Any, ids: Array, token_mask: Array, scored: Array) -> TokenLogProbs:
+    """Score rows `[I B T]`, those of one I at a time."""
+    model = nnx.merge(graphdef, params)
+    return jax.lax.map(lambda rows: read_tokens(model, None, *rows), (ids, token_mask, scored))
 
 
 def _score(
@@ -111,18 +154,21 @@ def _score(
         conversations = [[row[turn : turn + 1] for row in rows] for turn in range(turns)]
     stacked = [stack_conversations(each, length, encoder.special.pad) for each in conversations]
     ids, token_mask, loss_mask = (np.stack(leaves) for leaves in zip(*stacked, strict=True))
-    batch = EpisodeBatch(ids, token_mask, loss_mask, token_mask.any(-1))
-    losses, hits = jax.device_get(score_tokens(graphdef, params, jax.tree.map(jnp.asarray, batch), None))
-    result.count_tokens(losses, hits, loss_mask)
+    values = []
     for recall in recalls:
         mine = rows[recall.episode - first]
         row = mine[recall.turn]
         found = find_value_tokens(row.ids, row.prompt_length, recall.value, encoder.tokenizer.token_bytes)
         offset = sum(len(each.ids) - 1 for each in mine[: recall.turn]) if condition == "history" else 0
         if found is None or offset + len(row.ids) > length:
-            result.values_without_tokens += 1
+            result.count_value(None)
             continue
         place = (0 if condition == "history" else recall.turn, recall.episode - first)
-        of_value = hits[(*place, slice(offset + found.start, offset + found.stop))]
-        result.value_tokens += len(of_value)
-        result.correct_value_tokens += int(np.sum(of_value))
+        values.append((*place, slice(offset + found.start, offset + found.stop)))
+    scored = loss_mask.copy()
+    for value in values:
+        scored[value] = True
+    log_probs, correct = jax.device_get(_score_tokens(graphdef, params, ids, token_mask, scored))
+    result.count_tokens(-log_probs, correct, loss_mask)
+    for value in values:
+        result.count_value(correct[value])

@@ -1,8 +1,9 @@
 """What to measure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rxt_jax.data.dialogues.spec import SPLITS
+from rxt_jax.sharding import MeshConfig
 
 __all__ = ["CONDITIONS", "EvaluationConfig"]
 
@@ -13,13 +14,13 @@ interaction (it knows what was said there, however often that was repeated since
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How much is measured, and under which conditions. Source: docs/method.md §18."""
+    """How much is measured, under which conditions, and how it is computed. Source: docs/method.md §18."""
 
     episodes: int = 128
-    """Held-out episodes per split, in whole batches: of 100 in batches of 64 the first 64 count. The split `longest`,
-    whose conversations are ten times as long, has an eighth of them."""
+    """Held-out conversations of every split, in whole batches: of 100 in batches of 64 the first 64 count. The split
+    `longest`, whose conversations are ten times as long, has an eighth of them."""
     batch_size: int = 64
-    """Episodes at once."""
+    """Conversations of a batch; `shuffled` memory is that of the neighbour in it."""
     max_new_tokens: int = 24
     """Tokens that a generated answer may have."""
     splits: tuple[str, ...] = SPLITS[1:]
@@ -28,9 +29,14 @@ class EvaluationConfig:
     """What memory the answers read."""
     seed: int = 1
     """What the embedded dialogues are drawn from."""
+    tokens_per_call: int = 4096
+    """Tokens that go through a part of the model together on one device: as many rows of a batch as hold about that
+    many. The memory that an evaluation takes grows with it, its results do not depend on it."""
+    mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
+    """Devices that share the work: conversations are split over `data` × `fsdp`. The default is one device."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "batch_size", "max_new_tokens"):
+        for name in ("episodes", "batch_size", "max_new_tokens", "tokens_per_call"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name, known in (("splits", SPLITS), ("conditions", CONDITIONS)):

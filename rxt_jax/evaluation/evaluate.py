@@ -3,29 +3,40 @@
 Every conversation is walked once; the four conditions differ in what the decoder is given to read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import make_episode_batch
 from rxt_jax.data.rows import Row, RowEncoder
 from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.evaluation.answering import AnswerRows, ReadAnswers
 from rxt_jax.evaluation.config import EvaluationConfig
-from rxt_jax.evaluation.memories import collect_memories, generate_rows, score_tokens, under_condition
 from rxt_jax.evaluation.recall import Absence, Recall, absences_of, chance_level, find_value_tokens, recalls_of
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
+from rxt_jax.evaluation.walk import Findings, place_model, read_batch
+from rxt_jax.losses.token_log_probs import TokenLogProbs
 from rxt_jax.model.generation import prompt_width
+from rxt_jax.types import EpisodeBatch
 
-__all__ = ["absences_in_rows", "evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
+__all__ = ["absences_in_rows", "evaluate_split", "recalls_in_rows", "sample_episodes", "text_of"]
 
 Question = TypeVar("Question", Recall, Absence)
+
+
+class _Asked(NamedTuple):
+    """What the conversations of a batch are asked, with numbers of conversations that count from its first one."""
+
+    recalls: list[tuple[Recall, range | None]]  # with the tokens that spell the value in the true answer
+    absences: list[Absence]
+
+    def turns(self) -> set[tuple[int, int]]:
+        """List (turn, row) of all questions; two values may be asked for in one turn."""
+        return {(each.turn, each.episode) for each in (*(recall for recall, _ in self.recalls), *self.absences)}
 
 
 def evaluate_split(
@@ -44,28 +55,32 @@ def evaluate_split(
     as recalled where the greedy reply holds it, in whatever block (thought, answer, tool call) it stands.
     """
     episodes, size = sample_episodes(source, config)
-    count, longest = len(episodes), max(len(episode["interactions"]) for episode in episodes) + data.use_system_prompt
+    longest = max(len(episode["interactions"]) for episode in episodes) + data.use_system_prompt
     encoder = RowEncoder(tokenizer, replace(data, max_interactions=min(longest, data.max_interactions)))
+    rows = [encoder.episode(episode) for episode in episodes]
+    recalls, dropped = recalls_in_rows(episodes, rows, encoder)
+    absences = absences_in_rows(episodes, rows, encoder)
     result = SplitResult(
-        episodes=count, interactions=0, conditions={name: ConditionResult() for name in config.conditions}
+        len(episodes), 0, {name: ConditionResult() for name in config.conditions}, dropped_recalls=dropped
     )
-    graphdef, params = nnx.split(model)
-    all_recalls: list[Recall] = []
-    for start in range(0, count, size):
-        batch_episodes = episodes[start : start + size]
-        rows = [encoder.episode(episode) for episode in batch_episodes]
-        batch = make_episode_batch(rows, encoder, encoder.config.max_interactions)
-        recalls, dropped = recalls_in_rows(batch_episodes, rows, encoder)
-        absences = absences_in_rows(batch_episodes, rows, encoder)
-        all_recalls += recalls
-        result.dropped_recalls += dropped
+    placed = place_model(model, config)
+    prompts = (_prompt_length(rows[each.episode][each.turn]) for each in (*recalls, *absences))
+    read = ReadAnswers(
+        width=prompt_width(max(prompts, default=0), encoder.config.max_length),
+        max_new_tokens=config.max_new_tokens,
+        end_id=encoder.special.eos,
+        pad_id=encoder.special.pad,
+    )
+    for start in range(0, len(rows), size):
+        here = rows[start : start + size]
+        spans = [(recall, _value_tokens(here, recall, encoder)) for recall in _of_batch(recalls, start, size)]
+        asked = _Asked(spans, _of_batch(absences, start, size))
+        batch = make_episode_batch(here, encoder, encoder.config.max_interactions)
         result.interactions += int(batch.valid.sum())
-        memories = collect_memories(graphdef, params, jax.tree.map(jnp.asarray, batch))
-        for name in config.conditions:
-            spoilt = under_condition(memories, name)
-            _score(result.conditions[name], graphdef, params, batch, spoilt, recalls, rows, encoder)
-            _answer(result.conditions[name], graphdef, params, spoilt, recalls, absences, rows, encoder, config)
-    result.chance = chance_level(all_recalls)
+        targets = batch.loss_mask & batch.valid[..., None]
+        found = read_batch(placed, batch, *_ask(here, batch, asked, targets), read, config, first=start)
+        _count(result, found, targets, asked, encoder)
+    result.chance = chance_level(recalls)
     result.cut_rows, result.shortened_episodes = encoder.report.cut.total(), encoder.report.episodes_shortened
     return result
 
@@ -106,104 +121,8 @@ def _in_rows(
     return usable, len(found) - len(usable)
 
 
-def _score(
-    result: ConditionResult,
-    graphdef: Any,
-    params: Any,
-    batch: Any,
-    memories: jax.Array,
-    recalls: Sequence[Recall],
-    rows: list[list[Row]],
-    encoder: RowEncoder,
-) -> None:
-    """Add what is known without generating: likelihood of answers, and hits on the tokens of values.
-
-    Tokens that follow the first one of a value are predicted from the true ones before them, so this is
-    above recall even for a model that guesses.
-    """
-    losses, hits = jax.device_get(score_tokens(graphdef, params, jax.tree.map(jnp.asarray, batch), memories))
-    result.count_tokens(losses, hits, batch.loss_mask & batch.valid[..., None])
-    for recall in recalls:
-        row = rows[recall.episode][recall.turn]
-        found = find_value_tokens(row.ids, row.prompt_length, recall.value, encoder.tokenizer.token_bytes)
-        if found is None:
-            result.values_without_tokens += 1
-            continue
-        of_value = hits[recall.turn, recall.episode, found.start : found.stop]
-        result.value_tokens += len(of_value)
-        result.correct_value_tokens += int(np.sum(of_value))
-
-
-def _answer(
-    result: ConditionResult,
-    graphdef: Any,
-    params: Any,
-    memories: jax.Array,
-    recalls: Sequence[Recall],
-    absences: Sequence[Absence],
-    rows: list[list[Row]],
-    encoder: RowEncoder,
-    config: EvaluationConfig,
-) -> None:
-    """Generate the turns that ask for something, and look for the values in the text."""
-    turns = sorted({(question.turn, question.episode) for question in (*recalls, *absences)})
-    # The first token of the answer part says which block comes: the caller's choice, not the model's.
-    prompts = [rows[episode][turn].ids[: rows[episode][turn].prompt_length + 1] for turn, episode in turns]
-
-    def memory_of(numbers: np.ndarray) -> jax.Array:
-        at = np.array(turns)[numbers]
-        return jnp.moveaxis(memories[at[:, 0], :, at[:, 1]], 0, 1)
-
-    texts = dict(
-        zip(
-            turns,
-            generate_texts(graphdef, params, prompts, memory_of, encoder, config, encoder.config.max_length),
-            strict=True,
-        )
-    )
-    for recall in recalls:
-        result.count_recall(recall, texts[recall.turn, recall.episode])
-    for absence in absences:
-        result.count_absence(texts[absence.turn, absence.episode])
-
-
-def generate_texts(
-    graphdef: Any,
-    params: Any,
-    prompts: Sequence[list[int]],
-    memory_of: Callable[[np.ndarray], Any],
-    encoder: RowEncoder,
-    config: EvaluationConfig,
-    length: int,
-) -> list[str]:
-    """Answer prompts of at most `length` tokens greedily, in batches of one shape; `memory_of` picks their memories."""
-    special, size = encoder.special, config.batch_size
-    width = prompt_width(max(map(len, prompts), default=0), length)
-    texts: list[str] = []
-    for start in range(0, len(prompts), size):
-        numbers = np.minimum(np.arange(start, start + size), len(prompts) - 1)  # one shape, one compile
-        ids = np.full((size, width), special.pad, np.int32)
-        mask = np.zeros((size, width), bool)
-        for place, number in enumerate(numbers):
-            prompt = prompts[number]
-            ids[place, : len(prompt)], mask[place, : len(prompt)] = prompt, True
-        new = generate_rows(
-            graphdef,
-            params,
-            memory_of(numbers),
-            jnp.asarray(ids),
-            jnp.asarray(mask),
-            config.max_new_tokens,
-            special.eos,
-        )
-        for row_ids in np.asarray(new)[: len(prompts) - start].tolist():
-            ended = row_ids.index(special.eos) if special.eos in row_ids else len(row_ids)
-            texts.append(_text_of(row_ids[:ended], encoder))
-    return texts
-
-
-def _text_of(ids: list[int], encoder: RowEncoder) -> str:
-    """Join the blocks of an answer part; control tokens separate words."""
+def text_of(ids: Sequence[int], encoder: RowEncoder) -> str:
+    """Join the blocks of a generated answer part, up to its end; control tokens separate words."""
     control = set(encoder.special.names)
     text, block = [], []
     for identity in [*ids, encoder.special.eos]:
@@ -212,4 +131,50 @@ def _text_of(ids: list[int], encoder: RowEncoder) -> str:
             block = []
         else:
             block.append(identity)
+        if identity == encoder.special.eos:
+            break
     return " ".join(text)
+
+
+def _of_batch(questions: Iterable[Question], start: int, size: int) -> list[Question]:
+    return [each._replace(episode=each.episode - start) for each in questions if start <= each.episode < start + size]
+
+
+def _prompt_length(row: Row) -> int:
+    """Count the tokens that a model is given: the prompt and the first token of the answer part.
+
+    That one says which block comes: the caller's choice, not the model's.
+    """
+    return min(row.prompt_length + 1, len(row.ids))
+
+
+def _value_tokens(rows: Sequence[Sequence[Row]], recall: Recall, encoder: RowEncoder) -> range | None:
+    row = rows[recall.episode][recall.turn]
+    return find_value_tokens(row.ids, row.prompt_length, recall.value, encoder.tokenizer.token_bytes)
+
+
+def _ask(
+    rows: Sequence[Sequence[Row]], batch: EpisodeBatch, asked: _Asked, targets: np.ndarray
+) -> tuple[AnswerRows, np.ndarray]:
+    """Write for the reader what is wanted of a batch, and which rows are asked something, `[I B]`."""
+    scored, prompt_length, asks = targets.copy(), np.ones(batch.valid.shape, np.int32), np.zeros_like(batch.valid)
+    for recall, span in asked.recalls:
+        if span is not None:
+            scored[recall.turn, recall.episode, span.start : span.stop] = True
+    for turn, row in asked.turns():
+        asks[turn, row], prompt_length[turn, row] = True, _prompt_length(rows[row][turn])
+    return AnswerRows(batch.ids, batch.token_mask, scored, prompt_length), asks
+
+
+def _count(result: SplitResult, found: Findings, targets: np.ndarray, asked: _Asked, encoder: RowEncoder) -> None:
+    """Add what was found in a batch to every condition."""
+    tokens: TokenLogProbs = found.rows
+    for number, one in enumerate(result.conditions.values()):
+        correct = np.asarray(tokens.correct[number])
+        one.count_tokens(-np.asarray(tokens.log_probs[number]), correct, targets)
+        texts = {(turn, row): text_of(found.groups[number, turn, row].tolist(), encoder) for turn, row in asked.turns()}
+        for recall, span in asked.recalls:
+            one.count_value(None if span is None else correct[recall.turn, recall.episode, span.start : span.stop])
+            one.count_recall(recall, texts[recall.turn, recall.episode])
+        for absence in asked.absences:
+            one.count_absence(texts[absence.turn, absence.episode])

@@ -4,15 +4,13 @@ An answer is preferred where its log-probability is above that of the rejected o
 that only memory holds, this is a measure of memory. Source: docs/method.md, eq. 122.
 """
 
-import functools
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from flax import nnx
 from rich import box
 from rich.table import Table
 
@@ -23,11 +21,13 @@ from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import sample_episodes
-from rxt_jax.evaluation.memories import collect_memories, under_condition
-from rxt_jax.stages.answer_scoring import answers_of, score_answers
-from rxt_jax.types import Array, PreferenceBatch
+from rxt_jax.evaluation.groups import read_groups, take_memories, take_rows
+from rxt_jax.evaluation.walk import Findings, place_model, read_batch
+from rxt_jax.losses.sequence_log_probs import SequenceLogProbs
+from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
+from rxt_jax.types import Array
 
-__all__ = ["PreferenceAccuracy", "PreferenceReport", "evaluate_preferences"]
+__all__ = ["PreferenceAccuracy", "PreferenceReport", "ReadPairs", "evaluate_preferences"]
 
 
 @dataclass
@@ -93,25 +93,36 @@ def evaluate_preferences(
     longest = max(len(episode["interactions"]) for episode in episodes) + data.use_system_prompt
     encoder = RowEncoder(tokenizer, replace(data, max_interactions=min(longest, data.max_interactions)))
     result = PreferenceReport(len(episodes), 0, {name: PreferenceAccuracy() for name in config.conditions})
-    graphdef, params = nnx.split(model)
+    placed, read = place_model(model, config), ReadPairs()
     for start in range(0, len(episodes), size):
         rows = [encoder.preference_episode(episode) for episode in episodes[start : start + size]]
         batch = make_preference_batch(rows, encoder, encoder.config.max_interactions)
-        batch = jax.tree.map(jax.numpy.asarray, batch)
-        memories = collect_memories(graphdef, params, batch.chosen)
-        for name, one in result.conditions.items():
-            total, length, paired = jax.device_get(_score(graphdef, params, batch, under_condition(memories, name)))
-            sums, means = total[paired], (total / np.maximum(length, 1.0))[paired]
+        answers = jax.device_get(answers_of(batch))
+        found = read_batch(placed, batch.chosen, answers, answers.paired, read, config, first=start).groups
+        for number, one in enumerate(result.conditions.values()):
+            sums, lengths = found.total[number][answers.paired], found.length[number][answers.paired]
+            means = sums / np.maximum(lengths, 1.0)
             one.right += int(np.sum(sums[:, 0] > sums[:, 1]))
             one.right_by_mean += int(np.sum(means[:, 0] > means[:, 1]))
             one.chosen += float(np.sum(sums[:, 0]))
             one.rejected += float(np.sum(sums[:, 1]))
-        result.pairs += int(paired.sum())
+        result.pairs += int(answers.paired.sum())
     return result
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(graphdef: Any, params: Any, batch: PreferenceBatch, memories: Array) -> tuple[Array, Array, Array]:
-    answers = answers_of(batch)
-    found, _ = score_answers(nnx.merge(graphdef, params), memories, answers, remat=False)
-    return found.total, found.length, answers.paired
+@dataclass(frozen=True)
+class ReadPairs:
+    """Score chosen and rejected answers where an interaction has both: `SequenceLogProbs` `[N P·C·g 2]` by groups."""
+
+    answers_per_row: ClassVar[int] = 2
+
+    def __call__(self, model: Any, memories: Array, rows: Answers, groups: Array) -> Findings:
+        """Read memories `[C L B S D]`."""
+
+        def score(group: Array) -> SequenceLogProbs:
+            taken = take_rows(rows, group, len(memories))
+            answers = jax.tree.map(lambda leaf: leaf[None], taken)
+            found, _ = score_answers(model, take_memories(memories, group)[None], answers, remat=False)
+            return jax.tree.map(lambda leaf: leaf[0], found)
+
+        return Findings((), read_groups(score, groups))

@@ -14,11 +14,14 @@ from rich.table import Table
 from rxt_jax.evaluation.markdown import markdown_table
 from rxt_jax.evaluation.outcome import OUTCOMES, abstains, judge
 from rxt_jax.evaluation.recall import BUCKETS, Recall, bucket_of, contains_value
+from rxt_jax.evaluation.shares import pool_distances, standard_error
 
 __all__ = ["ConditionResult", "Report", "SplitResult", "show_share"]
 
 _BUCKET_NAMES = [bucket_of(low) for low, _ in BUCKETS]
 _PLOTS_BESIDE = 4
+_POINT = 20  # questions behind a point of the picture, at least where there are so many
+_FAR = 16  # beyond this distance the picture counts in powers
 
 
 @dataclass
@@ -46,6 +49,18 @@ class ConditionResult:
         self.correct_tokens += int(np.sum(hits[scored]))
         self.tokens += int(scored.sum())
 
+    def count_value(self, hits: np.ndarray | None) -> None:
+        """Add the tokens of an asked value, None where the true answer does not spell it.
+
+        Tokens that follow the first one are predicted from the true ones before them, so their share is above recall
+        even for a model that guesses.
+        """
+        if hits is None:
+            self.values_without_tokens += 1
+            return
+        self.value_tokens += len(hits)
+        self.correct_value_tokens += int(np.sum(hits))
+
     def count_recall(self, recall: Recall, answer: str) -> None:
         """Add one asked value: recalled where the answer holds it; its outcome also says what else was named."""
         right = contains_value(answer, recall.value)
@@ -65,7 +80,11 @@ class ConditionResult:
     def recall(self, bucket: str | None = None) -> float | None:
         """Give the share of recalled values in a bucket (None = all), None where nothing was asked."""
         asked = self.asked(bucket)
-        return sum(right for right, _ in self._counts(bucket)) / asked if asked else None
+        return self.right(bucket) / asked if asked else None
+
+    def right(self, bucket: str | None = None) -> int:
+        """Count the recalled values in a bucket (None = all)."""
+        return sum(right for right, _ in self._counts(bucket))
 
     def _counts(self, bucket: str | None) -> list[list[int]]:
         return [counts for distance, counts in self.by_distance.items() if bucket in (None, bucket_of(distance))]
@@ -84,6 +103,21 @@ class ConditionResult:
             },
             "asked_by_distance": {str(distance): asked for distance, (_, asked) in sorted(self.by_distance.items())},
             **self._facts(),
+            "standard_errors": self._standard_errors(),
+        }
+
+    def _standard_errors(self) -> dict[str, Any]:
+        """Say how sure the shares are, under their names; see `shares.standard_error`."""
+        abstained, never_said = self.absences
+        wrong = self.outcomes["wrong_fact"] + self.outcomes["other"]
+        asked = sum(self.outcomes.values())
+        return {
+            "recall": standard_error(self.right(), self.asked()),
+            "recall_by_bucket": {name: standard_error(self.right(name), self.asked(name)) for name in _BUCKET_NAMES},
+            "wrong_rate": standard_error(wrong, asked),
+            "absent_rate": standard_error(self.outcomes["absent"], asked),
+            "two_of_a_type": standard_error(*self.two_of_a_type),
+            "made_up_rate": standard_error(never_said - abstained, never_said),
         }
 
     def _facts(self) -> dict[str, Any]:
@@ -222,8 +256,12 @@ class Report:
             axis.set_visible(False)
         for axis, (split, result) in zip(axes.flat, self.splits.items(), strict=False):
             for condition, one in result.conditions.items():
-                points = sorted((d, right / asked) for d, (right, asked) in one.by_distance.items() if asked >= 5)
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=condition) if points else None
+                points = pool_distances(one.by_distance, _POINT)
+                distances, shares, errors = zip(*points, strict=True) if points else ((), (), ())
+                axis.errorbar(distances, shares, errors, marker="o", markersize=3, elinewidth=0.8, label=condition)
+            if max((distance for one in result.conditions.values() for distance in one.by_distance), default=0) > _FAR:
+                axis.set_xscale("log", base=2)
+                axis.xaxis.set_major_formatter("{x:.0f}")
             axis.axhline(result.chance, color="grey", linewidth=0.8, linestyle=":", label="chance")
             axis.set(title=split, xlabel="interactions ago", ylim=(-0.03, 1.03))
         for axis in axes[:, 0]:

@@ -16,7 +16,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rxt_jax.types import EpisodeBatch, Interaction, Key, Metrics
 
-__all__ = ["InteractionObjective", "fold_key", "keep_rows", "scan_interactions", "scan_memories", "with_previous"]
+__all__ = [
+    "InteractionObjective",
+    "fold_key",
+    "keep_rows",
+    "scan_findings",
+    "scan_interactions",
+    "scan_memories",
+    "with_previous",
+]
 
 InteractionObjective = Callable[[Any, Any, Any, Key | None], tuple[Array, tuple[Any, Metrics]]]
 """`(model, memory, interaction, key) -> (loss_sum, (memory, metrics))`; memory keeps shapes and
@@ -118,6 +126,23 @@ def scan_memories(
     return memories, metrics
 
 
+def scan_findings(
+    objective: InteractionObjective,
+    model: nnx.Module,
+    memory: PyTree,
+    interactions: Any,
+    *,
+    batch_axes: int | PyTree = 1,
+) -> tuple[PyTree, PyTree]:
+    """Run an objective for what it finds: return the last memory, and its metrics of every interaction, `[I ...]`.
+
+    For measurements: no key, no gradient, and the metrics may be any pytree of arrays. Of all memories only the
+    current one exists. The rest is that of `scan_interactions`.
+    """
+    memory, (_, found, _) = _walk(objective, model, memory, interactions, None, None, False, batch_axes, 0, False)
+    return memory, found
+
+
 def _walk(
     interaction_objective: InteractionObjective,
     model: nnx.Module,
@@ -129,7 +154,7 @@ def _walk(
     batch_axes: int | PyTree,
     start: int | Int[Array, ""],
     keep: bool,
-) -> tuple[PyTree, tuple[Array, Metrics, PyTree]]:
+) -> tuple[PyTree, tuple[Array, PyTree, PyTree]]:
     if memory_gradient_steps is not None and memory_gradient_steps < 1:
         raise ValueError(
             f"memory_gradient_steps must be None (whole episode) or at least 1, got "
@@ -138,7 +163,7 @@ def _walk(
         )
     graphdef, params = nnx.split(model)
 
-    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, Metrics, PyTree]]:
+    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, PyTree, PyTree]]:
         interaction, index = inputs
         if memory_gradient_steps is not None:
             cut = (index > 1) & ((index - 1) % memory_gradient_steps == 0)

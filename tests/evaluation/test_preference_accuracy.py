@@ -29,7 +29,7 @@ def test_accuracy_is_that_of_rows_scored_one_by_one():
     """Memory walked by hand, every answer decoded alone."""
     model = small_model(small_config(max_length=40, vocab_size=640))
     tokenizer, source = dialogue_tokenizer(), open_source(DialogueData(preferences=True))
-    config = EvaluationConfig(episodes=4, batch_size=2, conditions=("memory", "zeroed"))
+    config = EvaluationConfig(episodes=4, batch_size=2, conditions=("memory", "zeroed"), tokens_per_call=64)
     found = evaluate_preferences(model, tokenizer, source, DATA, config).summary()
     encoder = RowEncoder(tokenizer, DATA)
     graphdef, params = nnx.split(model)

@@ -2,25 +2,20 @@
 
 import io
 import json
-import operator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
-from small import dialogue_tokenizer, random_conversations, small_config, small_model
+from small import dialogue_tokenizer, small_config, small_model
 
 from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import EvaluationConfig, Report, evaluate_split
 from rxt_jax.evaluation.evaluate import recalls_in_rows
-from rxt_jax.evaluation.memories import collect_memories, under_condition
 from rxt_jax.evaluation.recall import Recall, bucket_of, chance_level, contains_value, find_value_tokens
-from rxt_jax.model.episode import with_previous
-from rxt_jax.stages.memory_aware import write_previous
 
 
 @pytest.mark.parametrize(
@@ -61,41 +56,6 @@ def test_the_last_place_of_a_value_counts():
     assert find_value_tokens([1, 2, 0, 3], 0, "tom", spelled) == range(0, 2)  # control tokens part words
     assert find_value_tokens([3, 4, 5], 0, "Tom", spelled) == range(1, 3)  # other ids, same word
     assert find_value_tokens([3, 1, 2, 3], 0, "cat tom CAT", spelled) == range(0, 4)
-
-
-def walked(seed=0):
-    model = small_model()
-    batch = jax.tree.map(jnp.asarray, random_conversations(seed))
-    return model, batch, collect_memories(*nnx.split(model), batch)
-
-
-def test_collected_memories_are_those_of_stage_4_and_hold_nothing_of_their_own_interaction():
-    model, batch, memories = walked()
-    memory = model.initial_memory(batch.ids.shape[1])
-    interactions = with_previous(batch)
-    graphdef, params = nnx.split(model)
-    write = jax.jit(lambda params, *given: write_previous(nnx.merge(graphdef, params), *given, None)[0])
-    for turn in range(len(batch.ids)):
-        interaction = jax.tree.map(operator.itemgetter(turn), interactions)
-        memory = write(params, memory, interaction)
-        np.testing.assert_allclose(memories[turn], memory, atol=1e-5)
-    changed = batch._replace(ids=batch.ids.at[2].set(9))
-    again = collect_memories(*nnx.split(model), changed)
-    np.testing.assert_array_equal(again[:3], memories[:3])
-    assert float(jnp.abs(again[3] - memories[3]).max()) > 1e-4
-
-
-def test_spoilt_memories():
-    _, _, memories = walked()
-    shuffled = under_condition(memories, "shuffled")
-    for row in range(memories.shape[2]):
-        assert float(jnp.abs(shuffled[1:, :, row] - memories[1:, :, row]).max()) > 1e-4
-    assert float(jnp.abs(under_condition(memories, "zeroed")).max()) == 0.0
-    frozen = under_condition(memories, "frozen")
-    np.testing.assert_array_equal(frozen[0], memories[0])
-    np.testing.assert_array_equal(frozen[3], memories[1])
-    with pytest.raises(ValueError, match="at least 2"):
-        under_condition(memories[:, :, :1], "shuffled")
 
 
 def test_a_report_of_an_untrained_model_is_complete_and_near_zero(tmp_path):
