@@ -1,9 +1,10 @@
 """Where arrays live: one table from the names of parameter axes to the axes of the device mesh.
 
 A model knows nothing of a mesh: shapes and names of axes say where its parameters are to live before there are any, so
-that one code path serves one device and many. The partitioner (GSPMD) does the rest. A dimension that a mesh axis does not
-divide is an error, unless the config of the mesh names it as one that may stay whole: then it is listed when a run
-starts.
+that one code path serves one device and many. The partitioner (GSPMD) does the rest.
+
+A dimension that a mesh axis does not divide is an error, unless the config of the mesh names it as one that may stay
+whole: then it is listed when a run starts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
