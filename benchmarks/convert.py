@@ -45,7 +45,7 @@ def make_checkpoint(folder: str) -> None:
     from rxt_jax.data.sources import open_source
     from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
     from rxt_jax.interop import save_rxlm
-    from rxt_jax.run import build_model
+    from rxt_jax.model.fresh_parameters import build_model
 
     save_rxlm(build_model(large_config(), 0), folder)
     source = open_source(DialogueData())

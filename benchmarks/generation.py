@@ -18,11 +18,11 @@ from flax import nnx
 
 from rxt_jax.cli.benchmark import best_time
 from rxt_jax.model import ModelConfig, presets
+from rxt_jax.model.fresh_parameters import build_model
 from rxt_jax.model.generation import extend, prefill
 from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.parameters import flat_parameters
-from rxt_jax.run import build_model
 
 NO_TOKEN = -1  # nothing ends a reply: all have the same length
 

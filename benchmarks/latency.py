@@ -27,9 +27,9 @@ from rxt_jax.data.config import DialogueData
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.model import presets
+from rxt_jax.model.fresh_parameters import build_model
 from rxt_jax.model.generation import Generation, extend, prefill, read
 from rxt_jax.model.generation_rules import Rules, make_rules
-from rxt_jax.run import build_model
 from rxt_jax.serving import ChatSession, chat_session
 
 HERE = Path(__file__).parent

@@ -19,7 +19,7 @@ from flax import nnx
 
 from rxt_jax.cli.benchmark import best_time, forward_flops_per_token, random_conversations
 from rxt_jax.model import ModelConfig, presets
-from rxt_jax.run import build_model
+from rxt_jax.model.fresh_parameters import build_model
 from rxt_jax.stages import DirectMemoryPreference, MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state

@@ -35,7 +35,7 @@ except ImportError:
     pass
 from rxt_jax.cli.benchmark import random_conversations
 from rxt_jax.model import presets
-from rxt_jax.run import build_model
+from rxt_jax.model.fresh_parameters import build_model
 from rxt_jax.stages import MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state

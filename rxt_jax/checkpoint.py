@@ -1,11 +1,12 @@
 """Checkpoints: Orbax does the work; this file says what is in one, which are kept, and what a bad one means.
 
-A checkpoint has three items: `params` (path → array, readable on its own), `optimizer` (leaves by number)
-and `meta` (JSON). The last good one wins: one that cannot be read is reported and passed over.
+A checkpoint has three items: `params` and `optimizer` (path → array, each readable on its own) and `meta` (JSON).
+The last good one wins: one that cannot be read is reported and passed over. One that can be read but has other
+optimizer state than is wanted is an error. Whatever is read goes directly to the devices that are to have it.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,13 +51,16 @@ class CheckpointStore:
         ]
         self._manager = ocp.CheckpointManager(
             self.folder,
-            item_names=("params", "optimizer", "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep.AnyPreservationPolicy(policies),
                 create=True,
                 enable_async_checkpointing=not streamed,
             ),
-            item_handlers={"params": ocp.PyTreeCheckpointHandler(save_concurrent_gb=1 if streamed else None)},
+            item_handlers={
+                "params": ocp.PyTreeCheckpointHandler(save_concurrent_gb=1 if streamed else None),
+                "optimizer": ocp.PyTreeCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     @property
@@ -81,12 +85,11 @@ class CheckpointStore:
             saved = ocp.args.PyTreeSave(params, jax.tree.map(lambda _: chunked, params), _FILE_BYTES)
         else:
             saved = ocp.args.PyTreeSave(params)
-        leaves = {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(optimizer))}
         self._manager.save(
             update,
             args=ocp.args.Composite(
                 params=saved,
-                optimizer=ocp.args.StandardSave(leaves or {"none": jax.numpy.zeros(())}),
+                optimizer=ocp.args.PyTreeSave(_by_path(optimizer) or {"none": jax.numpy.zeros(())}),
                 meta=ocp.args.JsonSave(meta),
             ),
             metrics=None if loss is None else {"loss": loss},
@@ -97,13 +100,36 @@ class CheckpointStore:
     ) -> Checkpoint | None:
         """Read the newest checkpoint that can be read, None if there is none.
 
-        `params` and `optimizer` are arrays or `jax.ShapeDtypeStruct` with the shardings wanted;
-        `optimizer=None` reads the parameters alone. `check` sees the metadata first and may refuse it.
+        `params` (path → array) and `optimizer` (any pytree) are arrays or `jax.ShapeDtypeStruct` with the shardings
+        wanted; `optimizer=None` reads the parameters alone. `check` sees the metadata first and may refuse it.
+        Raises a `ValueError` where the optimizer state is another one: what it lacks, or has in another shape.
         """
-        leaves, treedef = jax.tree.flatten(optimizer)
-        wanted: dict[str, Any] = {"meta": ocp.args.JsonRestore()}
-        if leaves:
-            wanted["optimizer"] = ocp.args.StandardRestore({str(n): leaf for n, leaf in enumerate(leaves)})
+        wanted = _by_path(optimizer)
+        for update, meta in self._described(check):
+            try:
+                stored = self._manager.item_metadata(update)["optimizer"] if wanted else {}
+                if stored is None:
+                    raise ValueError("it has no optimizer state")
+            except Exception as error:
+                self._pass_over(update, error)
+                continue
+            named = self._as_stored(update, wanted, stored) if wanted else {}
+            try:
+                restored_params = self._restore_parts(update, "params", params)
+                leaves = self._restore_parts(update, "optimizer", named)
+            except Exception as error:
+                self._pass_over(update, error)
+                continue
+            restored = jax.tree.unflatten(jax.tree.structure(optimizer), list(leaves.values()))
+            return Checkpoint(update, restored_params, restored, meta)
+        return None
+
+    def newest(self, check: Callable[[dict[str, Any]], None] | None = None) -> int | None:
+        """Return the update of the newest checkpoint that says what it is, None if there is none; see `restore`."""
+        return next((update for update, _ in self._described(check)), None)
+
+    def _described(self, check: Callable[[dict[str, Any]], None] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield updates and metadata, newest first."""
         for update in reversed(self.updates):
             try:
                 meta = self._manager.restore(update, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
@@ -112,23 +138,34 @@ class CheckpointStore:
                 continue
             if check is not None:
                 check(meta)
-            try:
-                restored_params = self._restore_parameters(update, params)
-                items = self._manager.restore(update, args=ocp.args.Composite(**wanted))
-            except Exception as error:
-                self._pass_over(update, error)
-                continue
-            restored = None
-            if leaves:
-                restored = jax.tree.unflatten(treedef, [items["optimizer"][str(n)] for n in range(len(leaves))])
-            return Checkpoint(update, restored_params, restored, meta)
-        return None
+            yield update, meta
 
-    def _restore_parameters(self, update: int, params: dict[str, Any]) -> dict[str, Any]:
-        """Read parameters part by part: Orbax holds what it reads at once in memory twice."""
+    def _as_stored(self, update: int, wanted: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Name what is wanted as the checkpoint does: by path, or by number as checkpoints were written before."""
+        names = {path: path for path in wanted}
+        if all(name.isdigit() for name in stored):
+            names = {path: str(number) for number, path in enumerate(wanted)}
+        unknown = sorted(set(stored) - set(names.values()))
+        faults = [f"lacks {path}" for path, name in names.items() if name not in stored]
+        faults += [f"also has {', '.join(unknown)}"] if unknown else []
+        faults += [
+            f"has {path} in the shape {list(stored[name].shape)} instead of {list(wanted[path].shape)}"
+            for path, name in names.items()
+            if name in stored and tuple(stored[name].shape) != tuple(wanted[path].shape)
+        ]
+        if faults:
+            raise ValueError(
+                f"the checkpoint of update {update} in {self.folder} has the state of another optimizer: it "
+                f"{', it '.join(faults)}. Use the version of optax that wrote it (recipe.json of the run names it), or "
+                f"begin a new run with its parameters (start_from)."
+            )
+        return {names[path]: leaf for path, leaf in wanted.items()}
+
+    def _restore_parts(self, update: int, item: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Read arrays (path → array) part by part: Orbax holds what it reads at once in memory twice."""
         parts: list[dict[str, Any]] = [{}]
         filled = 0
-        for path, leaf in params.items():
+        for path, leaf in wanted.items():
             size = leaf.size * leaf.dtype.itemsize
             if parts[-1] and filled + size > _PART_BYTES:
                 parts.append({})
@@ -136,16 +173,16 @@ class CheckpointStore:
             parts[-1][path] = leaf
             filled += size
         restored: dict[str, Any] = {}
-        for part in parts:
+        for part in parts if wanted else ():
             arguments = ocp.args.PyTreeRestore(
                 part, ocp.checkpoint_utils.construct_restore_args(part), partial_restore=len(parts) > 1
             )
-            restored |= self._manager.restore(update, args=ocp.args.Composite(params=arguments))["params"]
+            restored |= self._manager.restore(update, args=ocp.args.Composite(**{item: arguments}))[item]
         # A partial restore gives back, without a word, what was asked for where nothing is stored.
         missing = [path for path, leaf in restored.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
         if missing:
             raise ValueError(f"it lacks the parameters {', '.join(missing)}")
-        return restored
+        return {path: restored[path] for path in wanted}
 
     def wait(self) -> None:
         """Wait until everything is written."""
@@ -163,3 +200,11 @@ class CheckpointStore:
             self.folder,
             str(error).strip().split("\n")[0][:200] or type(error).__name__,
         )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """List the leaves of a pytree by path, in the order of the tree."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -23,38 +23,38 @@ from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import train_tokenizer
-from rxt_jax.model import AnyModelConfig, make_model
+from rxt_jax.model import AnyModelConfig
+from rxt_jax.model.fresh_parameters import abstract_model, fresh_parameters
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
-from rxt_jax.run_folder import check_tokenizer, claim_folder, first_difference, load, run_and_stage, write_recipe
-from rxt_jax.sharding import batch_shardings, make_mesh, place_batch, state_shardings
+from rxt_jax.run_folder import (
+    check_tokenizer,
+    claim_folder,
+    first_difference,
+    read_parameters,
+    run_and_stage,
+    write_recipe,
+)
+from rxt_jax.sharding import (
+    batch_shardings,
+    describe_indivisible,
+    find_indivisible,
+    make_mesh,
+    parameter_shardings,
+    place_batch,
+)
 from rxt_jax.stages.stage import Reading
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricSums
-from rxt_jax.train.optimizer import make_optimizer
-from rxt_jax.train.state import TrainState, make_train_state
+from rxt_jax.train.optimizer import Optimizer, make_optimizer
+from rxt_jax.train.state import TrainState, abstract_state, begin_training
 from rxt_jax.train.step import make_train_step, rebuilder
 from rxt_jax.train.tracker import Tracker
 
-__all__ = ["build_model", "make_batches", "run_recipe"]
+__all__ = ["make_batches", "run_recipe"]
 
 _HELD_OUT_BATCHES = 4
-
-
-def build_model(config: AnyModelConfig, seed: int) -> Any:
-    """Make a model with fresh parameters, in one compiled program.
-
-    It runs once, so most of the time is the compiler's. On the CPU half of its work gives the same numbers.
-    """
-
-    def make() -> nnx.State:
-        return nnx.split(make_model(config, rngs=nnx.Rngs(seed)))[1]
-
-    graphdef = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(seed))))[0]
-    # Level 0 would be quicker still, but changes the numbers. Other platforms have no such choice.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return nnx.merge(graphdef, jax.jit(make, compiler_options=options)())
 
 
 def make_batches(
@@ -64,11 +64,11 @@ def make_batches(
     seed: int,
     *,
     held_out: bool = False,
-    model: Any = None,
+    model: Callable[[], Any] | None = None,
     file: Path | None = None,
 ) -> Batches:
-    """Make the batches that a stage reads; those of `held_out` data are never sampled. `model` is the one that the
-    stage begins with, `file` where it may keep what it computes from the data."""
+    """Make the batches that a stage reads; those of `held_out` data are never sampled. `model` makes the one that the
+    stage begins with, `file` is where it may keep what it computes from the data."""
     if held_out and encoder.config.subword_sampling:
         encoder = _with_config(encoder, replace(encoder.config, subword_sampling=0.0))
     shard = Shard(jax.process_index(), jax.process_count())
@@ -97,14 +97,13 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
     recipe = replace(recipe, model=replace(recipe.model, vocab_size=tokenizer.vocab_size))
     write_recipe(recipe, folder)
     encoder = RowEncoder(tokenizer, recipe.data)
-    graphdef, params = nnx.split(build_model(recipe.model, recipe.seed))
-    if recipe.start_from is not None:
-        params = _parameters_of(recipe.start_from, params, console)
+    graphdef, params = _describe_parameters(recipe, mesh, console)
+    beginning = _Beginning(lambda: _first_parameters(recipe, params, console))
     with Tracker(folder) as tracker:
         for stream, (name, run) in enumerate(recipe.stages.items()):
-            stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, tokenizer, tracker, quiet)
+            stage = _StageInFolder(recipe, name, run, stream, mesh, graphdef, params, tokenizer, tracker, quiet)
             own = _with_config(encoder, reads[name])
-            params, finished = stage.train(params, training[name], held_out[name], own, console)
+            beginning, finished = stage.train(beginning, training[name], held_out[name], own, console)
             if not finished:
                 console.print(f"stopped in {name}; the same command goes on from here")
                 return False
@@ -135,8 +134,26 @@ def _with_config(encoder: RowEncoder, config: DataConfig) -> RowEncoder:
     return encoder if config == encoder.config else RowEncoder(encoder.tokenizer, config, encoder.report)
 
 
+class _Beginning:
+    """The parameters that a stage begins with. They are made when they are asked for and can be made again, so that
+    nobody has to keep them beside the state of the stage."""
+
+    def __init__(self, make: Callable[[], nnx.State], made: nnx.State | None = None):
+        self._make, self._made = make, made
+
+    def read(self) -> nnx.State:
+        """Return them; they stay until they are given up."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def give_up(self) -> None:
+        """Let go of them."""
+        self._made = None
+
+
 class _StageInFolder:
-    """One stage run of a recipe with its checkpoints."""
+    """One stage run of a recipe with its checkpoints. `params` are the shapes of the model's, and where they live."""
 
     def __init__(
         self,
@@ -146,42 +163,51 @@ class _StageInFolder:
         stream: int,
         mesh: jax.sharding.Mesh,
         graphdef: Any,
+        params: nnx.State,
         tokenizer: Tokenizer,
         tracker: Tracker,
         quiet: bool,
     ):
         self.recipe, self.name, self.run, self.stream = recipe, name, run, stream
-        self.mesh, self.graphdef, self.tokenizer, self.tracker, self.quiet = mesh, graphdef, tokenizer, tracker, quiet
+        self.mesh, self.graphdef, self.params = mesh, graphdef, params
+        self.tokenizer, self.tracker, self.quiet = tokenizer, tracker, quiet
         self.store = CheckpointStore(recipe.run_folder / "stages" / name, keep_last=recipe.keep_checkpoints)
 
     def train(
         self,
-        params: nnx.State,
+        beginning: _Beginning,
         source: EpisodeSource,
         held_out: EpisodeSource,
         encoder: RowEncoder,
         console: Console,
-    ) -> tuple[nnx.State, bool]:
-        """Resume or begin, train to the end, and return the parameters and whether the end was reached."""
+    ) -> tuple[_Beginning, bool]:
+        """Resume or begin, train to the end, and return what the next stage begins with and whether the end was
+        reached."""
         run = self.run
+        newest = self.store.newest(self._check)
+        if newest is not None and newest >= run.updates:
+            beginning.give_up()
+            done = self.store.restore(_by_path(self.params), None, self._check)
+            if done is not None and done.update >= run.updates:
+                console.print(f"{self.name}: finished before, {done.update} updates")
+                self.store.close()
+                return self._after(with_parameters(self.params, done.params)), True
         optimizer = make_optimizer(
             run.optimizer,
-            params,
+            self.params,
             total_updates=run.updates,
             trainable=run.stage.trainable,
             unfreeze=run.stage.unfreeze,
         )
-        first_params = params
-        state = make_train_state(params, optimizer, run.stage)
-        shardings = state_shardings(state, flat_parameters(state.params), self.mesh)
-        state = jax.device_put(state, shardings)
-        state, data_state = self._restore(state)
+        # What a stage computes with the model that it begins with, it computes before there is anything else in memory.
+        batches = self._batches(source, encoder, self.recipe.seed + self.stream, beginning, "train")
+        measured = None
+        if run.loop.evaluate_every:
+            measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
+        shapes = abstract_state(self.params, optimizer, run.stage, self.mesh, self.recipe.mesh.replicate_indivisible)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        state, data_state = self._begin(beginning, shapes, shardings, optimizer, resume=newest is not None)
         start = int(state.update)
-        if start >= run.updates:
-            console.print(f"{self.name}: finished before, {start} updates")
-            self.store.close()
-            return state.params, True
-        batches = self._batches(source, encoder, self.recipe.seed + self.stream, first_params, "train")
         if data_state is not None:
             batches.restore(data_state)
         step = make_train_step(
@@ -194,10 +220,7 @@ class _StageInFolder:
             state_shardings=shardings,
         )
         act = make_acting(self.graphdef, run.stage, seed=self.recipe.seed, stream=self.stream)
-        evaluate = None
-        if run.loop.evaluate_every:
-            measured = self._batches(held_out, encoder, self.recipe.seed, first_params, "held_out")
-            evaluate = self._held_out_loss(measured, act)
+        evaluate = None if measured is None else self._held_out_loss(measured, act)
         began = time.perf_counter()
         result = run_loop(
             self.name,
@@ -216,19 +239,29 @@ class _StageInFolder:
         )
         self.store.close()
         self._report(result, time.perf_counter() - began, console)
-        return result.state.params, result.finished
+        return self._after(result.state.params), result.finished
 
-    def _restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
-        flat = {path: variable[...] for path, variable in flat_parameters(state.params).items()}
-        checkpoint = self.store.restore(
-            jax.tree.map(_abstract, flat), jax.tree.map(_abstract, (state.opt_state, state.carry)), self._check
-        )
+    def _after(self, params: nnx.State) -> _Beginning:
+        """Hand parameters on to the next stage, which may read them again from this one's last checkpoint."""
+        folder, wanted = self.recipe.run_folder / "stages" / self.name, _by_path(self.params)
+        return _Beginning(lambda: with_parameters(self.params, read_parameters(folder, wanted)), params)
+
+    def _begin(
+        self, beginning: _Beginning, shapes: TrainState, shardings: TrainState, optimizer: Optimizer, *, resume: bool
+    ) -> tuple[TrainState, dict[str, Any] | None]:
+        """Read the state and the place in the data from the newest good checkpoint, or begin."""
+        checkpoint = None
+        if resume:
+            beginning.give_up()
+            checkpoint = self.store.restore(_by_path(shapes.params), _beside_parameters(shapes), self._check)
         if checkpoint is None:
-            return state, None
-        params = with_parameters(state.params, checkpoint.params)
-        update = jax.device_put(jax.numpy.int32(checkpoint.update), state.update.sharding)
-        opt_state, carry = checkpoint.optimizer
-        return TrainState(params, opt_state, update, carry), checkpoint.meta.get("data")
+            params = beginning.read()
+            beginning.give_up()
+            return begin_training(params, optimizer, self.run.stage, shardings), None
+        params = with_parameters(shapes.params, checkpoint.params)
+        update = jax.device_put(jax.numpy.int32(checkpoint.update), shardings.update)
+        beside = checkpoint.optimizer
+        return TrainState(params, beside["optimizer"], update, beside["stage"]), checkpoint.meta.get("data")
 
     def _check(self, meta: dict[str, Any]) -> None:
         check_tokenizer(meta, self.tokenizer, self.store.folder)
@@ -246,14 +279,21 @@ class _StageInFolder:
         return _identity(self.recipe.model, self.run, self.recipe.seed)
 
     def _save(self, update: int, state: TrainState, metrics: dict[str, float], data: dict[str, Any]) -> None:
-        flat = {path: variable[...] for path, variable in flat_parameters(state.params).items()}
         meta = self._identity() | {"update": update, "tokenizer": self.tokenizer.fingerprint, "data": data}
-        self.store.save(update, flat, (state.opt_state, state.carry), meta, metrics.get("loss"))
+        self.store.save(update, _by_path(state.params), _beside_parameters(state), meta, metrics.get("loss"))
 
-    def _batches(self, source: EpisodeSource, encoder: RowEncoder, seed: int, params: nnx.State, part: str) -> Batches:
-        file = self.recipe.run_folder / "references" / f"{self.name}_{part}.npy"
-        model = nnx.merge(self.graphdef, params)
-        return make_batches(self.run, source, encoder, seed, held_out=part == "held_out", model=model, file=file)
+    def _batches(
+        self, source: EpisodeSource, encoder: RowEncoder, seed: int, beginning: _Beginning, part: str
+    ) -> Batches:
+        return make_batches(
+            self.run,
+            source,
+            encoder,
+            seed,
+            held_out=part == "held_out",
+            model=lambda: nnx.merge(self.graphdef, beginning.read()),
+            file=self.recipe.run_folder / "references" / f"{self.name}_{part}.npy",
+        )
 
     def _place(self, batch: Any) -> Any:
         return place_batch(batch, batch_shardings(batch, self.mesh, self.run.stage.batch_axis))
@@ -286,20 +326,42 @@ class _StageInFolder:
         )
 
 
-def _parameters_of(start_from: str, params: nnx.State, console: Console) -> nnx.State:
-    """Take over the parameters of another run that fit, and say which ones did not."""
-    found = flat_parameters(nnx.split(load(start_from).model)[1])
-    mine = flat_parameters(params)
-    fitting = {
-        path: found[path][...]
-        for path, variable in mine.items()
-        if path in found and found[path].shape == variable.shape
+def _describe_parameters(recipe: Recipe, mesh: jax.sharding.Mesh, console: Console) -> tuple[nnx.GraphDef, nnx.State]:
+    """Describe the model: structure, and shapes and shardings of its parameters. List what the mesh cannot split."""
+    graphdef, abstract = abstract_model(recipe.model)
+    variables = flat_parameters(abstract)
+    shardings = parameter_shardings(variables, mesh, recipe.mesh.replicate_indivisible)
+    whole = find_indivisible(variables, mesh)
+    if whole:
+        console.print(f"whole on every device, as mesh.replicate_indivisible says:\n{describe_indivisible(whole)}")
+    placed = {
+        path: jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=shardings[path])
+        for path, variable in variables.items()
     }
-    console.print(f"begins with {len(fitting)} of {len(mine)} parameter arrays of {start_from}")
-    fresh = sorted(set(mine) - set(fitting))
-    if fresh:
-        console.print(f"these start fresh: {', '.join(fresh)}")
-    return with_parameters(params, fitting)
+    return graphdef, with_parameters(abstract, placed)
+
+
+def _first_parameters(recipe: Recipe, params: nnx.State, console: Console) -> nnx.State:
+    """Make the parameters that a run begins with, each where it is to live: those of `start_from` that fit, the others
+    fresh; say which ones did not fit."""
+    wanted, found = _by_path(params), {}
+    if recipe.start_from is not None:
+        found = read_parameters(recipe.start_from, wanted)
+        console.print(f"begins with {len(found)} of {len(wanted)} parameter arrays of {recipe.start_from}")
+    fresh = {path: leaf.sharding for path, leaf in wanted.items() if path not in found}
+    if fresh and found:
+        console.print(f"these start fresh: {', '.join(sorted(fresh))}")
+    made = fresh_parameters(recipe.model, recipe.seed, fresh) if fresh else {}
+    return with_parameters(params, found | made)
+
+
+def _by_path(params: nnx.State) -> dict[str, Any]:
+    return {path: variable.get_value() for path, variable in flat_parameters(params).items()}
+
+
+def _beside_parameters(state: TrainState) -> dict[str, Any]:
+    """Pick what a checkpoint keeps beside the parameters. Older ones number its leaves in this order."""
+    return {"optimizer": state.opt_state, "stage": state.carry}
 
 
 def _open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource, *others: EpisodeSource) -> Tokenizer:
@@ -324,7 +386,3 @@ def _identity(model: AnyModelConfig | None, run: StageRun | None, seed: int | No
     if stage is not None:
         stage = {name: value for name, value in stage.items() if name not in ("loop", "data")}
     return json.loads(json.dumps({"model": to_json(model), "stage": stage, "seed": seed}))
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

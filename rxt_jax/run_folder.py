@@ -9,7 +9,9 @@ Orbax is imported where checkpoints are: who loads an exported model does not wa
 import functools
 import importlib.metadata
 import json
+import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,8 @@ from flax import nnx
 
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
-from rxt_jax.model import AnyModel, ReactiveTransformer, make_model
+from rxt_jax.model import AnyModel, ReactiveTransformer
+from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.shipped import named_folder
@@ -33,6 +36,7 @@ __all__ = [
     "first_difference",
     "load",
     "loaded_run",
+    "read_parameters",
     "run_and_stage",
     "write_recipe",
     "write_run",
@@ -55,24 +59,54 @@ def load(folder: str | Path) -> LoadedRun:
     `folder` is the run's: then the last stage that has a checkpoint counts; or one of its `stages/<name>`; or that of
     an exported model; or `"companion"`, the model that comes with the package.
     """
+    opened = _open(folder)
+    values = _read(opened, {})
+    model = nnx.merge(opened.graphdef, with_parameters(opened.abstract, values))
+    return LoadedRun(model, opened.tokenizer, opened.recipe)
+
+
+def read_parameters(folder: str | Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Read parameters (path → array, float32) of whatever `load` takes, each directly to where it is to live.
+
+    `wanted` has shapes and shardings; those that the folder's model lacks or has in another shape are left out.
+    """
+    opened = _open(folder)
+    found = flat_parameters(opened.abstract)
+    fitting = {path: leaf for path, leaf in wanted.items() if path in found and found[path].shape == leaf.shape}
+    values = _read(opened, fitting)
+    return {path: values[path] for path in fitting}
+
+
+class _Opened(NamedTuple):
+    folder: Path
+    only: str | None
+    recipe: Recipe
+    tokenizer: Tokenizer
+    graphdef: nnx.GraphDef
+    abstract: nnx.State
+
+
+def _open(folder: str | Path) -> _Opened:
     folder, only = run_and_stage(folder)
     if not (folder / RECIPE_FILE).is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE_FILE}")
     recipe = from_json(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))["recipe"])
-    tokenizer = load_tokenizer(folder)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make_model(recipe.model, rngs=nnx.Rngs(0))))
+    return _Opened(folder, only, recipe, load_tokenizer(folder), *abstract_model(recipe.model))
+
+
+def _read(opened: _Opened, placed: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Read all parameters: those in `placed` as it says, the others on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = {
-        path: jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device)
-        for path, variable in flat_parameters(abstract).items()
+        path: placed.get(path, jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device))
+        for path, variable in flat_parameters(opened.abstract).items()
     }
-    if only is None and (folder / WEIGHTS_FILE).is_file():
-        weights = read_weights(folder / WEIGHTS_FILE, shapes)
-        check_tokenizer(weights.meta, tokenizer, folder)
-        values = weights.params
-    else:
-        values = _newest_parameters(folder, recipe, only, tokenizer, shapes)
-    return LoadedRun(nnx.merge(graphdef, with_parameters(abstract, values)), tokenizer, recipe)
+    weights_file = opened.folder / WEIGHTS_FILE
+    if opened.only is None and weights_file.is_file():
+        weights = read_weights(weights_file, shapes)
+        check_tokenizer(weights.meta, opened.tokenizer, opened.folder)
+        return weights.params
+    return _newest_parameters(opened.folder, opened.recipe, opened.only, opened.tokenizer, shapes)
 
 
 def loaded_run(run: str | Path | LoadedRun) -> LoadedRun:
@@ -158,11 +192,17 @@ def check_tokenizer(meta: dict[str, Any], tokenizer: Tokenizer, folder: Path) ->
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write `recipe.json` with versions and git state. A machine that goes down meanwhile leaves the old file whole."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "rxt_jax")
     versions = {name: importlib.metadata.version(name) for name in packages}
     content = {"recipe": to_json(recipe), "versions": versions, "git": _git_state()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    beside = folder / f"{RECIPE_FILE}.{os.getpid()}"
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, folder / RECIPE_FILE)
 
 
 def _git_state() -> str | None:

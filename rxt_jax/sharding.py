@@ -1,11 +1,15 @@
 """Where arrays live: one table from the names of parameter axes to the axes of the device mesh.
 
-A model is built without a mesh and placed afterwards, so that one code path serves one device and many;
-the partitioner (GSPMD) does the rest.
+A model knows nothing of a mesh: shapes and names of axes say where its parameters are to live before there are any, so
+that one code path serves one device and many. The partitioner (GSPMD) does the rest.
+
+A dimension that a mesh axis does not divide is an error, unless the config of the mesh names it as one that may stay
+whole: then it is listed when a run starts.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +18,13 @@ from jax.sharding import PartitionSpec as P
 
 __all__ = [
     "AXIS_RULES",
+    "Indivisible",
     "MeshConfig",
     "batch_shardings",
+    "describe_indivisible",
+    "find_indivisible",
     "make_mesh",
-    "parameter_sharding",
+    "parameter_shardings",
     "place_batch",
     "state_shardings",
 ]
@@ -47,15 +54,24 @@ class MeshConfig:
     """Devices along each axis of the mesh; -1 takes those that are left, for one axis at most."""
 
     data: int = -1
-    """Splits the batch."""
+    """Parts of the batch; each has all parameters."""
     fsdp: int = 1
-    """Splits the batch, and the parameters by their width."""
+    """Parts of the batch and of every parameter's width."""
     tensor: int = 1
-    """Splits heads, feed-forward width and vocabulary."""
+    """Parts of heads, feed-forward width and vocabulary."""
     expert: int = 1
-    """Splits the experts."""
+    """Parts of the experts."""
+    replicate_indivisible: tuple[str, ...] = ()
+    """Axes of parameters (keys of `AXIS_RULES`) that may be whole on every device where the mesh does not divide them;
+    any other one that it does not divide is an error. `("kv_heads",)` is usual where `tensor` exceeds their number."""
 
     def __post_init__(self) -> None:
+        split = [axis for axis, target in AXIS_RULES.items() if target is not None]
+        unknown = [axis for axis in self.replicate_indivisible if axis not in split]
+        if unknown:
+            raise ValueError(
+                f"mesh.replicate_indivisible names {', '.join(unknown)}; a mesh splits {', '.join(split)}."
+            )
         sizes = [getattr(self, name) for name in MESH_AXES]
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise ValueError(f"mesh axes must be at least 1, one of them may be -1 (the rest); got {self}.")
@@ -77,29 +93,88 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return Mesh(np.array(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def parameter_sharding(variable: Any, mesh: Mesh) -> NamedSharding:
-    """Place a parameter by the names of its axes; a dimension that does not divide stays whole."""
-    axes = variable.get_metadata().get("axes")
-    shape = variable.shape
-    if axes is None:
-        return NamedSharding(mesh, P())
+class Indivisible(NamedTuple):
+    """A dimension of a parameter that its mesh axis does not divide."""
+
+    path: str
+    axis: str
+    size: int
+    mesh_axis: str
+    parts: int
+
+
+def find_indivisible(parameters: Mapping[str, Any], mesh: Mesh) -> list[Indivisible]:
+    """List the dimensions that the mesh should split and cannot, of variables by path."""
+    return [found for path, variable in parameters.items() for found in _indivisible(path, variable, mesh)]
+
+
+def describe_indivisible(found: Sequence[Indivisible]) -> str:
+    """Say what does not divide, one line per axis and size, with the parameters that have it."""
+    paths: dict[tuple, list[str]] = {}
+    for each in found:
+        paths.setdefault(each[1:], []).append(each.path)
+    return "\n".join(
+        f"  {axis} = {size} does not divide by {mesh_axis} = {parts}: {', '.join(names)}"
+        for (axis, size, mesh_axis, parts), names in paths.items()
+    )
+
+
+def parameter_shardings(
+    parameters: Mapping[str, Any], mesh: Mesh, replicate_indivisible: Sequence[str] = ()
+) -> dict[str, NamedSharding]:
+    """Place parameters (variables by path) by the names of their axes.
+
+    A mesh axis splits one dimension of a parameter, the first that it is meant for and divides. Raises a `ValueError`
+    that lists the dimensions which do not divide, but for the axes in `replicate_indivisible`: those stay whole.
+    """
+    refused = [each for each in find_indivisible(parameters, mesh) if each.axis not in replicate_indivisible]
+    if refused:
+        axes = tuple(dict.fromkeys((*replicate_indivisible, *(each.axis for each in refused))))
+        raise ValueError(
+            f"the mesh cannot split these parameters:\n{describe_indivisible(refused)}\n"
+            f"Choose other mesh sizes or another model, or keep them whole on every device by "
+            f"mesh.replicate_indivisible = {axes}."
+        )
+    return {path: NamedSharding(mesh, _spec(variable, mesh)) for path, variable in parameters.items()}
+
+
+def _spec(variable: Any, mesh: Mesh) -> P:
+    spec: list[str | None] = [None] * len(variable.shape)
+    for place, _, size, target in _meant(variable):
+        if target not in spec and size % mesh.shape[target] == 0:
+            spec[place] = target
+    return P(*spec)
+
+
+def _indivisible(path: str, variable: Any, mesh: Mesh) -> Iterator[Indivisible]:
+    spec = _spec(variable, mesh)
+    for _, axis, size, target in _meant(variable):
+        if target not in spec:  # it would be, had it divided this dimension or another one
+            yield Indivisible(path, axis, size, target, mesh.shape[target])
+
+
+def _meant(variable: Any) -> Iterator[tuple[int, str, int, str]]:
+    """Yield the dimensions that the table splits: place, axis, size, mesh axis. Stacked layers come before all axes."""
+    axes = variable.get_metadata().get("axes") or ()
     unknown = [axis for axis in axes if axis not in AXIS_RULES]
     if unknown:
         raise ValueError(f"no rule for the parameter axes {unknown}; add them to AXIS_RULES.")
-    spec: list[str | None] = [None] * (len(shape) - len(axes))
-    for axis, size in zip(axes, shape[len(spec) :], strict=True):
+    for place, axis in enumerate(axes, len(variable.shape) - len(axes)):
         target = AXIS_RULES[axis]
-        fits = target is not None and target not in spec and size % mesh.shape[target] == 0
-        spec.append(target if fits else None)
-    return NamedSharding(mesh, P(*spec))
+        if target is not None:
+            yield place, axis, variable.shape[place], target
 
 
-def state_shardings(state: Any, parameters: dict[str, Any], mesh: Mesh) -> Any:
+def state_shardings(
+    state: Any, parameters: Mapping[str, Any], mesh: Mesh, replicate_indivisible: Sequence[str] = ()
+) -> Any:
     """Place a whole train state: whatever is named and shaped like a parameter lives where it lives.
 
-    `parameters` maps paths to variables. Moments are found by the path among their keys.
+    `parameters` maps paths to variables. Moments are found by the path among their keys. Neither has to be allocated:
+    shapes are enough. What cannot be split is an error as in `parameter_shardings`.
     """
-    placed = {path: (variable.shape, parameter_sharding(variable, mesh)) for path, variable in parameters.items()}
+    shardings = parameter_shardings(parameters, mesh, replicate_indivisible)
+    placed = {path: (variable.shape, shardings[path]) for path, variable in parameters.items()}
     whole = NamedSharding(mesh, P())
 
     def place(key_path: tuple, leaf: Any) -> NamedSharding:

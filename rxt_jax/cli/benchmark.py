@@ -16,9 +16,9 @@ from rich.table import Table
 
 from rxt_jax.cli.options import parse
 from rxt_jax.model import ModelConfig, ReactiveTransformer, presets
+from rxt_jax.model.fresh_parameters import build_model
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.parameters import flat_parameters
-from rxt_jax.run import build_model
 from rxt_jax.stages import MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state

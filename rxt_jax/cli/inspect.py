@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 from rxt_jax.cli.options import parse
-from rxt_jax.model import AnyModelConfig, make_model
+from rxt_jax.model import AnyModelConfig
+from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.model.presets import PRESETS
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import from_json
@@ -37,9 +37,8 @@ class InspectOptions:
 
 def count_parameters(config: AnyModelConfig) -> tuple[dict[str, int], dict[str, tuple]]:
     """Return parameters per component, and path → (shape, axes), of a model that is never allocated."""
-    abstract = nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0)))
     listed, counts = {}, Counter()
-    for path, variable in flat_parameters(nnx.split(abstract)[1]).items():
+    for path, variable in flat_parameters(abstract_model(config)[1]).items():
         listed[path] = (variable.shape, variable.get_metadata()["axes"])
         counts[path.split("/")[0]] += variable.size
     return dict(counts), listed

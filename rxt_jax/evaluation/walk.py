@@ -89,7 +89,8 @@ def place_model(model: Any, config: EvaluationConfig) -> PlacedModel:
     mesh = make_mesh(config.mesh, devices if -1 in sizes else devices[: int(np.prod(sizes))])
     if mesh.size == 1:
         return PlacedModel(graphdef, params, None)
-    placed = jax.device_put(params, state_shardings(params, flat_parameters(params), mesh))
+    shardings = state_shardings(params, flat_parameters(params), mesh, config.mesh.replicate_indivisible)
+    placed = jax.device_put(params, shardings)
     return PlacedModel(graphdef, placed, mesh)
 
 

@@ -27,12 +27,12 @@ def precompute_reference(stage: Any, reading: Reading) -> np.ndarray:
     """Return log-probabilities `[N I 3]` of the answers of a source's N episodes, read from the file if it has them.
 
     `reading.file` (.npy, with a .json beside it that says what it was computed from) is written once: with other data,
-    another tokenizer, row length or other parameters of `reading.model` it is computed anew. The memory has to start
+    another tokenizer, row length or other parameters of the model it is computed anew. The memory has to start
     the same in every episode.
     """
-    model, file = reading.model, reading.file
-    if model is None or file is None:
+    if reading.model is None or reading.file is None:
         raise ValueError("a precomputed reference needs the model that it is, and a file.")
+    model, file = reading.model(), reading.file
     kind = model.config.initial_memory
     if kind in _RANDOM:
         raise ValueError(
@@ -41,13 +41,13 @@ def precompute_reference(stage: Any, reading: Reading) -> np.ndarray:
         )
     if reading.source.size is None:
         raise ValueError("reference='precomputed' needs a source that ends: a file. Use reference='full'.")
-    described = _describe(stage, reading)
+    described = _describe(stage, reading, model)
     facts = file.with_suffix(".json")
     if facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == described:
         return np.load(file, mmap_mode="r")
     if jax.process_count() > 1:
         raise ValueError(f"{file} does not exist yet: run one process alone until it has been written.")
-    totals = _compute(stage, reading)
+    totals = _compute(stage, reading, model)
     file.parent.mkdir(parents=True, exist_ok=True)
     facts.unlink(missing_ok=True)  # an interrupted write must not pass for what was there before
     np.save(file, totals)
@@ -55,8 +55,8 @@ def precompute_reference(stage: Any, reading: Reading) -> np.ndarray:
     return totals
 
 
-def _compute(stage: Any, reading: Reading) -> np.ndarray:
-    graphdef, params = nnx.split(reading.model)
+def _compute(stage: Any, reading: Reading, model: Any) -> np.ndarray:
+    graphdef, params = nnx.split(model)
     # Its report is not that of the training.
     encoder = RowEncoder(reading.encoder.tokenizer, reading.encoder.config)
     reader, most = RowReader(reading.source, encoder), encoder.config.max_interactions
@@ -74,9 +74,9 @@ def _compute(stage: Any, reading: Reading) -> np.ndarray:
     return totals
 
 
-def _describe(stage: Any, reading: Reading) -> dict[str, Any]:
+def _describe(stage: Any, reading: Reading, model: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for path, variable in sorted(flat_parameters(nnx.split(reading.model)[1]).items()):
+    for path, variable in sorted(flat_parameters(nnx.split(model)[1]).items()):
         digest.update(path.encode())
         digest.update(np.asarray(variable[...]).tobytes())
     config = reading.encoder.config

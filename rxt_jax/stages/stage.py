@@ -35,8 +35,9 @@ Act = Callable[[nnx.State, Any, Any, int, Key], Any]
 class Reading(NamedTuple):
     """Everything that a run's batches are made of.
 
-    `model` is the model that the stage begins with, `file` one of the run's where a stage may keep what it computed
-    from the data (`.npy`); a stage that wants neither gets along without.
+    `model` makes the model that the stage begins with: a function, because a run that goes on has no other use for it.
+    `file` is one of the run's where a stage may keep what it computed from the data (`.npy`). A stage that wants
+    neither gets along without.
     """
 
     source: EpisodeSource
@@ -44,7 +45,7 @@ class Reading(NamedTuple):
     batch_size: int
     seed: int
     shard: Shard = Shard()
-    model: Any = None
+    model: Callable[[], Any] | None = None
     file: Path | None = None
 
     def batches(self, rows: type[Batches], **options: Any) -> Batches:

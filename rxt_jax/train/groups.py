@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 
-import jax
 from flax import nnx
 
 __all__ = [
@@ -53,7 +52,7 @@ def matrix_axes(variable: nnx.Variable) -> tuple[tuple[int, ...], tuple[int, ...
     axes = variable.get_metadata().get("axes")
     if not axes:
         return None
-    stacked = jax.numpy.ndim(variable[...]) - len(axes)
+    stacked = len(variable.shape) - len(axes)
     inner = [(i + stacked, name) for i, name in enumerate(axes) if name != "experts"]
     names = [name for _, name in inner]
     if len(inner) < 2 or {"vocab", "slots"} & set(names):

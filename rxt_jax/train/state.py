@@ -1,5 +1,6 @@
 """What a run carries from update to update, and nothing else."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.sharding import state_shardings
 from rxt_jax.stages.stage import Stage
 from rxt_jax.train.optimizer import Optimizer
 from rxt_jax.types import Array
 
-__all__ = ["TrainState", "make_train_state"]
+__all__ = ["TrainState", "abstract_state", "begin_training", "make_train_state"]
 
 
 @jax.tree_util.register_dataclass
@@ -35,10 +38,38 @@ def make_train_state(params: nnx.State, optimizer: Optimizer, stage: Stage | Non
 
     Without a stage, or with one that carries nothing, there is nothing to carry.
     """
-    params = jax.tree.map(jnp.copy, params)
+    return _first_state(jax.tree.map(jnp.copy, params), optimizer, stage)
+
+
+def abstract_state(
+    params: nnx.State,
+    optimizer: Optimizer,
+    stage: Stage,
+    mesh: jax.sharding.Mesh,
+    replicate_indivisible: tuple[str, ...] = (),
+) -> TrainState:
+    """Describe the state of a run that begins with `params`, which may be shapes: shapes, types and shardings."""
+    state = jax.eval_shape(functools.partial(_first_state, optimizer=optimizer, stage=stage), params)
+    shardings = state_shardings(state, flat_parameters(state.params), mesh, replicate_indivisible)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings
+    )
+
+
+def begin_training(params: nnx.State, optimizer: Optimizer, stage: Stage, shardings: TrainState) -> TrainState:
+    """Start a run with parameters that it takes over: they are not copied, and whoever still has them cannot use them.
+
+    Everything else is made where `shardings` says that it is to live, as `params` already do.
+    """
+    make = functools.partial(_first_state, optimizer=optimizer, stage=stage)
+    return jax.jit(make, donate_argnums=0, out_shardings=shardings)(params)
+
+
+def _first_state(params: nnx.State, optimizer: Optimizer, stage: Stage | None) -> TrainState:
     carry = {}
     if stage is not None:
         trained = optimizer.trained(params)
         groups = {group: {path: trained[path] for path in paths} for group, paths in optimizer.members.items()}
+        # What a stage carries may be parameters, and a donated step must not get an array twice.
         carry = jax.tree.map(jnp.copy, stage.first_carry(groups))
     return TrainState(params, optimizer.init(params), jnp.int32(0), carry)

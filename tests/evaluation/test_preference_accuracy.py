@@ -103,7 +103,7 @@ def test_a_reference_is_computed_once_and_not_where_it_would_be_wrong(tmp_path, 
 
     def reading(seed=0, source=source, **config):
         model = small_model(small_config(max_length=40, vocab_size=640, **config), seed=seed)
-        return Reading(source, encoder, 2, 0, model=model, file=tmp_path / "reference.npy")
+        return Reading(source, encoder, 2, 0, model=lambda: model, file=tmp_path / "reference.npy")
 
     first = precompute_reference(stage, reading())
     assert first.shape == (3, 9, 3)

@@ -21,7 +21,7 @@ from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import StageRun, from_json, to_json
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import claim_folder, load, write_recipe
-from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_sharding, state_shardings
+from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_shardings, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
@@ -32,6 +32,9 @@ def flat(params):
     return {path: np.asarray(variable[...]) for path, variable in flat_parameters(params).items()}
 
 
+THREE_WAYS = MeshConfig(data=2, fsdp=2, tensor=2, replicate_indivisible=("kv_heads",))
+
+
 @lru_cache(maxsize=8)
 def steps_on_mesh(mesh_config, devices, updates=3, mixture=False):
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
@@ -39,7 +42,7 @@ def steps_on_mesh(mesh_config, devices, updates=3, mixture=False):
     stage = MemoryAware()
     optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-3), params, total_updates=10, trainable=stage.trainable)
     state = make_train_state(params, optimizer)
-    shardings = state_shardings(state, flat_parameters(params), mesh)
+    shardings = state_shardings(state, flat_parameters(params), mesh, mesh_config.replicate_indivisible)
     state = jax.device_put(state, shardings)
     step = make_train_step(graphdef, stage, optimizer, seed=0, state_shardings=shardings)
     losses = []
@@ -54,7 +57,7 @@ def steps_on_mesh(mesh_config, devices, updates=3, mixture=False):
     "mesh",
     [
         MeshConfig(data=8),
-        MeshConfig(data=2, fsdp=2, tensor=2),
+        THREE_WAYS,
     ],
     ids=str,
 )
@@ -74,18 +77,17 @@ def test_experts_on_four_devices_equal_one():
 
 
 def test_every_parameter_axis_has_a_rule_and_moments_live_with_their_parameters():
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    _, state = steps_on_mesh(MeshConfig(data=2, fsdp=2, tensor=2), 8)
-    split = 0
+    mesh = make_mesh(THREE_WAYS)
+    _, state = steps_on_mesh(THREE_WAYS, 8)
+    shardings, split = parameter_shardings(flat_parameters(state.params), mesh, THREE_WAYS.replicate_indivisible), 0
     for path, variable in flat_parameters(state.params).items():
         assert set(variable.get_metadata()["axes"]) <= AXIS_RULES.keys(), path
-        sharding = parameter_sharding(variable, mesh)
-        split += any(axis is not None for axis in sharding.spec)
+        split += any(axis is not None for axis in shardings[path].spec)
     assert split > 10
     flat_state = jax.tree_util.tree_leaves_with_path(state.opt_state)
     moments = {jax.tree_util.keystr(path): leaf for path, leaf in flat_state}
     head = next(leaf for path, leaf in moments.items() if "decoder/head/kernel" in path)
-    assert head.sharding.spec == parameter_sharding(flat_parameters(state.params)["decoder/head/kernel"], mesh).spec
+    assert head.sharding.spec == shardings["decoder/head/kernel"].spec
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
@@ -280,9 +282,9 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
     second = replace(first, model=model, start_from=start, folder=str(tmp_path / "second"))
     begun = {}
 
-    def keep_and_stop(stage, params, *_):
-        begun.update(flat(params))
-        return params, False
+    def keep_and_stop(stage, beginning, *_):
+        begun.update(flat(beginning.read()))
+        return beginning, False
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs._StageInFolder, "train", keep_and_stop)
