@@ -23,7 +23,7 @@ def chat_model():
     return small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH)), tokenizer
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnames=("graphdef", "end"))
 def _generate(graphdef, params, ids, mask, rules, end):
     model, length = nnx.merge(graphdef, params), ids.shape[1]
     memory = model.initial_memory(1)
