@@ -38,6 +38,7 @@ AXIS_RULES: dict[str, str | None] = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "experts": "expert",
+    "shared_experts": None,
     "head_dim": None,
     "parts": None,
     "channels": None,

@@ -52,7 +52,7 @@ def first_updates(recipe):
         ]
         for batch in batches:
             batch_shardings(batch, mesh, run.stage.batch_axis)
-            assert getattr(batch, "accepted", batch).loss_mask.any(), name
+            assert getattr(batch, "chosen", batch).loss_mask.any(), name
 
         def update(params, batch, run=run):
             optimizer = make_optimizer(

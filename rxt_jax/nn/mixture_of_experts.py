@@ -80,19 +80,19 @@ class MixtureConfig:
 
 
 class _StackedExperts(nnx.Module):
-    """E feed-forward layers in one array each."""
+    """E feed-forward layers in one array each; `axis` is the name of E."""
 
-    def __init__(self, embed_dim: int, count: int, config: FeedForwardConfig, *, rngs: nnx.Rngs):
+    def __init__(self, embed_dim: int, count: int, config: FeedForwardConfig, axis: str, *, rngs: nnx.Rngs):
         self.config = config
         parts = 2 if config.gated else 1
         up, down = (embed_dim, parts, config.mlp_dim), (config.mlp_dim, embed_dim)
         up_axes, down_axes = ("embed", "parts", "mlp"), ("mlp", "embed")
-        self.up = make_parameter(rngs, _EXPERT_INIT, (count, *up), ("experts", *up_axes))
-        self.down = make_parameter(rngs, _EXPERT_INIT, (count, *down), ("experts", *down_axes))
+        self.up = make_parameter(rngs, _EXPERT_INIT, (count, *up), (axis, *up_axes))
+        self.down = make_parameter(rngs, _EXPERT_INIT, (count, *down), (axis, *down_axes))
         if config.bias:
             zero = constant(0.0)
-            self.up_bias = make_parameter(rngs, zero, (count, *up[1:]), ("experts", "parts", "mlp"))
-            self.down_bias = make_parameter(rngs, zero, (count, embed_dim), ("experts", "norm"))
+            self.up_bias = make_parameter(rngs, zero, (count, *up[1:]), (axis, "parts", "mlp"))
+            self.down_bias = make_parameter(rngs, zero, (count, embed_dim), (axis, "norm"))
 
 
 class MixtureOfExperts(nnx.Module):
@@ -102,7 +102,7 @@ class MixtureOfExperts(nnx.Module):
         self.config = config
         self.router = Linear({"embed": embed_dim}, {"experts": config.num_experts}, bias=False, rngs=rngs)
         expert = config.expert(config.mlp_dim, bias=config.bias == "local")
-        self.experts = _StackedExperts(embed_dim, config.num_experts, expert, rngs=rngs)
+        self.experts = _StackedExperts(embed_dim, config.num_experts, expert, "experts", rngs=rngs)
         zero = constant(0.0)
         if config.bias == "global":
             self.bias = make_parameter(rngs, zero, (embed_dim,), ("norm",))
@@ -113,8 +113,9 @@ class MixtureOfExperts(nnx.Module):
             if count == 1:
                 self.shared_expert = FeedForward(embed_dim, shared, rngs=rngs)
             else:
-                self.shared = _StackedExperts(embed_dim, count, shared, rngs=rngs)
-                self.shared_gate = Linear({"embed": embed_dim}, {"experts": count}, bias=False, rngs=rngs)
+                # Every token goes through all of them, so devices that share the routed experts each have these.
+                self.shared = _StackedExperts(embed_dim, count, shared, "shared_experts", rngs=rngs)
+                self.shared_gate = Linear({"embed": embed_dim}, {"shared_experts": count}, bias=False, rngs=rngs)
             if config.shared_bias == "global":
                 self.shared_bias = make_parameter(rngs, zero, (embed_dim,), ("norm",))
 

@@ -53,7 +53,7 @@ def matrix_axes(variable: nnx.Variable) -> tuple[tuple[int, ...], tuple[int, ...
     if not axes:
         return None
     stacked = len(variable.shape) - len(axes)
-    inner = [(i + stacked, name) for i, name in enumerate(axes) if name != "experts"]
+    inner = [(i + stacked, name) for i, name in enumerate(axes) if name not in ("experts", "shared_experts")]
     names = [name for _, name in inner]
     if len(inner) < 2 or {"vocab", "slots"} & set(names):
         return None
