@@ -23,7 +23,7 @@ from rxt_jax.evaluation.recall import Absence, Recall, chance_level, find_value_
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 from rxt_jax.types import EpisodeBatch
 
-__all__ = ["evaluate_baseline"]
+__all__ = ["conversation_prompt", "evaluate_baseline"]
 
 _CONDITIONS = ("history", "question_alone")
 
@@ -46,7 +46,7 @@ def evaluate_baseline(
     recalls, result.dropped_recalls = recalls_in_rows(episodes, rows, encoder)
     absences = absences_in_rows(episodes, rows, encoder)
     for name, one in result.conditions.items():
-        pasts = [[_past(row, turn, name, data) for turn in range(len(row))] for row in rows]
+        pasts = [[conversation_prompt(row, turn, name, data) for turn in range(len(row))] for row in rows]
         _answer(one, graphdef, params, pasts, recalls, absences, encoder, config)
         for start in range(0, len(rows), size):
             mine = [recall for recall in recalls if start <= recall.episode < start + size]
@@ -59,16 +59,23 @@ def evaluate_baseline(
     return result
 
 
-def _past(rows: Sequence[Row], turn: int, condition: str, data: DataConfig) -> list[int]:
-    """Write the prompt of a turn with as much of the past as fits, newest first, and the answer's first token."""
+def conversation_prompt(
+    rows: Sequence[Row], turn: int, condition: str, data: DataConfig, *, end_every_answer: bool = True
+) -> list[int]:
+    """Write the prompt of a turn with as much of the past as fits, newest first, and the answer's first token.
+
+    `end_every_answer=False` leaves out the `[EOS]` of what was answered (published).
+    """
     row = rows[turn]
     question = row.ids[: row.prompt_length + 1]
     first, room = turn, data.conversation_length - len(question)
     while condition == "history" and first > 0 and len(rows[first - 1].ids) - 1 <= room:
         first -= 1
         room -= len(rows[first].ids) - 1
-    past, _ = join_rows(rows[first:turn], data.conversation_length)
-    return past + question[bool(past) :]
+    if first == turn:
+        return question
+    past, _ = join_rows(rows[first:turn], data.conversation_length, end_every_answer=end_every_answer)
+    return [*(past if end_every_answer else past[:-1]), *question[1:]]
 
 
 def _answer(

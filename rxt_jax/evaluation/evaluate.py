@@ -23,7 +23,7 @@ from rxt_jax.evaluation.recall import Absence, Recall, absences_of, chance_level
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 from rxt_jax.model.generation import prompt_width
 
-__all__ = ["absences_in_rows", "evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
+__all__ = ["absences_in_rows", "answer_text", "evaluate_split", "generate_texts", "recalls_in_rows", "sample_episodes"]
 
 Question = TypeVar("Question", Recall, Absence)
 
@@ -198,11 +198,11 @@ def generate_texts(
         )
         for row_ids in np.asarray(new)[: len(prompts) - start].tolist():
             ended = row_ids.index(special.eos) if special.eos in row_ids else len(row_ids)
-            texts.append(_text_of(row_ids[:ended], encoder))
+            texts.append(answer_text(row_ids[:ended], encoder))
     return texts
 
 
-def _text_of(ids: list[int], encoder: RowEncoder) -> str:
+def answer_text(ids: list[int], encoder: RowEncoder) -> str:
     """Join the blocks of an answer part; control tokens separate words."""
     control = set(encoder.special.names)
     text, block = [], []

@@ -19,13 +19,7 @@ from rxt_jax.ops.published_bleu import published_sentence_bleu
 from rxt_jax.ops.rouge import longest_common_subsequence, rouge_l
 
 ROWS, REFERENCES, WIDTH, ORDERS = 4, 2, 9, 4
-METHODS = {
-    "none": "method0",
-    "floor": "method1",
-    "add_k_higher": "method2",
-    "nist": "method3",
-    "chen_cherry": "method4",
-}
+METHODS = dict(zip(("none", "floor", "add_k_higher", "nist", "chen_cherry"), range(5), strict=True))  # NLTK's numbers
 WEIGHTS = ((1.0,), (0.5, 0.5), (0.25,) * 4, (0.1, 0.2, 0.3, 0.4))
 
 
