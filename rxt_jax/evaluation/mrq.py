@@ -118,6 +118,7 @@ def evaluate_mrq(
         for one in result.conditions.values():
             one.end_batch()
         result.dropped_recalls += walk.dropped_recalls
+    result.cut_rows = encoder.report.cut.total()
     return result
 
 

@@ -89,16 +89,22 @@ class MrqCondition:
 
 @dataclass
 class MrqResult:
-    """One model on one set of conversations."""
+    """One model on one set of conversations.
+
+    `dropped_recalls` counts values that are not asked for because their interaction is too long and was dropped,
+    `cut_rows` the parts of interactions that were cut to fit: answers among them miss what the data's own hold.
+    """
 
     conditions: dict[str, MrqCondition]
     episodes: int
     dropped_recalls: int = 0
+    cut_rows: int = 0
 
     def summary(self) -> dict[str, Any]:
         """Give everything as JSON values."""
         conditions = {name: one.summary() for name, one in self.conditions.items()}
-        return {"episodes": self.episodes, "dropped_recalls": self.dropped_recalls, "conditions": conditions}
+        facts = {name: getattr(self, name) for name in ("episodes", "dropped_recalls", "cut_rows")}
+        return facts | {"conditions": conditions}
 
 
 @dataclass

@@ -20,13 +20,13 @@ from rxt_jax.run import build_model
 
 TOKENIZER = dialogue_tokenizer()
 SPEC = replace(tiny(), interactions=(3, 4), max_distance=3)
-DATA = DataConfig(max_length=40, max_interactions=4)
+DATA = DataConfig(max_length=64, max_interactions=4)
 CONFIG = MrqConfig(episodes=8, batch_size=4, max_interactions=4, max_new_tokens=12, time_turns=False)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model(small_config(vocab_size=TOKENIZER.vocab_size, max_length=40), 0)
+    return build_model(small_config(vocab_size=TOKENIZER.vocab_size, max_length=64), 0)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +57,18 @@ def true_answers(monkeypatch):
 
 def test_true_answers_have_full_recall_and_a_perfect_answer_score(model, context, monkeypatch):
     true_answers(monkeypatch)
-    found = measured(model, context, max_new_tokens=40, conditions=("memory", "zeroed"))
+    found = measured(model, context, max_new_tokens=48, conditions=("memory", "zeroed"))
     for one in found.conditions.values():
         facts = one.summary()
         assert facts["recall"] == 1.0 and facts["asked"] > 0
         assert facts["components"]["retention/bleu_answer"] == pytest.approx(1.0, abs=1e-5)
         assert facts["components"]["retention/length"] == pytest.approx(1.0, abs=1e-5)
         assert facts["score"] < 10.0  # nobody repeats all of the interaction before
-    facts = measured(model, context, max_new_tokens=40, conditions=("memory",), score=FactReward(without_facts=1.0))
+    facts = measured(model, context, max_new_tokens=48, conditions=("memory",), score=FactReward(without_facts=1.0))
     assert facts.conditions["memory"].summary()["score"] == 1.0
+    short = evaluate_mrq(model, TOKENIZER, source(), replace(DATA, max_length=40), CONFIG, context)
+    assert short.cut_rows > found.cut_rows == 0
+    assert short.conditions["memory"].summary()["recall"] < 1.0
 
 
 def test_the_same_model_scores_the_same_and_memory_is_read(model, context):
@@ -91,13 +94,13 @@ def test_own_answers_are_written_where_they_should_be(model, context, monkeypatc
     )
     assert forced["conditions"]["memory"]["score"] != free["conditions"]["memory"]["score"]
     true_answers(monkeypatch)  # then both are one
-    both = [measured(model, context, max_new_tokens=40, teacher_forcing=each).summary() for each in (True, False)]
+    both = [measured(model, context, max_new_tokens=48, teacher_forcing=each).summary() for each in (True, False)]
     assert both[0] == both[1]
 
 
 @pytest.mark.parametrize("end_every_answer", [True, False])
 def test_the_baseline_answers_the_same_questions(context, end_every_answer, tmp_path):
-    config = presets.baseline_like(small_config(vocab_size=TOKENIZER.vocab_size, max_length=160))
+    config = presets.baseline_like(small_config(vocab_size=TOKENIZER.vocab_size), max_length=256)
     found = measured(build_model(config, 0), context, time_turns=True, end_every_answer=end_every_answer)
     facts = found.summary()["conditions"]
     assert list(facts) == ["history", "question_alone"]
