@@ -122,8 +122,9 @@ class MrqReport:
         """Show score and recall, and the time of the first and of the last turn, in 80 columns."""
         table = Table(
             title="memory retention: score of the answers, recall of values in %",
-            caption="best, worst: mean score of a conversation; first, last: the first and the last\n"
-            "question of a conversation; ms: a batch's time to the first token",
+            caption="best, worst: the mean score of a conversation\n"
+            "first, last: its first and its last question\n"
+            "ms: time to the first token, of a whole batch",
             box=box.SIMPLE_HEAD,
             show_edge=False,
             padding=(0, 0, 0, 1),

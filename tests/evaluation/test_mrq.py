@@ -131,3 +131,15 @@ def test_impossible_settings(change, message):
 def test_the_command_says_what_is_missing(tmp_path, capsys):
     assert main(["benchmark", "mrq", str(tmp_path)]) == 2
     assert "is no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_scores_the_shipped_model(tmp_path, capsys):
+    """The companion remembers: its score is above that without memory, and so is its recall."""
+    arguments = ["--mrq.episodes", "8", "--mrq.batch-size", "8", "--mrq.max-interactions", "5", "--json"]
+    arguments += ["--mrq.conditions", "memory", "zeroed", "--output", str(tmp_path)]
+    assert main(["benchmark", "mrq", "companion", *arguments]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "mrq.json").read_text()) == printed
+    memory, zeroed = (printed["models"]["memory"]["conditions"][name] for name in ("memory", "zeroed"))
+    assert memory["score"] > zeroed["score"] and memory["recall"] > zeroed["recall"]
