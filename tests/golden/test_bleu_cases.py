@@ -14,7 +14,9 @@ from rxt_jax.ops.published_bleu import published_corpus_bleu, published_corpus_c
 FOLDER = Path(__file__).parent / "rl"
 CASES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("bleu_?.json"))}
 SUMMARY = json.loads((FOLDER / "bleu_nltk_equality_summary.json").read_text())["table"]
-WIDTH, REFERENCES = 24, 3
+ALL = [batch for case in CASES.values() for batch in case["batches"]]
+WIDTH = max(np.shape(batch[name])[-1] for batch in ALL for name in ("candidates", "references"))
+REFERENCES = max(np.shape(batch["references"])[1] for batch in ALL)
 NAMES = ("order1", "order2", "order3", "order4", "custom")
 METHODS = {
     "method0": "none",

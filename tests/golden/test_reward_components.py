@@ -54,7 +54,9 @@ def reward_of(given, benchmark=False) -> RetentionReward:
     return RetentionReward(**fields)
 
 
-ROWS, WIDTH = 4, 24  # all cases in one shape, so that one program serves all of them
+# All cases in one shape, so that one program serves all of them.
+NAMES_OF_CASES = case_names("rl", "reward_components_", "mrq_score_")
+ROWS, WIDTH = map(max, zip(*(GoldenCase("rl", name).i["reference.ids"].shape for name in NAMES_OF_CASES), strict=True))
 NO_TEXT = Tokens(jnp.zeros((ROWS, WIDTH), jnp.int32), jnp.zeros((ROWS, WIDTH), bool))
 
 
