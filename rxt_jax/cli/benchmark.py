@@ -1,4 +1,7 @@
-"""`rxt benchmark`: how fast a stage-4 step is, as a share of what this machine's matrix products reach."""
+"""`rxt benchmark`: how fast a stage-4 step is, as a share of what this machine's matrix products reach.
+
+`rxt benchmark mrq RUN` is in `cli/mrq.py`.
+"""
 
 import json
 import resource
@@ -92,7 +95,11 @@ def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure and print."""
+    """Measure and print, or hand over to `rxt benchmark mrq`."""
+    if arguments and arguments[0] == "mrq":
+        from rxt_jax.cli import mrq
+
+        return mrq.run(arguments[1:])
     options = parse(BenchmarkOptions, arguments, "rxt benchmark")
     config = replace(presets.PRESETS[options.preset](), dtype=options.dtype)
     length = options.length or config.max_length

@@ -4,11 +4,13 @@ Tokens of all rows are scored, condition by condition; rows that ask something a
 side by side. No logits of whole rows exist: those of a few positions at a time.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rxt_jax.evaluation.groups import asked_rows, read_groups, take_memories, take_rows
 from rxt_jax.evaluation.walk import Findings
@@ -17,7 +19,7 @@ from rxt_jax.model.generation import generate
 from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.types import Array, ShapedArray
 
-__all__ = ["AnswerRows", "ReadAnswers", "read_tokens"]
+__all__ = ["AnswerRows", "ReadAnswers", "generate_rows", "read_tokens"]
 
 
 class AnswerRows(NamedTuple):
@@ -89,3 +91,13 @@ def read_tokens(model: Any, memory: Any, ids: Array, token_mask: Array, scored: 
         return TokenLogProbs(jnp.zeros(ids.shape, jnp.float32), jnp.zeros(ids.shape, bool))
 
     return jax.lax.cond(jnp.any(scored[:, 1:]), read, skip, memory)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def generate_rows(
+    graphdef: Any, params: Any, memory: Any, ids: Array, token_mask: Array, max_new_tokens: int, end_id: int
+) -> Array:
+    """Answer prompts greedily, from a memory or, with None, without; return new ids `[B G]`, padded after the end."""
+    rules = make_rules(len(ids), jax.random.key(0))
+    model = nnx.merge(graphdef, params)
+    return generate(model, memory, ids, token_mask, rules, max_new_tokens=max_new_tokens, end_id=end_id).ids

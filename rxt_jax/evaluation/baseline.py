@@ -16,17 +16,16 @@ from rxt_jax.data.config import DataConfig
 from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.rows import Row, RowEncoder, join_rows, stack_conversations
 from rxt_jax.data.tokenizer import Tokenizer
-from rxt_jax.evaluation.answering import read_tokens
+from rxt_jax.evaluation.answering import generate_rows, read_tokens
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import absences_in_rows, recalls_in_rows, sample_episodes, text_of
 from rxt_jax.evaluation.recall import Absence, Recall, chance_level, find_value_tokens
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 from rxt_jax.losses.token_log_probs import TokenLogProbs
-from rxt_jax.model.generation import generate, prompt_width
-from rxt_jax.model.generation_rules import make_rules
+from rxt_jax.model.generation import prompt_width
 from rxt_jax.types import Array
 
-__all__ = ["evaluate_baseline"]
+__all__ = ["conversation_prompt", "evaluate_baseline"]
 
 _CONDITIONS = ("history", "question_alone")
 
@@ -49,7 +48,7 @@ def evaluate_baseline(
     recalls, result.dropped_recalls = recalls_in_rows(episodes, rows, encoder)
     absences = absences_in_rows(episodes, rows, encoder)
     for name, one in result.conditions.items():
-        pasts = [[_past(row, turn, name, data) for turn in range(len(row))] for row in rows]
+        pasts = [[conversation_prompt(row, turn, name, data) for turn in range(len(row))] for row in rows]
         _answer(one, graphdef, params, pasts, recalls, absences, encoder, config)
         for start in range(0, len(rows), size):
             mine = [recall for recall in recalls if start <= recall.episode < start + size]
@@ -62,16 +61,23 @@ def evaluate_baseline(
     return result
 
 
-def _past(rows: Sequence[Row], turn: int, condition: str, data: DataConfig) -> list[int]:
-    """Write the prompt of a turn with as much of the past as fits, newest first, and the answer's first token."""
+def conversation_prompt(
+    rows: Sequence[Row], turn: int, condition: str, data: DataConfig, *, end_every_answer: bool = True
+) -> list[int]:
+    """Write the prompt of a turn with as much of the past as fits, newest first, and the answer's first token.
+
+    `end_every_answer=False` leaves out the `[EOS]` of what was answered (published).
+    """
     row = rows[turn]
     question = row.ids[: row.prompt_length + 1]
     first, room = turn, data.conversation_length - len(question)
     while condition == "history" and first > 0 and len(rows[first - 1].ids) - 1 <= room:
         first -= 1
         room -= len(rows[first].ids) - 1
-    past, _ = join_rows(rows[first:turn], data.conversation_length)
-    return past + question[bool(past) :]
+    if first == turn:
+        return question
+    past, _ = join_rows(rows[first:turn], data.conversation_length, one_eos=not end_every_answer)
+    return [*(past if end_every_answer else past[:-1]), *question[1:]]
 
 
 def _answer(
@@ -114,18 +120,9 @@ def _generate_texts(
         for place, number in enumerate(numbers):
             prompt = prompts[number]
             ids[place, : len(prompt)], mask[place, : len(prompt)] = prompt, True
-        new = _generate_rows(graphdef, params, ids, mask, config.max_new_tokens, special.eos)
+        new = generate_rows(graphdef, params, None, ids, mask, config.max_new_tokens, special.eos)
         texts += [text_of(row, encoder) for row in np.asarray(new)[: len(prompts) - start].tolist()]
     return texts
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _generate_rows(
-    graphdef: Any, params: Any, ids: Array, token_mask: Array, max_new_tokens: int, end_id: int
-) -> Array:
-    rules = make_rules(len(ids), jax.random.key(0))
-    model = nnx.merge(graphdef, params)
-    return generate(model, None, ids, token_mask, rules, max_new_tokens=max_new_tokens, end_id=end_id).ids
 
 
 @functools.partial(jax.jit, static_argnums=0)
