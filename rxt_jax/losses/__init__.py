@@ -1,5 +1,7 @@
 """Losses as free functions that return sums and counts."""
 
+from rxt_jax.losses.advantages import AdvantageConfig, estimate_advantages
+from rxt_jax.losses.algorithms import Algorithm, AlgorithmName, make_algorithm
 from rxt_jax.losses.cross_entropy import (
     TokenLoss,
     answer_cross_entropy,
@@ -14,6 +16,8 @@ from rxt_jax.losses.memory_targets import (
     new_weight,
     shifted_weights,
 )
+from rxt_jax.losses.memory_policy import MemoryPolicyConfig, policy_loss
+from rxt_jax.losses.policy_gradient import SurrogateConfig, kl_estimate, surrogate_loss
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import (
     LogProbReduction,
@@ -24,6 +28,16 @@ from rxt_jax.losses.sequence_log_probs import (
 )
 
 __all__ = [
+    "AdvantageConfig",
+    "Algorithm",
+    "AlgorithmName",
+    "MemoryPolicyConfig",
+    "SurrogateConfig",
+    "estimate_advantages",
+    "make_algorithm",
+    "policy_loss",
+    "surrogate_loss",
+    "kl_estimate",
     "LogProbReduction",
     "PairLogProbs",
     "PreferenceConfig",

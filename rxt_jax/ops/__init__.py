@@ -1,4 +1,4 @@
-"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling; no module and no config."""
+"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining of rows; no module and no config."""
 
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.attention import (
@@ -9,6 +9,7 @@ from rxt_jax.ops.attention import (
     segment_positions,
 )
 from rxt_jax.ops.dropout import dropout
+from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.ops.norms import layer_norm, rms_norm
 from rxt_jax.ops.rotary import apply_rotary, rotary_angles
 from rxt_jax.ops.sampling import Sampling, filter_logits, sample
@@ -23,6 +24,8 @@ __all__ = [
     "attend",
     "dropout",
     "filter_logits",
+    "join_masks",
+    "join_parts",
     "layer_norm",
     "rms_norm",
     "rotary_angles",
