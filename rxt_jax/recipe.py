@@ -19,6 +19,7 @@ from rxt_jax.model import BaselineConfig
 from rxt_jax.model.config import ModelConfig
 from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import Stage
+from rxt_jax.train.groups import GROUP_PATTERNS
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 
@@ -149,6 +150,11 @@ _OLD_FIELDS = {
 }
 """Fields of runs that earlier versions wrote, and what they are called now (None = nothing reads them any more)."""
 
+_OLD_DEFAULTS = {
+    ("OptimizerConfig", "groups"): [list(pair) for pair in GROUP_PATTERNS if pair[0] != "critic"],
+}
+"""Values that were the default when they were written: they mean today's default."""
+
 
 def to_json(value: Any) -> Any:
     """Write a config as JSON values; a dataclass becomes an object with its class under `type`."""
@@ -201,7 +207,9 @@ def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> An
         raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
     (cls,) = types[name].values()
     named = {_OLD_FIELDS.get((name, key), key): item for key, item in value.items() if key != "type"}
-    fields = {key: item for key, item in named.items() if key is not None}
+    fields = {
+        key: item for key, item in named.items() if key is not None and item != _OLD_DEFAULTS.get((name, key), ...)
+    }
     known = {each.name for each in dataclasses.fields(cls)}
     unknown = sorted(fields.keys() - known)
     if unknown:

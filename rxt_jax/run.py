@@ -172,7 +172,19 @@ class _StageInFolder:
             unfreeze=run.stage.unfreeze,
         )
         first_params = params
-        state = make_train_state(params, optimizer, run.stage)
+        act = make_acting(self.graphdef, run.stage, self.tokenizer, seed=self.recipe.seed, stream=self.stream)
+        # Only what acts carries something of a batch's shape.
+        example = None
+        if act is not None:
+            example = self._batches(source, encoder, self.recipe.seed + self.stream, first_params, "train")[0]
+        state = make_train_state(
+            params,
+            optimizer,
+            run.stage,
+            graphdef=self.graphdef,
+            tokenizer=self.tokenizer,
+            batch=example,
+        )
         shardings = state_shardings(state, flat_parameters(state.params), self.mesh)
         state = jax.device_put(state, shardings)
         state, data_state = self._restore(state)
@@ -193,11 +205,13 @@ class _StageInFolder:
             accumulation=run.accumulation,
             state_shardings=shardings,
         )
-        act = make_acting(self.graphdef, run.stage, seed=self.recipe.seed, stream=self.stream)
         evaluate = None
         if run.loop.evaluate_every:
             measured = self._batches(held_out, encoder, self.recipe.seed, first_params, "held_out")
-            evaluate = self._held_out_loss(measured, act)
+            acting = make_acting(
+                self.graphdef, run.stage, self.tokenizer, seed=self.recipe.seed, stream=self.stream, held_out=True
+            )
+            evaluate = self._held_out_loss(measured, acting)
         began = time.perf_counter()
         result = run_loop(
             self.name,
@@ -267,7 +281,7 @@ class _StageInFolder:
             rebuild = rebuilder(self.graphdef, params)
             arguments = stage.objective_arguments(carry, rebuild)
             loss, metrics = stage.objective(rebuild({}), batch, None, stage.label_counts(batch), **arguments)
-            return metrics | {"loss": (loss, jax.numpy.float32(1.0))}
+            return metrics | stage.batch_metrics(batch) | {"loss": (loss, jax.numpy.float32(1.0))}
 
         def evaluate(state: TrainState) -> dict[str, float]:
             window = MetricWindow()

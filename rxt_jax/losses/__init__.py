@@ -9,6 +9,7 @@ from rxt_jax.losses.cross_entropy import (
     projected_cross_entropy,
     token_cross_entropy,
 )
+from rxt_jax.losses.memory_policy import MemoryPolicyConfig, policy_loss
 from rxt_jax.losses.memory_targets import (
     cosine_by_row,
     fit_to_slots,
@@ -16,7 +17,6 @@ from rxt_jax.losses.memory_targets import (
     new_weight,
     shifted_weights,
 )
-from rxt_jax.losses.memory_policy import MemoryPolicyConfig, policy_loss
 from rxt_jax.losses.policy_gradient import SurrogateConfig, kl_estimate, surrogate_loss
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import (
@@ -31,23 +31,22 @@ __all__ = [
     "AdvantageConfig",
     "Algorithm",
     "AlgorithmName",
-    "MemoryPolicyConfig",
-    "SurrogateConfig",
-    "estimate_advantages",
-    "make_algorithm",
-    "policy_loss",
-    "surrogate_loss",
-    "kl_estimate",
     "LogProbReduction",
+    "MemoryPolicyConfig",
     "PairLogProbs",
     "PreferenceConfig",
     "SequenceLogProbs",
+    "SurrogateConfig",
     "TokenLoss",
     "answer_cross_entropy",
     "cosine_by_row",
+    "estimate_advantages",
     "fit_to_slots",
+    "kl_estimate",
+    "make_algorithm",
     "memory_targets",
     "new_weight",
+    "policy_loss",
     "preference_losses",
     "preference_metrics",
     "projected_answer_cross_entropy",
@@ -56,5 +55,6 @@ __all__ = [
     "sequence_log_probs",
     "shared_length_weights",
     "shifted_weights",
+    "surrogate_loss",
     "token_cross_entropy",
 ]

@@ -1,6 +1,6 @@
 """The algorithms by name: which advantage goes with which loss. Source: docs/method.md §19.2 to §19.5."""
 
-from dataclasses import replace as _replace
+from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 from rxt_jax.losses.advantages import AdvantageConfig
@@ -19,16 +19,14 @@ class Algorithm(NamedTuple):
     advantage: AdvantageConfig
 
 
-_TOKENS_ALONE = {"consistency_weight": 0.0, "memory_change_weight": 0.0}
-
-
 def make_algorithm(name: AlgorithmName) -> Algorithm:
     """Give an algorithm with its usual settings; `dataclasses.replace` changes any.
 
     `impo`, `impo_published` and `ppo` need a critic; `grpo`, `dr_grpo`, `gspo`, `rloo` and `cispo` several answers to
     every query; `reinforce` neither: it compares with the mean of the batch.
     """
-    plain = MemoryPolicyConfig(**_TOKENS_ALONE, reference_weight=0.0, aggregation="token_mean")
+    tokens_alone = MemoryPolicyConfig(consistency_weight=0.0, memory_change_weight=0.0)
+    plain = replace(tokens_alone, reference_weight=0.0, aggregation="token_mean")
     # Own reward alone: what a later answer is worth depends on whose answer went into memory.
     group = AdvantageConfig(kind="grpo", discount=0.0, normalisation="none")
     wide = SurrogateConfig(clip_high=0.28)
@@ -37,22 +35,20 @@ def make_algorithm(name: AlgorithmName) -> Algorithm:
         "impo_published": Algorithm(
             MemoryPolicyConfig(terms="published", reference_estimator="published"), AdvantageConfig()
         ),
-        "ppo": Algorithm(
-            MemoryPolicyConfig(**_TOKENS_ALONE, reference_aggregation="token_mean"), AdvantageConfig(kind="gae")
-        ),
-        "grpo": Algorithm(_replace(plain, surrogate=wide), group),
-        "dr_grpo": Algorithm(_replace(plain, aggregation="constant_length"), _replace(group, kind="dr_grpo")),
+        "ppo": Algorithm(replace(tokens_alone, reference_aggregation="token_mean"), AdvantageConfig(kind="gae")),
+        "grpo": Algorithm(replace(plain, surrogate=wide), group),
+        "dr_grpo": Algorithm(replace(plain, aggregation="constant_length"), replace(group, kind="dr_grpo")),
         "gspo": Algorithm(
-            _replace(plain, aggregation="sequence_mean", surrogate=SurrogateConfig(ratio="sequence")), group
+            replace(plain, aggregation="sequence_mean", surrogate=SurrogateConfig(ratio="sequence")), group
         ),
         "rloo": Algorithm(
-            _replace(plain, surrogate=SurrogateConfig(kind="reinforce"), aggregation="sequence_sum"),
-            _replace(group, kind="rloo"),
+            replace(plain, surrogate=SurrogateConfig(kind="reinforce"), aggregation="sequence_sum"),
+            replace(group, kind="rloo"),
         ),
-        "cispo": Algorithm(_replace(plain, surrogate=SurrogateConfig(kind="cispo")), group),
+        "cispo": Algorithm(replace(plain, surrogate=SurrogateConfig(kind="cispo")), group),
         "reinforce": Algorithm(
-            _replace(plain, surrogate=SurrogateConfig(kind="reinforce")),
-            _replace(group, kind="reward", normalisation="all"),
+            replace(plain, surrogate=SurrogateConfig(kind="reinforce")),
+            replace(group, kind="reward", normalisation="all"),
         ),
     }
     if name not in algorithms:

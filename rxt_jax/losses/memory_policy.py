@@ -220,7 +220,9 @@ def policy_loss(
     token_loss = surrogate.loss
     if config.importance_cap is not None:
         if given.behaviour_log_probs is None:
-            raise ValueError("importance_cap weighs by the distribution that was drawn from: give its log-probabilities.")
+            raise ValueError(
+                "importance_cap weighs by the distribution that was drawn from: give its log-probabilities."
+            )
         weight = jnp.minimum(jnp.exp(given.old_log_probs - given.behaviour_log_probs), config.importance_cap)
         token_loss = jax.lax.stop_gradient(weight) * token_loss
     terms = {"surrogate": mean(token_loss, config.aggregation)}
@@ -237,7 +239,8 @@ def policy_loss(
         terms["reference_kl"] = mean(distance, config.reference_aggregation or config.aggregation)
         loss = loss + config.reference_weight * terms["reference_kl"]
     if given.before is not None:
-        shared = read_mask(mask) if published else mask & given.before.mask
+        there_was_one = jnp.any(given.before.mask, axis=1, keepdims=True)
+        shared = read_mask(mask) & there_was_one if published else mask & given.before.mask
         shared = shared & given.answered[:, None]
         terms["consistency"] = aggregate(scores.consistency, shared, "token_mean", tokens=tokens)
         loss = loss + config.consistency_weight * terms["consistency"]
@@ -249,9 +252,10 @@ def policy_loss(
         loss = loss - config.memory_cosine_weight * terms["memory_cosine"]
     # KL(old ‖ new) from what the old policy drew.
     distance = kl_estimate("k3", given.old_log_probs, scores.log_probs)
-    metrics = {f"policy/{name}": (value, jnp.float32(1.0)) for name, value in terms.items()}
+    counted = (own["sequences"] > 0).astype(jnp.float32)
+    metrics = {f"policy/{name}": (value, counted) for name, value in terms.items()}
     metrics |= {
-        "policy/loss": (loss, jnp.float32(1.0)),
+        "policy/loss": (loss, counted),
         "policy/ratio": (jnp.sum(surrogate.ratio), own["tokens"]),
         "policy/clip_fraction": (jnp.sum(surrogate.clipped), own["tokens"]),
         "policy/approximate_kl": (jnp.sum(jnp.where(mask, distance, 0.0)), own["tokens"]),

@@ -88,7 +88,10 @@ def surrogate_loss(
     advantages: Float[Array, "B"],
     mask: Bool[Array, "B A"],
 ) -> SurrogateLoss:
-    """Score every drawn token; its gradient is that of minus the expected advantage. Source: docs/method.md, eq. 130."""
+    """Score every drawn token; its gradient is that of minus the expected advantage.
+
+    Source: docs/method.md, eq. 130.
+    """
     each = advantages[:, None]
     difference = jnp.where(mask, log_ratio(log_probs, old_log_probs), 0.0)
     if config.ratio == "sequence":

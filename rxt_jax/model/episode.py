@@ -106,11 +106,12 @@ def scan_memories(
     memory_gradient_steps: int | None = None,
     remat: bool = True,
     start: int | Int[Array, ""] = 0,
-) -> tuple[PyTree, Metrics]:
+) -> tuple[PyTree, Any]:
     """Run an objective that only writes; return the memory and the metrics of every interaction, `[I ...]`.
 
-    Where reading does not change memory, all memories of an episode can be made first and read afterwards in calls
-    as large as wanted. The rest is that of `scan_interactions`.
+    In place of metrics `write` may return any arrays that are wanted interaction by interaction. Where reading does
+    not change memory, all memories of an episode can be made first and read afterwards in calls as large as wanted.
+    The rest is that of `scan_interactions`.
     """
     _, (_, metrics, memories) = _walk(
         write, model, memory, interactions, key, memory_gradient_steps, remat, 1, start, True
@@ -129,7 +130,7 @@ def _walk(
     batch_axes: int | PyTree,
     start: int | Int[Array, ""],
     keep: bool,
-) -> tuple[PyTree, tuple[Array, Metrics, PyTree]]:
+) -> tuple[PyTree, tuple[Array, Any, PyTree]]:
     if memory_gradient_steps is not None and memory_gradient_steps < 1:
         raise ValueError(
             f"memory_gradient_steps must be None (whole episode) or at least 1, got "
@@ -138,7 +139,7 @@ def _walk(
         )
     graphdef, params = nnx.split(model)
 
-    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, Metrics, PyTree]]:
+    def body(memory: PyTree, inputs: tuple[Any, Array]) -> tuple[PyTree, tuple[Array, Any, PyTree]]:
         interaction, index = inputs
         if memory_gradient_steps is not None:
             cut = (index > 1) & ((index - 1) % memory_gradient_steps == 0)

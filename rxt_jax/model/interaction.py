@@ -51,8 +51,6 @@ def interact(
     none, nothing = jnp.zeros_like(token_mask), jnp.zeros(token_mask.shape)
     whole, mask = join_parts((ids, made.ids), masks, width, pad_id), join_masks(masks, width)
     reply_mask = join_parts((none, made.mask), masks, width)
-    log_probs, raw = (
-        join_parts((nothing, each), masks, width) for each in (made.log_probs, made.raw_log_probs)
-    )
+    log_probs, raw = (join_parts((nothing, each), masks, width) for each in (made.log_probs, made.raw_log_probs))
     written = model.update_memory(memory, model.encode(whole, mask), mask)
     return Answered(whole, mask, reply_mask, log_probs, raw, written)

@@ -1,4 +1,4 @@
-"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining of rows; no module and no config."""
+"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining; no module, no config."""
 
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.attention import (

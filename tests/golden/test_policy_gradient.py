@@ -63,9 +63,7 @@ def test_advantages_over_interactions_and_their_normalisations(name):
     given = AdvantageInput(rewards, values, done, jnp.ones(rewards.shape, bool))
     most = jax.tree.map(lambda leaf: leaf[:-1], given)
     config = case.config
-    found = generalised_advantages(
-        most, discount=config["gae_gamma"], trace=config["gae_lambda"], bootstrap=values[-1]
-    )
+    found = generalised_advantages(most, discount=config["gae_gamma"], trace=config["gae_lambda"], bootstrap=values[-1])
     close(case, found.advantages, "out.gae_advantages")
     close(case, found.returns, "out.gae_returns")
     close(case, normalise_advantages(found.advantages, most.valid, "all"), "out.ppo_advantages")
@@ -98,9 +96,7 @@ def test_advantages_within_groups(case):
     }
     assert found.keys() == case["expected"].keys()
     for name, advantages in found.items():
-        np.testing.assert_allclose(
-            advantages.reshape(-1), case["expected"][name], **case["tolerance"], err_msg=name
-        )
+        np.testing.assert_allclose(advantages.reshape(-1), case["expected"][name], **case["tolerance"], err_msg=name)
 
 
 @pytest.mark.parametrize("case", facts("policy_gradient"))

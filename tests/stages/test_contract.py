@@ -53,14 +53,14 @@ class SelfPlay(NextToken):
 
     kind = "self_play"
 
-    def first_carry(self, groups):
-        assert set(groups) == set(self.trainable)
+    def first_carry(self, beginning):
+        assert set(beginning.groups) == set(self.trainable) and beginning.batch.ids.shape == (8, 40)
         return {"replay": jnp.zeros((8, 40), jnp.int32)}
 
     def next_carry(self, carry, batch, trained, update):
         return {"replay": jnp.asarray(batch.ids)}
 
-    def make_act(self, graphdef):
+    def make_act(self, graphdef, tokenizer, *, held_out=False):
         @jax.jit
         def act(params, carry, batch, key):
             model = nnx.merge(graphdef, params)
