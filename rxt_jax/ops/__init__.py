@@ -1,4 +1,4 @@
-"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining; no module, no config."""
+"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining, BLEU; no module or config."""
 
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.attention import (
@@ -8,20 +8,26 @@ from rxt_jax.ops.attention import (
     segment_mask,
     segment_positions,
 )
+from rxt_jax.ops.bleu import BleuCounts, BleuSmoothing, bleu_counts, corpus_bleu, sentence_bleu
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.ops.norms import layer_norm, rms_norm
 from rxt_jax.ops.rotary import apply_rotary, rotary_angles
+from rxt_jax.ops.rouge import rouge_l
 from rxt_jax.ops.sampling import Sampling, filter_logits, sample
 
 __all__ = [
     "Activation",
     "AttentionImplementation",
     "AttentionMask",
+    "BleuCounts",
+    "BleuSmoothing",
     "Sampling",
     "activation_function",
     "apply_rotary",
     "attend",
+    "bleu_counts",
+    "corpus_bleu",
     "dropout",
     "filter_logits",
     "join_masks",
@@ -29,7 +35,9 @@ __all__ = [
     "layer_norm",
     "rms_norm",
     "rotary_angles",
+    "rouge_l",
     "sample",
     "segment_mask",
     "segment_positions",
+    "sentence_bleu",
 ]

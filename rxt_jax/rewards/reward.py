@@ -8,10 +8,13 @@ Source: docs/method.md §19.1.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.types import ShapedArray
 
 __all__ = [
     "LONG_RANGE",
@@ -24,7 +27,10 @@ __all__ = [
     "RewardInput",
     "RewardResult",
     "Tokens",
+    "require",
 ]
+
+T = TypeVar("T")
 
 STANDARD, NEGATIVE, LONG_RANGE = 0, 1, 2
 """What an interaction is rewarded for: going on from what is saved; leaving it (the topic changes); coming back to it
@@ -37,8 +43,8 @@ MODES = ("standard", "negative", "long_range")
 class Tokens(NamedTuple):
     """Right-padded ids; a row without a real token is one that does not exist."""
 
-    ids: Int[Array, "B T"]
-    mask: Bool[Array, "B T"]
+    ids: ShapedArray  # int32 [B T]
+    mask: ShapedArray  # bool [B T]
 
 
 class Facts(NamedTuple):
@@ -48,8 +54,8 @@ class Facts(NamedTuple):
     spellings. A spelling without a real token does not exist, a value without a spelling neither.
     """
 
-    ids: Int[Array, "B F P W"]
-    mask: Bool[Array, "B F P W"]
+    ids: ShapedArray  # int32 [B F P W]
+    mask: ShapedArray  # bool [B F P W]
 
 
 class RewardInput(NamedTuple):
@@ -116,7 +122,8 @@ class RewardResult(NamedTuple):
     """What an interaction is worth, `[B]` each.
 
     `components` are reported, named `group/name`; they need not add up to the total. Where `counted` is False the
-    reward could not be told (it was not finite): total is 0 there, and the row should not be learnt from.
+    reward could not be told (it was not finite): total is 0 there, and the row is not to be learnt from. How many these
+    were is the component `NAME/not_finite`.
     """
 
     total: Float[Array, "B"]
@@ -129,14 +136,50 @@ class RewardResult(NamedTuple):
 class Reward(ABC):
     """A frozen dataclass whose fields are its options, so that a recipe holds it and JSON writes it.
 
-    A reward of one's own is derived from this class, or is a function (`FunctionReward`). It is called inside
-    `jax.jit`, once per interaction.
+    A reward of one's own derives from this class and says in `score` what an interaction is worth, or is a plain
+    function (`FunctionReward`). It is called inside `jax.jit`, once per interaction of all rows.
     """
 
+    name: ClassVar[str]
+    """What its components are called by, and what errors call it."""
+
     def first_carry(self, rows: int, context: RewardContext) -> Any:
-        """Make the carry at the start of an episode, any pytree."""
+        """Make the carry at the start of an episode: any pytree whose leaves begin with the axis B."""
         return ()
 
     @abstractmethod
+    def score(
+        self, given: RewardInput, context: RewardContext, carry: Any
+    ) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]], Any]:
+        """Return total, components and the next carry; rows that are not valid may get anything."""
+
     def __call__(self, given: RewardInput, context: RewardContext, carry: Any) -> RewardResult:
-        """Reward one interaction of every row."""
+        """Reward one interaction of every row; a total or component of another shape than `[B]` is an error."""
+        total, components, moved = self.score(given, context, carry)
+        rows = given.valid.shape
+        for place, value in {"total": total, **components}.items():
+            if jnp.shape(value) != rows:
+                raise ValueError(
+                    f"reward {self.name!r}: {place} must have shape {list(rows)}, one number per conversation, "
+                    f"got {list(jnp.shape(value))}."
+                )
+        finite = jnp.isfinite(total)
+        counted = given.valid & finite
+
+        def keep(value: Array) -> Array:
+            # Of a row that is not counted, what can be told is still reported.
+            return jnp.where(given.valid & jnp.isfinite(value), value, 0.0).astype(jnp.float32)
+
+        def move(new: Array, old: Array) -> Array:
+            return jnp.where(given.valid.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        components = {key: keep(value) for key, value in components.items()}
+        components[f"{self.name}/not_finite"] = (given.valid & ~finite).astype(jnp.float32)
+        return jax.lax.stop_gradient(RewardResult(keep(total), components, jax.tree.map(move, moved, carry), counted))
+
+
+def require(value: T | None, reward: str, field: str, remedy: str) -> T:
+    """Return a field of the input or of the context, or say that it is not at hand."""
+    if value is None:
+        raise ValueError(f"reward {reward!r} needs {field}, which is not at hand. {remedy}")
+    return value

@@ -21,11 +21,10 @@ from rxt_jax.losses.memory_policy import AnswerBefore, MemoryPolicyConfig, Polic
 from rxt_jax.losses.policy_gradient import critic_loss
 from rxt_jax.model.episode import keep_rows, scan_interactions
 from rxt_jax.nn.parameters import with_parameters
-from rxt_jax.rewards import Reward
+from rxt_jax.rewards import Reward, make_reward_context
 from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY
 from rxt_jax.stages.replay import ReplayConfig, empty_replay, episode_scores, next_replay, with_replay
-from rxt_jax.stages.reward_context import make_context, special_ids
-from rxt_jax.stages.rollout import RolloutConfig, collect, tile_rows
+from rxt_jax.stages.rollout import RolloutConfig, collect, special_ids, tile_rows
 from rxt_jax.stages.stage import Act, Beginning, EpisodeStage, Passes, Rebuild
 from rxt_jax.stages.trajectory import (
     Step,
@@ -204,7 +203,7 @@ class MemoryReinforcement(EpisodeStage):
         batch = tile_rows(jax.tree.map(jnp.asarray, beginning.batch), self.rollout.group_size)
         model = nnx.merge(beginning.graphdef, beginning.state)
         memory = model.initial_memory(batch.ids.shape[1], jax.random.key(0))
-        context = make_context(beginning.tokenizer, beginning.params["embedding/table"])
+        context = make_reward_context(beginning.tokenizer, beginning.params["embedding/table"])
         fresh = jnp.ones(batch.ids.shape[1], bool)
         special = special_ids(beginning.tokenizer)
         key = jax.random.key(0)
@@ -232,7 +231,7 @@ class MemoryReinforcement(EpisodeStage):
     def make_act(self, graphdef: nnx.GraphDef, tokenizer: Tokenizer, *, held_out: bool = False) -> Act:
         """Lead the conversations that were read and score them; `held_out` begins afresh and replays nothing."""
         special = special_ids(tokenizer)
-        context = make_context(tokenizer)
+        context = make_reward_context(tokenizer)
 
         @jax.jit
         def act(params: nnx.State, carry: dict[str, Any], batch: Any, update: Array, key: Key) -> Trajectory:

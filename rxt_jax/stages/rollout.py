@@ -11,6 +11,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from rxt_jax.data.special_tokens import ABSENT
+from rxt_jax.data.template import OUTPUT_BLOCKS
+from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import generate
 from rxt_jax.model.generation_rules import SamplingConfig, make_rules
 from rxt_jax.ops.joining import join_masks, join_parts
@@ -20,7 +23,7 @@ from rxt_jax.stages.memory_aware import write_previous
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
 
-__all__ = ["Continuation", "GroupKind", "RolloutConfig", "SpecialIds", "collect", "tile_rows"]
+__all__ = ["Continuation", "GroupKind", "RolloutConfig", "SpecialIds", "collect", "special_ids", "tile_rows"]
 
 GroupKind = Literal["episode", "branch"]
 """Whose answers are compared: those of whole episodes led G times, whose memories differ, or G answers from one
@@ -73,6 +76,13 @@ class SpecialIds(NamedTuple):
     end: int
     pad: int
     openings: tuple[int, ...]
+
+
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    """List the control tokens of a tokenizer that a rollout has to know."""
+    special = tokenizer.special
+    openings = tuple(getattr(special, name) for name in OUTPUT_BLOCKS)
+    return SpecialIds(special.eos, special.pad, tuple(each for each in openings if each != ABSENT))
 
 
 class _Progress(NamedTuple):
@@ -148,7 +158,8 @@ def collect(
         )
         masks = (prompt_mask, made.mask)
         ids, mask = join_parts((row.ids, made.ids), masks, width, special.pad), join_masks(masks, width)
-        found = _reward(reward, context, config, carry, number, row, made, opening, begin, answered, done[number])
+        plan = config.strategy.step(number, done[number])
+        found = _reward(reward, context, config, plan, carry, number, row, made, opening, begin, answered)
         written_ids, written_mask = (row.ids, row.token_mask) if config.continuation == "data" else (ids, mask)
         if config.group == "branch" and config.group_size > 1:
             written_ids, written_mask = _choose(config, written_ids, written_mask, found.total)
@@ -158,7 +169,8 @@ def collect(
             carry.written_mask.at[number].set(written_mask & row.valid[:, None]),
             found.carry,
         )
-        learnable = answered & jnp.any(made.mask, axis=-1) & found.counted
+        # Of a reward that could not be told nothing is learnt; an answer that earns none may lead to one that does.
+        learnable = answered & jnp.any(made.mask, axis=-1) & (found.counted | ~plan.is_rewarded)
         return kept, {
             "ids": ids,
             "token_mask": mask & row.valid[:, None],
@@ -170,7 +182,6 @@ def collect(
             "old_log_probs": made.raw_log_probs,
             "rewards": jnp.where(learnable, found.total, 0.0),
             "components": found.components,
-            "counted": found.counted | ~answered,
         }
 
     carry, found = jax.lax.scan(step, carry, jnp.arange(1, count))
@@ -179,7 +190,7 @@ def collect(
         return jnp.concatenate([jnp.zeros_like(leaf[:1]) if first is None else first, leaf])
 
     firsts = {"ids": batch.ids[:1], "token_mask": batch.token_mask[:1]}
-    components = found.pop("components") | {"reward/not_finite": 1.0 - found.pop("counted").astype(jnp.float32)}
+    components = found.pop("components")
     nothing = jnp.zeros((count, rows), jnp.float32)
     leaves = {name: with_first(leaf, firsts.get(name)) for name, leaf in found.items()}
     return Trajectory(
@@ -239,6 +250,7 @@ def _reward(
     reward: Reward,
     context: RewardContext,
     config: RolloutConfig,
+    plan: Step,
     carry: _Progress,
     number: Array,
     row: EpisodeBatch,
@@ -246,11 +258,9 @@ def _reward(
     opening: Array,
     begin: Array,
     answered: Array,
-    is_last: Array,
 ) -> Any:
     """Reward the answers of one interaction; where the mode is cumulative, by the mean over all earlier ones."""
     rows, width = row.ids.shape
-    plan = config.strategy.step(number, is_last)
     token = jnp.take_along_axis(row.ids, jnp.maximum(begin - 1, 0)[:, None], axis=1)
     head = (token, opening[:, None])
     whole = ((head[0], made.ids), (head[1], made.mask))

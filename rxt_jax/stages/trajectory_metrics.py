@@ -16,8 +16,6 @@ def trajectory_metrics(given: Trajectory) -> Metrics:
     counted = given.answered.astype(jnp.float32)
     number = jnp.sum(counted)
     length = jnp.sum(given.action_mask, axis=-1, dtype=jnp.float32)
-    # Of a row that asks for an answer and got none there is nothing to say, except that its reward was not finite.
-    asked = counted + given.components.get("reward/not_finite", jnp.zeros_like(counted))
     rows = {
         "reward/total": given.rewards,
         "answer/length": length,
@@ -26,8 +24,10 @@ def trajectory_metrics(given: Trajectory) -> Metrics:
         **given.components,
     }
     found = {name: (jnp.sum(each * counted), number) for name, each in rows.items()}
-    if "reward/not_finite" in given.components:
-        found["reward/not_finite"] = (jnp.sum(given.components["reward/not_finite"]), jnp.sum(asked))
+    for name, each in given.components.items():
+        if name.endswith("/not_finite"):
+            # Rows whose reward could not be told are no answers to learn from, but they are to be counted.
+            found[name] = (jnp.sum(each), number + jnp.sum(each))
     for name in ("reward/total", "answer/length"):
         for place in range(1, len(counted)):
             total = jnp.sum(rows[name][place] * counted[place])

@@ -40,7 +40,7 @@ def critic_values(model: Any, memory: Array, step: Step, fit: CriticFit) -> Arra
 def score_trajectory(
     model: Any, made: Trajectory, *, critic: CriticFit | None = None, clamp: float | None = None
 ) -> dict[str, Array]:
-    """Score all answers with a memory chain of the model's own: `log_probs [I B A]`, with a critic also `values [I B]`."""
+    """Score all answers with a memory chain of the model's own: `log_probs [I B A]`, by a critic `values [I B]`."""
 
     def read(model: Any, memory: Array, step: Step, _: Key | None) -> tuple[Array, tuple[Array, Any]]:
         answered = read_and_score(model, memory, step, clamp=clamp, gradient=False)

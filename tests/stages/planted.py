@@ -8,29 +8,27 @@ import numpy as np
 from small import VOCABULARY
 
 from rxt_jax.data.special_tokens import SpecialTokens
-from rxt_jax.rewards import Reward, RewardResult
+from rxt_jax.rewards import Reward
 from rxt_jax.types import EpisodeBatch
 
 SPECIAL = SpecialTokens()
-TOKENIZER = SimpleNamespace(special=SPECIAL, vocab_size=VOCABULARY)
+TOKENIZER = SimpleNamespace(special=SPECIAL, vocab_size=VOCABULARY, token_bytes=[b"a"] * VOCABULARY)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedShare(Reward):
     """The share of an answer's tokens that the saved interaction has; the carry counts the answers so far."""
 
-    kind: str = "saved_share"
+    name = "saved_share"
 
     def first_carry(self, rows, context):
         return jnp.zeros(rows)
 
-    def __call__(self, given, context, carry):
+    def score(self, given, context, carry):
         known = (given.generated.ids[:, :, None] == given.saved.ids[:, None]) & given.saved.mask[:, None]
         mask = given.generated.mask & ~context.special[given.generated.ids]
         share = jnp.sum(jnp.any(known, axis=-1) & mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
-        share = jnp.where(given.valid, share, 0.0)
-        counted = jnp.ones(share.shape, bool)
-        return RewardResult(share, {"reward/share": share, "reward/turn": carry}, carry + given.valid, counted)
+        return share, {"turn": carry}, carry + 1.0
 
 
 def conversations(seed: int = 0, interactions: int = 4, rows: int = 4, length: int = 12, ragged: bool = True):

@@ -8,15 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from planted import SPECIAL, TOKENIZER, SavedShare, conversations
+from planted import TOKENIZER, SavedShare, conversations
 from small import small_config, small_model
 
-from rxt_jax.losses import make_algorithm
-from rxt_jax.losses.advantages import AdvantageConfig
 from rxt_jax.model import CriticConfig, SamplingConfig
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.memory_reinforcement import MemoryResets
-from rxt_jax.stages.replay import ReplayConfig
 from rxt_jax.stages.rollout import RolloutConfig
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -70,7 +67,7 @@ def test_with_unchanged_parameters_the_ratio_is_one_and_no_divergence(name, init
     for update in range(2):
         made = act(state, conversations(update), update)
         state = replace(state, carry=stage.next_carry(state.carry, made, {}, jnp.int32(update + 1)))
-        loss, metrics = jax.jit(
+        _, metrics = jax.jit(
             lambda params, made: stage.objective(rebuilder(graphdef, params)({}), made, None, stage.label_counts(made))
         )(state.params, made)
     assert float(metrics["policy/ratio"][1]) > 10

@@ -1,0 +1,78 @@
+"""A reward that somebody else wrote: a pure function of arrays, or any Python on the host."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rxt_jax.rewards.reward import Reward, RewardContext, RewardInput
+from rxt_jax.types import Array
+
+__all__ = ["FunctionReward", "RewardFunction"]
+
+RewardFunction = Callable[[RewardInput, RewardContext], Any]
+"""`(given, context) -> [B]`: one number per conversation. It may return NaN for those that it cannot tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionReward(Reward):
+    """Reward by a function.
+
+    `function` is `"package.module:name"`, as a recipe has to say it, or the function itself. On the device it is traced
+    once and has to be made of JAX operations. With `on_host` it is called with NumPy arrays in every interaction, may
+    do anything, and costs a transfer; the run waits for it.
+    """
+
+    name = "function"
+
+    function: str | RewardFunction
+    on_host: bool = False
+    wrong_shape: Literal["raise", "skip"] = "raise"
+    """What happens when a function on the host returns another shape than `[B]`: an error, or rows that do not count.
+
+    On the device it is always an error, before anything runs."""
+
+    def __post_init__(self) -> None:
+        if self.wrong_shape not in ("raise", "skip"):
+            raise ValueError(f"wrong_shape must be 'raise' or 'skip', got {self.wrong_shape!r}.")
+        self._resolved()
+
+    def score(self, given: RewardInput, context: RewardContext, carry: tuple) -> tuple[Array, dict[str, Array], tuple]:
+        """Call the function."""
+        function = self._resolved()
+        if not self.on_host:
+            return jnp.asarray(function(given, context)), {}, carry
+        result = jax.ShapeDtypeStruct(given.valid.shape, jnp.float32)
+        return jax.pure_callback(self._on_host, result, given, context, vmap_method="sequential"), {}, carry
+
+    def _on_host(self, given: RewardInput, context: RewardContext) -> np.ndarray:
+        given, context = jax.tree.map(np.asarray, (given, context))
+        found = np.asarray(self._resolved()(given, context), np.float32)
+        if found.shape == given.valid.shape:
+            return found
+        if self.wrong_shape == "raise":
+            raise ValueError(
+                f"reward function {self._label} must return {list(given.valid.shape)}, one number per conversation, "
+                f"got shape {list(found.shape)}."
+            )
+        return np.full(given.valid.shape, np.nan, np.float32)
+
+    @property
+    def _label(self) -> str:
+        return self.function if isinstance(self.function, str) else getattr(self.function, "__name__", "function")
+
+    def _resolved(self) -> RewardFunction:
+        if not isinstance(self.function, str):
+            return self.function
+        module, colon, name = self.function.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name) if colon and name else None
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"function = {self.function!r}: {error}.") from error
+        if not callable(found):
+            raise ValueError(f"function must be 'package.module:name' of something callable, got {self.function!r}.")
+        return found
