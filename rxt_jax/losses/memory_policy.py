@@ -33,6 +33,7 @@ __all__ = [
     "memory_change",
     "policy_loss",
     "score_answers_drawn",
+    "shared_places",
 ]
 
 _PLACES = 64  # positions of a row that are projected together
@@ -197,11 +198,13 @@ def policy_loss(
     number: Int[Array, ""] | int = 1,
     tokens: Array | None = None,
     sequences: Array | None = None,
+    shared: Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Add up the terms for the answers of one interaction, the `number`-th that is answered, counted from 1.
 
-    `change` is what `memory_change` says of the write before it. `tokens` and `sequences` are the denominators of a
-    larger batch that these rows are a part of (see `aggregate`). Source: docs/method.md, eq. 130 to 133.
+    `change` is what `memory_change` says of the write before it. `tokens`, `sequences` and `shared` are the
+    denominators of a larger batch that these rows are a part of (see `aggregate`); the last counts the places that are
+    compared with the answer before (`shared_places`). Source: docs/method.md, eq. 130 to 133.
     """
     mask, answered = given.mask & given.answered[:, None], given.answered.astype(jnp.float32)
     own = {"tokens": jnp.sum(mask, dtype=jnp.float32), "sequences": jnp.sum(answered)}
@@ -240,9 +243,9 @@ def policy_loss(
         loss = loss + config.reference_weight * terms["reference_kl"]
     if given.before is not None:
         there_was_one = jnp.any(given.before.mask, axis=1, keepdims=True)
-        shared = read_mask(mask) & there_was_one if published else mask & given.before.mask
-        shared = shared & given.answered[:, None]
-        terms["consistency"] = aggregate(scores.consistency, shared, "token_mean", tokens=tokens)
+        compared = read_mask(mask) & there_was_one if published else mask & given.before.mask
+        compared = compared & given.answered[:, None]
+        terms["consistency"] = aggregate(scores.consistency, compared, "token_mean", tokens=shared)
         loss = loss + config.consistency_weight * terms["consistency"]
     if change is not None:
         root = jnp.sqrt(jnp.asarray(number, jnp.float32))
@@ -263,6 +266,15 @@ def policy_loss(
         "policy/advantage_abs": (jnp.sum(jnp.abs(given.advantages) * answered), own["sequences"]),
     }
     return loss, metrics
+
+
+def shared_places(
+    config: MemoryPolicyConfig, lengths: Int[Array, "*B"], before: Int[Array, "*B"], most: int
+) -> Int[Array, "*B"]:
+    """Count the places at which answers of these lengths are compared with the answers before, of at most `most`."""
+    if config.terms == "published":
+        return jnp.where(before > 0, jnp.minimum(lengths + 1, most), 0)
+    return jnp.minimum(lengths, before)
 
 
 def _norm(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining, BLEU; no module or config."""
+"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining, BLEU; nothing else."""
 
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.attention import (

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rxt_jax.rewards import MODES
 from rxt_jax.types import Array
 
-__all__ = ["EpisodeStrategy", "Step", "StepMode", "StrategyName", "make_strategy"]
+__all__ = ["EpisodeStrategy", "StepMode", "StepPlan", "StrategyName", "make_strategy"]
 
 StepMode = Literal["standard", "negative", "long_range", "cumulative", "none"]
 """The modes of a reward (`rewards.MODES`), the mean of the standard reward against every earlier interaction, and no
@@ -24,7 +24,7 @@ reward."""
 StrategyName = Literal["single_step", "multi_step", "long_range", "cumulative_retention", "long_term_retention"]
 
 
-class Step(NamedTuple):
+class StepPlan(NamedTuple):
     """How the answers of one interaction are rewarded, `[B]` each.
 
     `mode` is the number of the reward's mode, `saved` the interaction that the answer is held against, `history` the
@@ -69,7 +69,7 @@ class EpisodeStrategy:
         """Every mode that occurs."""
         return frozenset((self.first, self.middle, self.last))
 
-    def step(self, number: Array, is_last: Array) -> Step:
+    def step(self, number: Array, is_last: Array) -> StepPlan:
         """Say how answers to interaction `number` (from 1) are rewarded; `is_last [B]` is by row."""
         is_first = number == 1
 
@@ -83,7 +83,7 @@ class EpisodeStrategy:
         history = number - jnp.where(returns, 1, self.saved_lag) - 1
         late = self.first == "negative" and not self.history_after_negative
         history = jnp.where(is_first | (late & (number == 2)), -1, jnp.maximum(history, -1))
-        return Step(
+        return StepPlan(
             mode,
             jnp.broadcast_to(saved, is_last.shape).astype(jnp.int32),
             jnp.broadcast_to(history, is_last.shape).astype(jnp.int32),

@@ -17,7 +17,14 @@ from flax import nnx
 
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.losses.advantages import AdvantageConfig, AdvantageInput, estimate_advantages
-from rxt_jax.losses.memory_policy import AnswerBefore, MemoryPolicyConfig, PolicyInput, memory_change, policy_loss
+from rxt_jax.losses.memory_policy import (
+    AnswerBefore,
+    MemoryPolicyConfig,
+    PolicyInput,
+    memory_change,
+    policy_loss,
+    shared_places,
+)
 from rxt_jax.losses.policy_gradient import critic_loss
 from rxt_jax.model.episode import keep_rows, scan_interactions
 from rxt_jax.nn.parameters import with_parameters
@@ -29,7 +36,6 @@ from rxt_jax.stages.stage import Act, Beginning, EpisodeStage, Passes, Rebuild
 from rxt_jax.stages.trajectory import (
     Step,
     Trajectory,
-    answered_interactions,
     first_memory,
     read_and_score,
     split_steps,
@@ -71,6 +77,7 @@ class _Scored(NamedTuple):
     step: Step
     tokens: Array
     sequences: Array
+    shared: Array
     factor: Array
 
     @property
@@ -291,9 +298,12 @@ class MemoryReinforcement(EpisodeStage):
         return trajectory_metrics(batch)
 
     def label_counts(self, batch: Trajectory | Step) -> dict[str, Array]:
-        """Count drawn tokens and answers, interaction by interaction, `[I]`."""
-        tokens = jnp.sum(batch.action_mask & batch.answered[..., None], axis=(1, 2), dtype=jnp.float32)
-        return {"tokens": tokens, "sequences": answered_interactions(batch)}
+        """Count drawn tokens, answers, and places that are compared with the answer before, by interaction, `[I]`."""
+        steps = split_steps(batch) if isinstance(batch, Trajectory) else batch
+        compared = shared_places(self.policy, steps.length, steps.length_before, steps.actions.shape[-1])
+        compared = jnp.where(steps.answered, compared, 0)
+        counts = {"tokens": steps.length, "sequences": steps.answered, "shared": compared}
+        return {name: jnp.sum(count, axis=1, dtype=jnp.float32) for name, count in counts.items()}
 
     def interactions(self, batch: Trajectory) -> Step:
         """Prepare a trajectory for the engine."""
@@ -334,7 +344,7 @@ class MemoryReinforcement(EpisodeStage):
         """Score a run of interactions; each counts as much as any other that has an answer."""
         number = jnp.maximum(jnp.sum(counts["sequences"] > 0), 1)
         factor = jnp.where(counts["sequences"] > 0, 1.0 / number, 0.0)
-        scored = _Scored(interactions, counts["tokens"], counts["sequences"], factor)
+        scored = _Scored(interactions, counts["tokens"], counts["sequences"], counts["shared"], factor)
         return scan_interactions(
             self._interaction_objective,
             model,
@@ -378,6 +388,7 @@ class MemoryReinforcement(EpisodeStage):
             number=step.number,
             tokens=scored.tokens,
             sequences=scored.sequences,
+            shared=scored.shared,
         )
         balance = answered.balance + answered.report.balance
         loss = loss + self.balance_loss_scale * balance

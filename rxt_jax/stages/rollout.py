@@ -18,7 +18,7 @@ from rxt_jax.model.generation import generate
 from rxt_jax.model.generation_rules import SamplingConfig, make_rules
 from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.rewards import Reward, RewardContext, RewardInput, Tokens
-from rxt_jax.stages.episode_strategy import EpisodeStrategy
+from rxt_jax.stages.episode_strategy import EpisodeStrategy, StepPlan
 from rxt_jax.stages.memory_aware import write_previous
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
@@ -250,7 +250,7 @@ def _reward(
     reward: Reward,
     context: RewardContext,
     config: RolloutConfig,
-    plan: Step,
+    plan: StepPlan,
     carry: _Progress,
     number: Array,
     row: EpisodeBatch,

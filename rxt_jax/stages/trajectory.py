@@ -19,7 +19,6 @@ __all__ = [
     "Answered",
     "Step",
     "Trajectory",
-    "answered_interactions",
     "critic_text",
     "first_memory",
     "read_and_score",
@@ -63,9 +62,12 @@ class Trajectory(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One interaction of a trajectory for the episode engine, with the rows before it. `number` is its place."""
+    """One interaction of a trajectory for the episode engine, with the rows before it. `number` is its place,
+    `length` and `length_before` how many tokens were drawn for its answer and for the one before it."""
 
     number: Array
+    length: Array
+    length_before: Array
     interaction: Interaction
     first_ids: Array
     first_mask: Array
@@ -113,8 +115,11 @@ def split_steps(given: Trajectory) -> Step:
         previous_valid=previous,
     )
     first_ids, first_mask = (jnp.broadcast_to(rows[:1], rows.shape) for rows in (given.written_ids, given.written_mask))
+    lengths = jnp.sum(given.action_mask & given.answered[..., None], axis=-1)
     return Step(
         jnp.arange(count),
+        lengths,
+        shifted(lengths),
         interaction,
         first_ids,
         first_mask,
@@ -130,11 +135,6 @@ def split_steps(given: Trajectory) -> Step:
         given.advantages,
         given.returns,
     )
-
-
-def answered_interactions(given: Trajectory | Step) -> Array:
-    """Count the rows that have an answer, interaction by interaction, `[I]`."""
-    return jnp.sum(given.answered, axis=1, dtype=jnp.float32)
 
 
 def first_memory(model: Any, given: Trajectory, key: Key | None = None) -> Array:
