@@ -23,10 +23,15 @@ Alternatives = tuple[list[Row], list[Row], list[Row]]
 
 
 class Item:
-    """Rows that belong together, read when they are needed and measured without reading where that is known."""
+    """Rows that belong together, read when they are needed and measured without reading where that is known.
 
-    def __init__(self, read: Callable[[], list[Row]], measure: Callable[[], int] | None = None):
-        self._read, self._measure = read, measure
+    `visit` is the visit of the source that they come from, where they are an episode's.
+    """
+
+    def __init__(
+        self, read: Callable[[], list[Row]], measure: Callable[[], int] | None = None, visit: int | None = None
+    ):
+        self._read, self._measure, self.visit = read, measure, visit
 
     @property
     def is_read(self) -> bool:
@@ -83,13 +88,18 @@ class RowReader:
             numbers = range(first + len(episode["interactions"]))
 
             def encoded(span: slice) -> Item:
-                return Item(lambda: [self._encoder(visit, number).unit(episode, number) for number in numbers[span]])
+                rows = numbers[span]
+                return Item(
+                    lambda: [self._encoder(visit, number).unit(episode, number) for number in rows], visit=visit
+                )
 
             return Record(len(numbers), first, encoded)
         lengths, first = source.episode_lengths(local)
 
         def stored(span: slice) -> Item:
-            return Item(lambda: self._counted(source.episode_rows(local)[span]), lambda: int(lengths[span].max()))
+            return Item(
+                lambda: self._counted(source.episode_rows(local)[span]), lambda: int(lengths[span].max()), visit
+            )
 
         return Record(len(lengths), first, stored)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rxt_jax.data.loader import Batches
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.losses.advantages import AdvantageConfig, AdvantageInput, estimate_advantages
 from rxt_jax.losses.memory_policy import (
@@ -32,7 +33,8 @@ from rxt_jax.rewards import Reward, make_reward_context
 from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY
 from rxt_jax.stages.replay import ReplayConfig, empty_replay, episode_scores, next_replay, with_replay
 from rxt_jax.stages.rollout import RolloutConfig, collect, special_ids, tile_rows
-from rxt_jax.stages.stage import Act, Beginning, EpisodeStage, Passes, Rebuild
+from rxt_jax.stages.rollout_batches import RolloutBatches, needs_facts
+from rxt_jax.stages.stage import Act, Beginning, EpisodeStage, Passes, Reading, Rebuild
 from rxt_jax.stages.trajectory import (
     Step,
     Trajectory,
@@ -100,6 +102,7 @@ class MemoryReinforcement(EpisodeStage):
     """
 
     kind = "memory_reinforcement"
+    rows = RolloutBatches
 
     reward: Reward
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -161,6 +164,10 @@ class MemoryReinforcement(EpisodeStage):
             )
         if self.reference == "none" and self.reference_sync_every is not None:
             raise ValueError("reference_sync_every moves a reference, but reference is 'none'.")
+
+    def batches(self, reading: Reading) -> Batches:
+        """Read conversations, with the values that they ask for where the reward looks for them."""
+        return reading.batches(self.rows, facts=needs_facts(self.reward))
 
     @property
     def passes(self) -> Passes:

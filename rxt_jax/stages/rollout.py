@@ -20,6 +20,7 @@ from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.rewards import Reward, RewardContext, RewardInput, Tokens
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, StepPlan
 from rxt_jax.stages.memory_aware import write_previous
+from rxt_jax.stages.rollout_batches import RolloutBatch
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
 
@@ -101,7 +102,7 @@ def tile_rows(batch: Any, size: int) -> Any:
 
 def collect(
     model: Any,
-    batch: EpisodeBatch,
+    batch: EpisodeBatch | RolloutBatch,
     memory: Array,
     is_fresh: Array,
     key: Key,
@@ -122,7 +123,7 @@ def collect(
             f"a rollout writes interaction 0 and answers the others, so episodes need 2 interactions, got {count}. "
             f"Raise the data's max_interactions."
         )
-    batch = EpisodeBatch(*(jnp.asarray(leaf) for leaf in batch))
+    batch = jax.tree.map(jnp.asarray, batch)
     batch = batch._replace(token_mask=batch.token_mask & batch.valid[..., None])
     length = min(config.answer_length or width, width)
     done = batch.valid & ~jnp.concatenate([batch.valid[1:], jnp.zeros_like(batch.valid[:1])])
@@ -134,6 +135,10 @@ def collect(
         reward.first_carry(rows, context),
     )
     first_memory = carry.memory
+
+    def left_out(row: Any) -> dict[str, Array]:
+        unknown = getattr(row, "left_out", None)
+        return {} if unknown is None else {"facts/left_out": unknown}
 
     def step(carry: _Progress, number: Array) -> tuple[_Progress, dict[str, Any]]:
         row = jax.tree.map(lambda leaf: leaf[number], batch)
@@ -181,7 +186,7 @@ def collect(
             "behaviour_log_probs": made.log_probs,
             "old_log_probs": made.raw_log_probs,
             "rewards": jnp.where(learnable, found.total, 0.0),
-            "components": found.components,
+            "components": found.components | left_out(row),
         }
 
     carry, found = jax.lax.scan(step, carry, jnp.arange(1, count))
@@ -212,7 +217,7 @@ def collect(
     )
 
 
-def _starts(batch: EpisodeBatch, special: SpecialIds) -> tuple[Array, Array]:
+def _starts(batch: Any, special: SpecialIds) -> tuple[Array, Array]:
     """Find where the drawn part of every answer begins, `[I B]`, and whether an opening token stands before it.
 
     The data's first target is the opening token itself, or the token behind it where control tokens are no targets.
@@ -230,7 +235,7 @@ def _write(model: Any, memory: Array, carry: _Progress, number: Array, valid: Ar
     return jnp.where(valid[number][:, None, None], written, memory)
 
 
-def _warm_up(model: Any, memory: Array, is_fresh: Array, batch: EpisodeBatch) -> Array:
+def _warm_up(model: Any, memory: Array, is_fresh: Array, batch: Any) -> Array:
     """Write interaction 0 into fresh memories, without gradient."""
     ids, mask = batch.ids[0], batch.token_mask[0]
     interaction = Interaction(ids, mask, mask, batch.valid[0], ids, mask, batch.valid[0] & is_fresh)
@@ -253,7 +258,7 @@ def _reward(
     plan: StepPlan,
     carry: _Progress,
     number: Array,
-    row: EpisodeBatch,
+    row: Any,
     made: Any,
     opening: Array,
     begin: Array,
@@ -287,6 +292,8 @@ def _reward(
         history=written(plan.history),
         mode=plan.mode,
         valid=answered & plan.is_rewarded,
+        facts=getattr(row, "facts", None),
+        other_facts=getattr(row, "other_facts", None),
     )
     found = reward(given, context, carry.reward)
     if "cumulative" not in config.strategy.modes:

@@ -219,7 +219,7 @@ def test_published_impo_and_ppo_with_every_term_and_gradient(name):
         value, metrics = policy_loss(config, scores, held, change, number=case.config["step"] + 1)
         return value, (metrics, scores.distribution)
 
-    grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
     (value, (metrics, distribution)), slopes = grad(case.i["logits"], case.i["new_stm"], False)
     close(case, value, "out.impo.loss")
     close(case, distribution, "out.impo.step_log_probs")

@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import count_compilations
 from flax import nnx
 from planted import TOKENIZER, SavedShare, conversations
-from small import small_config, small_model
+from small import small_config, small_model, small_recipe
 
+from rxt_jax import run as runs
+from rxt_jax.losses import AdvantageConfig, make_algorithm
 from rxt_jax.model import CriticConfig, SamplingConfig
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run import run_recipe
@@ -22,6 +25,8 @@ from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shard
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, make_strategy
 from rxt_jax.stages.memory_reinforcement import MemoryResets
+from rxt_jax.stages.reinforcement_plans import curriculum_steps, unfreeze_plan
+from rxt_jax.stages.replay import ReplayConfig
 from rxt_jax.stages.rollout import RolloutConfig
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
