@@ -102,18 +102,13 @@ def make_config():
 
 
 STRATEGY = EpisodeStrategy(first="none", middle="none", last="long_range")
-LONG = {
-    # name → the stage; all from the same parameters
-    "impo": lambda: make_stage("impo"),
-    "ppo": lambda: make_stage("ppo"),
-    "grpo": lambda: make_stage("grpo", group_size=8),
-    "rloo": lambda: make_stage("rloo", group_size=8),
-}
+GROUP_SIZES = {"grpo": 8, "dr_grpo": 8, "gspo": 8, "cispo": 8, "rloo": 8}  # others draw one answer to a query
 
 
-def make_stage(name: str, group_size: int = 1) -> MemoryReinforcement:
+def make_stage(name: str) -> MemoryReinforcement:
     """An algorithm with its usual settings, two passes over two minibatches."""
     policy, advantage = make_algorithm(name)
+    group_size = GROUP_SIZES.get(name, 1)
     rollout = RolloutConfig(
         strategy=STRATEGY, sampling=SamplingConfig(temperature=1.0), answer_length=3, group_size=group_size
     )
@@ -150,8 +145,8 @@ def accuracy_of(graphdef, distance: int, rows: int = 512):
 
 def pretrain(graphdef, params, measure, seed: int, distance: int, target: float = 0.5, most: int = 3000):
     """Stage 4 until about half of the answers are right."""
-    stage = MemoryAware(remat=False, trainable=tuple(name for name in MemoryAware().trainable))
-    optimizer = optimizer_of(replace_trainable(stage), params, most, 3e-3)
+    stage = MemoryAware(remat=False)
+    optimizer = optimizer_of(stage, params, most, 3e-3)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=seed)
     rng = np.random.default_rng(seed)
@@ -160,10 +155,6 @@ def pretrain(graphdef, params, measure, seed: int, distance: int, target: float 
         if update % 10 == 9 and (found := measure(state.params)) >= target:
             return state.params, update + 1, found
     raise SystemExit(f"stage 4 did not reach {target:.0%} in {most} updates")
-
-
-def replace_trainable(stage):
-    return stage
 
 
 def reinforce(graphdef, params, stage, measure, seed: int, distance: int, updates: int, rate: float, rows: int = 64):
@@ -185,7 +176,7 @@ def reinforce(graphdef, params, stage, measure, seed: int, distance: int, update
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithms", nargs="+", default=list(LONG))
+    parser.add_argument("--algorithms", nargs="+", default=["impo", "ppo", "grpo", "rloo"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--distance", type=int, default=2, help="interactions between planting and asking")
     parser.add_argument("--updates", type=int, default=150)
@@ -205,7 +196,7 @@ def main() -> None:
         for name in options.algorithms:
             began = time.perf_counter()
             curve = reinforce(
-                graphdef, params, LONG[name](), measure, seed, options.distance, options.updates, options.rate
+                graphdef, params, make_stage(name), measure, seed, options.distance, options.updates, options.rate
             )
             seconds = time.perf_counter() - began
             found.append({"algorithm": name, "seed": seed, "seconds": seconds, "curve": curve})

@@ -226,6 +226,7 @@ class _StageInFolder:
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
             evaluate=evaluate,
             save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
+            watched=run.stage.watched,
             quiet=self.quiet,
         )
         self.store.close()

@@ -27,10 +27,11 @@ from rxt_jax.losses.memory_policy import (
     shared_places,
 )
 from rxt_jax.losses.policy_gradient import critic_loss
-from rxt_jax.model.episode import keep_rows, scan_interactions
+from rxt_jax.model.episode import scan_interactions
 from rxt_jax.nn.parameters import with_parameters
 from rxt_jax.rewards import Reward, make_reward_context
 from rxt_jax.stages.memory_aware import INITIAL_MEMORY_KEY
+from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.replay import ReplayConfig, empty_replay, episode_scores, next_replay, with_replay
 from rxt_jax.stages.rollout import RolloutConfig, collect, special_ids, tile_rows
 from rxt_jax.stages.rollout_batches import RolloutBatches, needs_facts
@@ -46,24 +47,9 @@ from rxt_jax.stages.trajectory_metrics import trajectory_metrics
 from rxt_jax.stages.trajectory_scoring import CriticFit, critic_values, score_trajectory
 from rxt_jax.types import Array, Key, Metrics
 
-__all__ = ["CriticFit", "MemoryReinforcement", "MemoryResets"]
+__all__ = ["MemoryReinforcement"]
 
 _RESETS, _ROLLOUT = 1, 2  # what a key of acting is folded with
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryResets:
-    """With which memory conversations begin: a fresh one, from update `start` on with the chance `ratio` alone.
-
-    Otherwise it is the one that another conversation left in the update before.
-    """
-
-    start: int = 0
-    ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.ratio <= 1.0 or self.start < 0:
-            raise ValueError(f"resets need a ratio in [0, 1] and a start of at least 0, got {self}.")
 
 
 class _Chain(NamedTuple):
@@ -103,6 +89,7 @@ class MemoryReinforcement(EpisodeStage):
 
     kind = "memory_reinforcement"
     rows = RolloutBatches
+    watched = ("reward/total", "policy/approximate_kl", "answer/length")
 
     reward: Reward
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -205,9 +192,7 @@ class MemoryReinforcement(EpisodeStage):
             return carry
         made = jax.eval_shape(lambda: self._act_once(beginning))
         if self.resets.ratio < 1.0:
-            shape = made.last_memory.shape
-            rows = shape[1] - (0 if self.replay is None else self.replay.size)
-            carry["memory"] = jnp.zeros((shape[0], rows, *shape[2:]), made.last_memory.dtype)
+            carry["memory"] = jnp.zeros(made.last_memory.shape, made.last_memory.dtype)
         if self.replay is not None:
             carry["replay"] = empty_replay(self.replay, made)
         return carry
@@ -251,15 +236,9 @@ class MemoryReinforcement(EpisodeStage):
         def act(params: nnx.State, carry: dict[str, Any], batch: Any, update: Array, key: Key) -> Trajectory:
             model = nnx.merge(graphdef, params)
             batch = tile_rows(batch, self.rollout.group_size)
-            rows = batch.ids.shape[1]
-            start = jax.random.fold_in(key, _RESETS)
-            memory = model.initial_memory(rows, jax.random.fold_in(start, 0))
-            fresh = jnp.ones(rows, bool)
-            if "memory" in carry and not held_out:
-                drawn = jax.random.bernoulli(jax.random.fold_in(start, 1), self.resets.ratio, (rows,))
-                # There is no conversation before that of update 0.
-                fresh = drawn | (update < max(self.resets.start, 1))
-                memory = keep_rows(fresh, memory, carry["memory"])
+            left = None if held_out else carry.get("memory")
+            drawn = jax.random.fold_in(key, _RESETS)
+            memory, fresh = draw_memories(self.resets, model, batch.ids.shape[1], left, update, drawn)
             frozen = jax.lax.stop_gradient(carry["table"])
             here = context._replace(embedding=frozen, update=update)
             rolled = jax.random.fold_in(key, _ROLLOUT)

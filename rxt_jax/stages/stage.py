@@ -89,6 +89,8 @@ class Stage(ABC):
     model_config: ClassVar[type] = ModelConfig
     """The class of the configs of the models that it trains."""
     unfreeze: ClassVar[tuple[tuple[int, tuple[str, ...]], ...]] = ()
+    watched: ClassVar[tuple[str, ...]] = ()
+    """Metrics that are shown beside the loss while the stage trains."""
 
     trainable: tuple[str, ...]
     """Parameter groups that train; the others stand still."""

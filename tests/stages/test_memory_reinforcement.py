@@ -24,11 +24,12 @@ from rxt_jax.run_folder import load
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, make_strategy
-from rxt_jax.stages.memory_reinforcement import MemoryResets
+from rxt_jax.stages.memory_resets import MemoryResets
 from rxt_jax.stages.reinforcement_plans import curriculum_steps, unfreeze_plan
 from rxt_jax.stages.replay import ReplayConfig
 from rxt_jax.stages.rollout import RolloutConfig
 from rxt_jax.train.acting import make_acting
+from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step, rebuilder
@@ -261,7 +262,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     stage = replace(REPLAYED, minibatches=2, rollout=RolloutConfig(answer_length=8))
     recipe = small_recipe(tmp_path / "whole", {"reinforced": stage})
-    recipe = replace(recipe, model=replace(recipe.model, critic=CriticConfig()))
+    loop = LoopConfig(log_every=1, evaluate_every=2)
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, critic=CriticConfig()),
+        stages={name: replace(each, loop=loop) for name, each in recipe.stages.items()},
+    )
     # Replayed rows are learnt from beside the new ones: 8 + 2 rows in 2 minibatches.
     assert run_recipe(recipe, quiet=True)
     cut = replace(recipe, folder=str(tmp_path / "cut"))
@@ -292,5 +298,5 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
         ]
         for name in ("whole", "cut")
     ]
-    assert len(lines[0]) == 4 and "reward/total" in lines[0][0]
+    assert len(lines[0]) == 6 and all("reward/total" in line for line in lines[0])
     assert lines[0][-1] == lines[1][-1]
