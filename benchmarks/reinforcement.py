@@ -117,11 +117,12 @@ def make_stage(name: str) -> MemoryReinforcement:
     )
 
 
-def optimizer_of(stage, params, updates: int, rate: float):
+def optimizer_of(stage, params, rate: float):
+    """The rate is constant, so the number of updates is of no importance."""
     schedule = ScheduleConfig(kind="constant", warmup_share=0.0)
     rates = {"critic": 3.0} if "critic" in stage.trainable else {}
     config = OptimizerConfig(learning_rate=rate, schedule=schedule, group_rates=rates, clip_groups=(("critic",),))
-    return make_optimizer(config, params, total_updates=updates, trainable=stage.trainable, unfreeze=stage.unfreeze)
+    return make_optimizer(config, params, total_updates=80, trainable=stage.trainable, unfreeze=stage.unfreeze)
 
 
 def accuracy_of(graphdef, distance: int, rows: int = 512):
@@ -146,7 +147,7 @@ def accuracy_of(graphdef, distance: int, rows: int = 512):
 def pretrain(graphdef, params, measure, seed: int, distance: int, target: float = 0.5, most: int = 3000):
     """Stage 4 until about half of the answers are right."""
     stage = MemoryAware(remat=False)
-    optimizer = optimizer_of(stage, params, most, 3e-3)
+    optimizer = optimizer_of(stage, params, 3e-3)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=seed)
     rng = np.random.default_rng(seed)
@@ -159,7 +160,7 @@ def pretrain(graphdef, params, measure, seed: int, distance: int, target: float 
 
 def reinforce(graphdef, params, stage, measure, seed: int, distance: int, updates: int, rate: float, rows: int = 64):
     """Go on with rewards; return the greedy share of right answers after every 10 updates."""
-    optimizer = optimizer_of(stage, params, updates, rate)
+    optimizer = optimizer_of(stage, params, rate)
     rng = np.random.default_rng(1000 + seed)
     rows = rows // stage.rollout.group_size
     example = conversations(np.random.default_rng(0), rows, distance)

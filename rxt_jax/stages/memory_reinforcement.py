@@ -281,7 +281,7 @@ class MemoryReinforcement(EpisodeStage):
 
     def batch_metrics(self, batch: Trajectory) -> Metrics:
         """Say what the rollout was like: rewards and their parts, lengths, endings, what the critic explains."""
-        return trajectory_metrics(batch)
+        return trajectory_metrics(batch, has_values=self.advantage.needs_values)
 
     def label_counts(self, batch: Trajectory | Step) -> dict[str, Array]:
         """Count drawn tokens, answers, and places that are compared with the answer before, by interaction, `[I]`."""

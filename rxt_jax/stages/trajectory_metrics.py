@@ -8,10 +8,10 @@ from rxt_jax.types import Array, Metrics
 __all__ = ["trajectory_metrics"]
 
 
-def trajectory_metrics(given: Trajectory) -> Metrics:
+def trajectory_metrics(given: Trajectory, *, has_values: bool = True) -> Metrics:
     """Average rewards and their components, lengths and endings over answers, and rewards also by interaction.
 
-    `critic/explained` is the share of the returns' variance that values explain, at most 1.
+    With values `critic/explained` is the share of the returns' variance that values explain, at most 1.
     """
     counted = given.answered.astype(jnp.float32)
     number = jnp.sum(counted)
@@ -20,7 +20,6 @@ def trajectory_metrics(given: Trajectory) -> Metrics:
         "reward/total": given.rewards,
         "answer/length": length,
         "answer/ended": given.ended.astype(jnp.float32),
-        "critic/value": given.values,
         **given.components,
     }
     found = {name: (jnp.sum(each * counted), number) for name, each in rows.items()}
@@ -32,9 +31,11 @@ def trajectory_metrics(given: Trajectory) -> Metrics:
         for place in range(1, len(counted)):
             total = jnp.sum(rows[name][place] * counted[place])
             found[f"{name}/interaction_{place}"] = (total, jnp.sum(counted[place]))
-    variance, left = _variance(given.returns, counted), _variance(given.returns - given.values, counted)
-    varies = (variance > 1e-8).astype(jnp.float32)
-    found["critic/explained"] = (varies * (1.0 - left / jnp.maximum(variance, 1e-8)), varies)
+    if has_values:
+        found["critic/value"] = (jnp.sum(given.values * counted), number)
+        variance, left = _variance(given.returns, counted), _variance(given.returns - given.values, counted)
+        varies = (variance > 1e-8).astype(jnp.float32)
+        found["critic/explained"] = (varies * (1.0 - left / jnp.maximum(variance, 1e-8)), varies)
     spread = jnp.sqrt(_variance(given.rewards, counted))
     return found | {"reward/spread": (spread, jnp.float32(1.0))}
 
