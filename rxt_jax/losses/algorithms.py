@@ -41,10 +41,8 @@ def make_algorithm(name: AlgorithmName) -> Algorithm:
         "gspo": Algorithm(
             replace(plain, aggregation="sequence_mean", surrogate=SurrogateConfig(ratio="sequence")), group
         ),
-        "rloo": Algorithm(
-            replace(plain, surrogate=SurrogateConfig(kind="reinforce"), aggregation="sequence_sum"),
-            replace(group, kind="rloo"),
-        ),
+        # Clipped, not the bare log-probability: a batch is learnt from several times.
+        "rloo": Algorithm(plain, replace(group, kind="rloo")),
         "cispo": Algorithm(replace(plain, surrogate=SurrogateConfig(kind="cispo")), group),
         "reinforce": Algorithm(
             replace(plain, surrogate=SurrogateConfig(kind="reinforce")),

@@ -35,7 +35,7 @@ from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.replay import ReplayConfig, empty_replay, episode_scores, next_replay, with_replay
 from rxt_jax.stages.rollout import RolloutConfig, collect, special_ids, tile_rows
 from rxt_jax.stages.rollout_batches import RolloutBatches, needs_facts
-from rxt_jax.stages.stage import Act, Beginning, EpisodeStage, Passes, Reading, Rebuild
+from rxt_jax.stages.stage import Act, Beginning, EpisodeStage, Passes, Reading
 from rxt_jax.stages.trajectory import (
     Step,
     Trajectory,
@@ -131,6 +131,11 @@ class MemoryReinforcement(EpisodeStage):
                 raise ValueError(f"{name} must be None or at least 1, got {value}.")
         if self.target_kl is not None and self.target_kl <= 0.0:
             raise ValueError(f"target_kl must be positive, got {self.target_kl}. Use None to make all passes.")
+        if self.policy.surrogate.kind == "reinforce" and self.update_epochs * self.minibatches > 1:
+            raise ValueError(
+                "surrogate 'reinforce' has no ratio to hold it back: it learns from a batch once. Set update_epochs and "
+                "minibatches to 1, or take surrogate 'clipped'."
+            )
         if self.advantage.needs_groups and self.rollout.group_size < 2:
             raise ValueError(
                 f"advantage {self.advantage.kind!r} compares answers to one query: set rollout.group_size to 2 or more."
@@ -392,7 +397,3 @@ class MemoryReinforcement(EpisodeStage):
             distribution = jax.lax.stop_gradient(answered.scores.distribution)
             after = AnswerBefore(distribution[None], (step.action_mask & step.answered[:, None])[None])
         return scored.factor * loss, (_Chain(answered.memory, after), metrics)
-
-    def objective_arguments(self, carry: Any, rebuild: Rebuild) -> dict[str, Any]:
-        """Give nothing: what the loss needs of the carry is in the trajectory."""
-        return {}

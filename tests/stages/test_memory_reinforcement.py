@@ -192,8 +192,10 @@ def test_bad_options_say_what_is_wrong():
         replace(IMPO, trainable=("decoder",))
     with pytest.raises(ValueError, match="another distribution"):
         replace(IMPO, log_probs_source="collect", rollout=SAMPLED)
-    with pytest.raises(ValueError, match="set group to 'branch'"):
+    with pytest.raises(ValueError, match="set group='branch'"):
         RolloutConfig(continuation="best", group_size=2)
+    with pytest.raises(ValueError, match="learns from a batch once"):
+        replace(IMPO, policy=make_algorithm("reinforce").policy, update_epochs=2)
     with pytest.raises(ValueError, match="reward something"):
         EpisodeStrategy(first="none", middle="none", last="none")
     with pytest.raises(ValueError, match="the model has none"):
@@ -235,7 +237,7 @@ def test_a_curriculum_grows_as_asked_and_a_plan_never_goes_back():
 def test_eight_devices_act_and_learn_as_one(mesh):
     def train(devices, config):
         mesh = make_mesh(config, jax.devices()[:devices])
-        stage = replace(REPLAYED, replay=None, minibatches=2)
+        stage = replace(REPLAYED, replay=None, minibatches=2, interactions_per_update=2)
         state, act, _, graphdef = make(stage)
         optimizer = make_optimizer(
             OptimizerConfig(learning_rate=1e-3), state.params, total_updates=100, trainable=stage.trainable
