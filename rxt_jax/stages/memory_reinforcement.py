@@ -133,8 +133,8 @@ class MemoryReinforcement(EpisodeStage):
             raise ValueError(f"target_kl must be positive, got {self.target_kl}. Use None to make all passes.")
         if self.policy.surrogate.kind == "reinforce" and self.update_epochs * self.minibatches > 1:
             raise ValueError(
-                "surrogate 'reinforce' has no ratio to hold it back: it learns from a batch once. Set update_epochs and "
-                "minibatches to 1, or take surrogate 'clipped'."
+                "surrogate 'reinforce' has no ratio to hold it back: it learns from a batch once. Set update_epochs "
+                "and minibatches to 1, or take surrogate 'clipped'."
             )
         if self.advantage.needs_groups and self.rollout.group_size < 2:
             raise ValueError(

@@ -42,7 +42,7 @@ def conversations(seed: int = 0, interactions: int = 4, rows: int = 4, length: i
             row = [SPECIAL.bos, SPECIAL.query, *query, SPECIAL.answer, *answer, SPECIAL.eos]
             ids[i, b, : len(row)], token_mask[i, b, : len(row)] = row, True
             loss_mask[i, b, 2 + len(query) : len(row)] = True
-    turns = rng.integers(2, interactions + 1, rows)
+    turns = rng.integers(min(2, interactions), interactions + 1, rows)
     turns[0] = interactions
     valid = np.arange(interactions)[:, None] < (turns if ragged else interactions)
     return EpisodeBatch(ids, token_mask, loss_mask, np.broadcast_to(valid, shape[:2]).copy())
