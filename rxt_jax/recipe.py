@@ -20,6 +20,7 @@ from rxt_jax.model import BaselineConfig
 from rxt_jax.model.config import ModelConfig
 from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import Stage
+from rxt_jax.train.groups import GROUP_PATTERNS
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 
@@ -169,6 +170,11 @@ _OLD_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
 }
 """Values of fields (by the names they had) that earlier versions wrote, and what they are called now."""
 
+_OLD_DEFAULTS = {
+    ("OptimizerConfig", "groups"): [list(pair) for pair in GROUP_PATTERNS if pair[0] != "critic"],
+}
+"""Values that were the default when they were written: they mean today's default."""
+
 
 def to_json(value: Any) -> Any:
     """Write a config as JSON values; a dataclass becomes an object with its class under `type`."""
@@ -220,7 +226,7 @@ def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> An
     if len(types[name]) > 1:
         raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
     (cls,) = types[name].values()
-    fields = _of_today(cls, value)
+    fields = {key: item for key, item in _of_today(cls, value).items() if item != _OLD_DEFAULTS.get((name, key), ...)}
     known = {each.name for each in dataclasses.fields(cls)}
     unknown = sorted(fields.keys() - known)
     if unknown:

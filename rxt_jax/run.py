@@ -3,6 +3,7 @@
 recipe.json  tokenizer.model  stages/<name>/  metrics.jsonl  tensorboard/  evaluation/  samples/
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ from rxt_jax.stages.stage import Reading
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricSums
-from rxt_jax.train.optimizer import Optimizer, make_optimizer
+from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import TrainState, abstract_state, begin_training
 from rxt_jax.train.step import make_train_step, rebuilder
 from rxt_jax.train.tracker import Tracker
@@ -204,9 +205,18 @@ class _StageInFolder:
         measured = None
         if run.loop.evaluate_every:
             measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
-        shapes = abstract_state(self.params, optimizer, run.stage, self.mesh, self.recipe.mesh.replicate_indivisible)
+        act = self._acting()
+        # Only what acts carries something of a batch's shape.
+        example = None
+        if act is not None:
+            example = self._batches(source, encoder, self.recipe.seed + self.stream, beginning, "train")[0]
+        known = {"graphdef": self.graphdef, "tokenizer": self.tokenizer, "batch": example}
+        shapes = abstract_state(
+            self.params, optimizer, run.stage, self.mesh, self.recipe.mesh.replicate_indivisible, **known
+        )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-        state, data_state = self._begin(beginning, shapes, shardings, optimizer, resume=newest is not None)
+        begin = functools.partial(begin_training, optimizer=optimizer, stage=run.stage, shardings=shardings, **known)
+        state, data_state = self._begin(beginning, shapes, shardings, begin, resume=newest is not None)
         start = int(state.update)
         if data_state is not None:
             batches.restore(data_state)
@@ -219,8 +229,7 @@ class _StageInFolder:
             accumulation=run.accumulation,
             state_shardings=shardings,
         )
-        act = make_acting(self.graphdef, run.stage, seed=self.recipe.seed, stream=self.stream)
-        evaluate = None if measured is None else self._held_out_loss(measured, act)
+        evaluate = None if measured is None else self._held_out_loss(measured, self._acting(held_out=True))
         began = time.perf_counter()
         result = run_loop(
             self.name,
@@ -235,6 +244,7 @@ class _StageInFolder:
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
             evaluate=evaluate,
             save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
+            watched=run.stage.watched,
             quiet=self.quiet,
         )
         self.store.close()
@@ -247,7 +257,13 @@ class _StageInFolder:
         return _Beginning(lambda: with_parameters(self.params, read_parameters(folder, wanted)), params)
 
     def _begin(
-        self, beginning: _Beginning, shapes: TrainState, shardings: TrainState, optimizer: Optimizer, *, resume: bool
+        self,
+        beginning: _Beginning,
+        shapes: TrainState,
+        shardings: TrainState,
+        begin: Callable[[nnx.State], TrainState],
+        *,
+        resume: bool,
     ) -> tuple[TrainState, dict[str, Any] | None]:
         """Read the state and the place in the data from the newest good checkpoint, or begin."""
         checkpoint = None
@@ -257,7 +273,7 @@ class _StageInFolder:
         if checkpoint is None:
             params = beginning.read()
             beginning.give_up()
-            return begin_training(params, optimizer, self.run.stage, shardings), None
+            return begin(params), None
         params = with_parameters(shapes.params, checkpoint.params)
         update = jax.device_put(jax.numpy.int32(checkpoint.update), shardings.update)
         beside = checkpoint.optimizer
@@ -295,6 +311,10 @@ class _StageInFolder:
             file=self.recipe.run_folder / "references" / f"{self.name}_{part}.npy",
         )
 
+    def _acting(self, *, held_out: bool = False) -> Any:
+        options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out}
+        return make_acting(self.graphdef, self.run.stage, self.tokenizer, **options)
+
     def _place(self, batch: Any) -> Any:
         return place_batch(batch, batch_shardings(batch, self.mesh, self.run.stage.batch_axis))
 
@@ -307,7 +327,7 @@ class _StageInFolder:
             rebuild = rebuilder(self.graphdef, params)
             arguments = stage.objective_arguments(carry, rebuild)
             loss, metrics = stage.objective(rebuild({}), batch, None, stage.label_counts(batch), **arguments)
-            return metrics | {"loss": (loss, jax.numpy.float32(1.0))}
+            return metrics | stage.batch_metrics(batch) | {"loss": (loss, jax.numpy.float32(1.0))}
 
         def evaluate(state: TrainState) -> dict[str, float]:
             sums = MetricSums()

@@ -22,10 +22,15 @@ Alternatives = tuple[list[Row], list[Row], list[Row]]
 
 
 class Item:
-    """Rows that belong together, read when they are needed and measured without reading where that is known."""
+    """Rows that belong together, read when they are needed and measured without reading where that is known.
 
-    def __init__(self, read: Callable[[], list[Row]], measure: Callable[[], int] | None = None):
-        self._read, self._measure = read, measure
+    `visit` is the visit of the source that they come from, where they are an episode's.
+    """
+
+    def __init__(
+        self, read: Callable[[], list[Row]], measure: Callable[[], int] | None = None, visit: int | None = None
+    ):
+        self._read, self._measure, self.visit = read, measure, visit
 
     @property
     def is_read(self) -> bool:
@@ -69,13 +74,14 @@ class RowReader:
         """Open the episode of a visit."""
         stored = self.source.stored_episode(visit)
         if stored is not None:
-            return Record(len(stored.lengths), stored.first, lambda span: self._stored(stored, span))
+            return Record(len(stored.lengths), stored.first, lambda span: self._stored(stored, span, visit))
         episode = self._episode(visit)
         first = self.encoder.leading_rows(episode)
         numbers = range(first + len(episode["interactions"]))
 
         def encoded(span: slice) -> Item:
-            return Item(lambda: [self._encoder(visit, number).unit(episode, number) for number in numbers[span]])
+            rows = numbers[span]
+            return Item(lambda: [self._encoder(visit, number).unit(episode, number) for number in rows], visit=visit)
 
         return Record(len(numbers), first, encoded)
 
@@ -106,14 +112,14 @@ class RowReader:
             return self.encoder
         return self.encoder.sampled(self._sampler, Draws(self._key, visit << 32 | number))
 
-    def _stored(self, stored: StoredRows, span: slice) -> Item:
+    def _stored(self, stored: StoredRows, span: slice, visit: int | None = None) -> Item:
         def read() -> list[Row]:
             rows = stored.read()[span]
             for row in rows:
                 self.encoder.report.row(dropped=None if row.valid else "dropped when prepared")
             return rows
 
-        return Item(read, lambda: int(stored.lengths[span].max()))
+        return Item(read, lambda: int(stored.lengths[span].max()), visit)
 
     def _episode(self, visit: int) -> dict[str, Any]:
         episode = self.source.episode(visit)

@@ -12,7 +12,7 @@ from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import NormKind
 from rxt_jax.nn.rotary import RotaryConfig
 
-__all__ = ["DecoderConfig", "EncoderConfig", "InitialMemory", "MemoryConfig", "ModelConfig"]
+__all__ = ["CriticConfig", "DecoderConfig", "EncoderConfig", "InitialMemory", "MemoryConfig", "ModelConfig"]
 
 InitialMemory = Literal["learned", "standard", "normal", "uniform", "zeros", "ones"]
 """Memory before the first interaction: a parameter, N(0, 1), N(0, 0.01²), U[0, 0.01), zeros, ones."""
@@ -78,6 +78,22 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """The network that says what a state is worth, for memory reinforcement. Source: docs/method.md §19.6.
+
+    It reads the previous interaction and the query, `with_first` the first interaction of the episode before them,
+    and with `reads_memory` the memory that the answer is made from. Values are `activation` · scale + shift, both
+    learnt; the defaults reach from 0 to 10.
+    """
+
+    reads_memory: bool = False
+    with_first: bool = False
+    activation: Literal["sigmoid", "tanh", "linear"] = "sigmoid"
+    scale: float = 10.0
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A Reactive Transformer. Source: docs/method.md §2."""
 
@@ -107,6 +123,8 @@ class ModelConfig:
     """Type of activations; parameters, norms, softmax and losses stay float32."""
     scan_unroll: int = 1
     """Layers that share one scan step: more is faster to run and slower to compile."""
+    critic: CriticConfig | None = None
+    """None: the model has no critic; only reinforcement with values needs one."""
     compatibility: Compatibility = field(default_factory=Compatibility)
     """Published behaviour, off by default."""
 

@@ -114,11 +114,12 @@ def scan_memories(
     memory_gradient_steps: int | None = None,
     remat: bool = True,
     start: int | Int[Array, ""] = 0,
-) -> tuple[PyTree, Metrics]:
+) -> tuple[PyTree, Any]:
     """Run an objective that only writes; return the memory and the metrics of every interaction, `[I ...]`.
 
-    Where reading does not change memory, all memories of an episode can be made first and read afterwards in calls
-    as large as wanted. The rest is that of `scan_interactions`.
+    In place of metrics `write` may return any arrays that are wanted interaction by interaction. Where reading does
+    not change memory, all memories of an episode can be made first and read afterwards in calls as large as wanted.
+    The rest is that of `scan_interactions`.
     """
     _, (_, metrics, memories) = _walk(
         write, model, memory, interactions, key, memory_gradient_steps, remat, 1, start, True

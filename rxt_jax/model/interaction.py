@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.model.generation import generate
 from rxt_jax.model.generation_rules import Rules
+from rxt_jax.ops.joining import join_masks, join_parts
 
 __all__ = ["Answered", "interact"]
 
@@ -46,18 +47,10 @@ def interact(
     made = generate(
         model, memory, ids, token_mask, rules, max_new_tokens=width, end_id=end_id, pad_id=pad_id, width=width
     )
-    room = ((0, 0), (0, width - ids.shape[1]))
-    prompt = jnp.pad(jnp.where(token_mask, ids, pad_id), room, constant_values=pad_id)
-    prompt_mask = jnp.pad(token_mask, room)
-    rows = jnp.arange(len(ids))[:, None]
-    columns = jnp.sum(token_mask, axis=1, keepdims=True) + jnp.arange(width)
-    columns = jnp.where(made.mask, columns, width)  # beyond the row: dropped
-
-    def place(into: Array, values: Array) -> Array:
-        return into.at[rows, columns].set(values, mode="drop")
-
-    reply_mask = place(jnp.zeros_like(prompt_mask), made.mask)
-    whole, mask = place(prompt, made.ids), prompt_mask | reply_mask
+    masks = (token_mask, made.mask)
+    none, nothing = jnp.zeros_like(token_mask), jnp.zeros(token_mask.shape)
+    whole, mask = join_parts((ids, made.ids), masks, width, pad_id), join_masks(masks, width)
+    reply_mask = join_parts((none, made.mask), masks, width)
+    log_probs, raw = (join_parts((nothing, each), masks, width) for each in (made.log_probs, made.raw_log_probs))
     written = model.update_memory(memory, model.encode(whole, mask), mask)
-    log_probs, raw = (place(jnp.zeros(whole.shape), each) for each in (made.log_probs, made.raw_log_probs))
     return Answered(whole, mask, reply_mask, log_probs, raw, written)

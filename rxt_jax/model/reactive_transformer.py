@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.model.config import ModelConfig
+from rxt_jax.model.critic import Critic
 from rxt_jax.model.decoder import Decoder, KeyValueCache, MemoryProjection
 from rxt_jax.model.encoder import Encoder
 from rxt_jax.model.initial_memory import LearnedMemory, draw_memory
@@ -44,6 +45,9 @@ class ReactiveTransformer(nnx.Module):
                 config.initial_memory_std,
                 rngs=rngs,
             )
+
+        if config.critic is not None:
+            self.critic = Critic(config, rngs=rngs)
 
     def initial_memory(self, batch: int, key: Key | None = None) -> Float[Array, "L B S D"]:
         """Return the memory before a conversation, float32; the random kinds need a key."""
@@ -135,6 +139,14 @@ class ReactiveTransformer(nnx.Module):
     def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Restore masked tokens from the last encoder state."""
         return self.masked_language_head(hidden)
+
+    def value(
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
+    ) -> Float[Array, "B"]:
+        """Say what a state is worth; only for models with a critic. The text may be longer than an interaction."""
+        if self.config.critic is None:
+            raise ValueError("this model has no critic: set `critic` in its config, as CriticConfig().")
+        return self.critic(ids, token_mask, memory)
 
     def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
         """Compute the decoder's view of memory once, for `decode_cached`."""

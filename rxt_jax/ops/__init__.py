@@ -1,4 +1,4 @@
-"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, BLEU; no module and no config."""
+"""Pure functions on arrays: attention, rotary positions, norms, routing, sampling, joining, BLEU; nothing else."""
 
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.attention import (
@@ -10,6 +10,7 @@ from rxt_jax.ops.attention import (
 )
 from rxt_jax.ops.bleu import BleuCounts, BleuSmoothing, bleu_counts, corpus_bleu, sentence_bleu
 from rxt_jax.ops.dropout import dropout
+from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.ops.norms import layer_norm, rms_norm
 from rxt_jax.ops.rotary import apply_rotary, rotary_angles
 from rxt_jax.ops.rouge import rouge_l
@@ -31,6 +32,8 @@ __all__ = [
     "document_positions",
     "dropout",
     "filter_logits",
+    "join_masks",
+    "join_parts",
     "layer_norm",
     "rms_norm",
     "rotary_angles",

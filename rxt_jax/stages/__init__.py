@@ -10,6 +10,7 @@ from rxt_jax.stages.interaction_sft import InteractionSft
 from rxt_jax.stages.joint_pretraining import JointPretraining
 from rxt_jax.stages.memory_aware import MemoryAware
 from rxt_jax.stages.memory_pretraining import MemoryPretraining
+from rxt_jax.stages.memory_reinforcement import MemoryReinforcement
 from rxt_jax.stages.stage import EpisodeStage, Stage
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "JointPretraining",
     "MemoryAware",
     "MemoryPretraining",
+    "MemoryReinforcement",
     "Stage",
 ]

@@ -10,7 +10,6 @@ of the parameters that train. Source: docs/method.md §16.2, §16.3 and §16.6.
 
 import functools
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -27,7 +26,7 @@ from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
 from rxt_jax.stages.memory_aware import row_cosine, write_previous
 from rxt_jax.stages.precomputed_reference import precompute_reference
-from rxt_jax.stages.stage import EpisodeStage, Reading, Rebuild
+from rxt_jax.stages.stage import Beginning, EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
 __all__ = ["DirectMemoryPreference", "ReferenceKind"]
@@ -164,8 +163,9 @@ class DirectMemoryPreference(EpisodeStage):
         """Choose held-out preferences."""
         return data.held_out_preferences or data.evaluation_source
 
-    def first_carry(self, groups: Mapping[str, dict[str, Array]]) -> dict[str, Array]:
+    def first_carry(self, beginning: Beginning) -> dict[str, Array]:
         """Copy the parameters that the reference has of its own (path → array); the others it shares."""
+        groups = beginning.groups
         return {path: value for group in self.reference_groups for path, value in groups.get(group, {}).items()}
 
     def next_carry(

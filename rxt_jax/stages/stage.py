@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 from flax import nnx
 
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import Batches, EpisodeBatches, Shard
 from rxt_jax.data.rows import RowEncoder
+from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model import ModelConfig
 from rxt_jax.types import Array, Key, Metrics
 
-__all__ = ["Act", "EpisodeStage", "Reading", "Rebuild", "Stage"]
+__all__ = ["Act", "Beginning", "EpisodeStage", "Passes", "Reading", "Rebuild", "Stage"]
 
 Rebuild = Callable[[dict[str, Array]], Any]
 """Make a model from values (path → array) for some of its parameters; the others are those of the state."""
@@ -53,6 +55,32 @@ class Reading(NamedTuple):
         return rows(self.source, self.encoder, batch_size=self.batch_size, seed=self.seed, shard=self.shard, **options)
 
 
+class Beginning(NamedTuple):
+    """Everything that the carry of the first update is made of.
+
+    `groups` are the parameters (path → array) of each group that trains, `params` all of them, `state` and `graphdef`
+    the model they belong to; `batch` is one that the stage reads, as it is read.
+    """
+
+    groups: Mapping[str, dict[str, Array]]
+    params: dict[str, Array]
+    state: Any = None
+    graphdef: Any = None
+    tokenizer: Any = None
+    batch: Any = None
+
+
+class Passes(NamedTuple):
+    """How often a batch is learnt from: `epochs` passes, each over `minibatches` of its rows, one update for each.
+
+    `limit` (metric, value): no further pass once the mean of that metric over a pass is above the value.
+    """
+
+    epochs: int = 1
+    minibatches: int = 1
+    limit: tuple[str, float] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
     """What every stage answers; the defaults are those of a stage that reads its rows and carries nothing."""
@@ -62,6 +90,8 @@ class Stage(ABC):
     model_config: ClassVar[type] = ModelConfig
     """The class of the configs of the models that it trains."""
     unfreeze: ClassVar[tuple[tuple[int, tuple[str, ...]], ...]] = ()
+    watched: ClassVar[tuple[str, ...]] = ()
+    """Metrics that are shown beside the loss while the stage trains."""
 
     trainable: tuple[str, ...]
     """Parameter groups that train; the others stand still."""
@@ -93,8 +123,21 @@ class Stage(ABC):
         """Choose the source that it is measured on."""
         return data.evaluation_source
 
-    def first_carry(self, groups: Mapping[str, dict[str, Array]]) -> Any:
-        """Make the carry of the first update, any pytree, from the parameters (path → array) of each trained group."""
+    @property
+    def passes(self) -> Passes:
+        """How often a batch is learnt from; the default is one update."""
+        return Passes()
+
+    def batch_metrics(self, batch: Any) -> Metrics:
+        """Say what a batch itself is like, once per batch however often it is learnt from."""
+        return {}
+
+    def first_params(self, params: dict[str, Array]) -> dict[str, Array]:
+        """Change parameters (path → array) before the first update, where a part begins as another one's copy."""
+        return params
+
+    def first_carry(self, beginning: Beginning) -> Any:
+        """Make the carry of the first update, any pytree."""
         return {}
 
     def next_carry(self, carry: Any, batch: Any, trained: dict[str, Array], update: Array) -> Any:
@@ -105,11 +148,12 @@ class Stage(ABC):
         """Turn the carry into keyword arguments of the objective, outside of its gradient."""
         return {}
 
-    def make_act(self, graphdef: nnx.GraphDef) -> Act | None:
+    def make_act(self, graphdef: nnx.GraphDef, tokenizer: Tokenizer, *, held_out: bool = False) -> Act | None:
         """Make the function that a stage acts with (rollouts), None for a stage that trains on what it reads.
 
-        It gets what the stage reads, placed on the devices, and returns what the objective gets; it compiles what it
-        wants compiled. The batch of an update is to depend on its arguments alone: then resuming is exact.
+        `held_out`: it acts on data that the stage is measured on, so that nothing of training gets into them. It gets
+        what the stage reads, placed on the devices, and returns what the objective gets; it compiles what it wants
+        compiled. The batch of an update is to depend on its arguments alone: then resuming is exact.
         """
         return None
 
@@ -130,6 +174,11 @@ class EpisodeStage(Stage):
     @abstractmethod
     def begin(self, model: Any, batch_size: int, key: Key | None, **arguments: Any) -> Any:
         """Give the memory at the start of an episode; without a key always the same one."""
+
+    def first_memory(self, model: Any, batch: Any, key: Key | None, **arguments: Any) -> Any:
+        """Give the memory that the episodes of a batch begin with; the default is `begin` for as many rows."""
+        rows = jax.tree.leaves(batch)[0].shape[self.batch_axis]
+        return self.begin(model, rows, key, **arguments)
 
     @abstractmethod
     def window_objective(

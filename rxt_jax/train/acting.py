@@ -20,10 +20,10 @@ _ACTING = 0x80414354  # no update has this number, whose key the train step fold
 
 
 def make_acting(
-    graphdef: nnx.GraphDef, stage: Stage, *, seed: int, stream: int = 0
+    graphdef: nnx.GraphDef, stage: Stage, tokenizer: Any, *, seed: int, stream: int = 0, held_out: bool = False
 ) -> Callable[[TrainState, Any, int], Any] | None:
     """Make `(state, batch, update) -> batch` for a stage that acts, None for one that trains on what it reads."""
-    act = stage.make_act(graphdef)
+    act = stage.make_act(graphdef, tokenizer, held_out=held_out)
     if act is None:
         return None
     root = jax.random.fold_in(step_root(seed, stream), _ACTING)

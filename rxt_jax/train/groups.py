@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 GROUP_PATTERNS: tuple[tuple[str, str], ...] = (
+    ("critic", r"^critic(/|$)"),
     ("learned_memory", r"^learned_memory(/|$)"),
     ("masked_language_head", r"^masked_language_head(/|$)"),
     ("memory_attention", r"^memory_attention(/|$)"),

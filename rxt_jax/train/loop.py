@@ -64,6 +64,7 @@ def run_loop(
     report: Callable[[str, int, dict[str, float]], None],
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     save: Callable[[int, TrainState, dict[str, float]], None] | None = None,
+    watched: tuple[str, ...] = (),
     quiet: bool = False,
 ) -> LoopResult:
     """Run updates `start … updates`; a request to stop ends it after the update under way.
@@ -72,7 +73,7 @@ def run_loop(
     update of what was read for it and the state before it.
 
     `report(split, update, metrics)` gets training and held-out metrics, `save(update, state, metrics)`
-    is called every `save_every` updates, at the end, and when stopped.
+    is called every `save_every` updates, at the end, and when stopped. `watched` metrics stand beside the loss.
     """
     sums, tokens, latest = MetricSums(), 0, {}
     began = report_began = time.perf_counter()
@@ -80,7 +81,7 @@ def run_loop(
     update, pending = start, None
     feed = Feed(batches, place)
     with watch_interruptions() as interruption, _progress(quiet) as bar:
-        task = bar.add_task(name, total=updates, completed=start, loss="-", speed="-")
+        task = bar.add_task(name, total=updates, completed=start, loss="-", speed="-", watched="")
         while update < updates and not interruption.requested:
             placed = feed.take(pending)
             tokens += placed.tokens
@@ -107,7 +108,10 @@ def run_loop(
                     bar.console.print(f"[yellow]{name}: the loss of update {update} is not finite")
                 tokens, report_began = 0, time.perf_counter()
                 bar.update(
-                    task, loss=f"{latest.get('loss', float('nan')):.3f}", speed=f"{latest['tokens_per_second']:,.0f}"
+                    task,
+                    loss=f"{latest.get('loss', float('nan')):.3f}",
+                    speed=f"{latest['tokens_per_second']:,.0f}",
+                    watched="  ".join(f"{each} {latest[each]:.3g}" for each in watched if each in latest),
                 )
             bar.update(task, completed=update)
             held_out: dict[str, float] = {}
@@ -130,6 +134,7 @@ def _progress(quiet: bool) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[watched]}"),
         TextColumn("{task.fields[speed]} tokens/s"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

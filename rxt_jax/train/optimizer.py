@@ -48,6 +48,8 @@ class OptimizerConfig:
     heads, and nothing that is counted per slot."""
     clip_norm: float | None = 1.0
     """Largest global norm of a gradient; None = no clipping (docs/method.md, eq. 116)."""
+    clip_groups: tuple[tuple[str, ...], ...] = ()
+    """Sets of groups that are clipped on their own; all others together. Empty: everything together."""
     group_rates: Mapping[str, float] = field(default_factory=dict)
     """Factor on the rate, by parameter group."""
     frozen: tuple[str, ...] = ()
@@ -69,6 +71,10 @@ class OptimizerConfig:
                 raise ValueError(f"adam_learning_rate must be positive, got {self.adam_learning_rate}.")
         if self.clip_norm is not None and self.clip_norm <= 0.0:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}. Use None to switch it off.")
+        clipped = [group for groups in self.clip_groups for group in groups]
+        if len(set(clipped)) < len(clipped):
+            raise ValueError(f"clip_groups must name every group once at most, got {self.clip_groups}.")
+        _check_groups("clip_groups", clipped, self.groups)
         _check_groups("group_rates", self.group_rates, self.groups)
         _check_groups("frozen", self.frozen, self.groups)
 
@@ -124,9 +130,7 @@ class Optimizer:
         # A group outside its schedule must not spoil the others' clipping, not even with a NaN.
         norm = jnp.sqrt(sum(jnp.where(active[group], squares[group], 0.0) for group in squares))
         finite = jnp.isfinite(norm) & finite
-        clip = 1.0
-        if self.config.clip_norm is not None:
-            clip = jnp.minimum(1.0, self.config.clip_norm / (norm + 1e-6))
+        clips = self._clips(squares, active)
         factor = learning_rate_factor(self.config.schedule, update, self.total_updates)
         rate = self.config.learning_rate * factor
         adam_rate = rate if self.config.adam_learning_rate is None else self.config.adam_learning_rate * factor
@@ -134,7 +138,7 @@ class Optimizer:
         moved, new_state = dict(trained), {}
         for group, paths in self.members.items():
             before = {path: trained[path] for path in paths}
-            group_gradients = {path: gradients[path] * clip for path in paths}
+            group_gradients = {path: gradients[path] * clips[group] for path in paths}
             direction, after_state = self.transforms[group].update(group_gradients, state[group], before)
             scale = self.config.group_rates.get(group, 1.0)
             rates = {path: scale * (rate if path in self.matrices else adam_rate) for path in paths}
@@ -156,6 +160,17 @@ class Optimizer:
             value = jnp.where(finite & active[group], jnp.sqrt(square), 0.0)
             metrics[f"gradient/{group}"] = (value, counted * active[group])
         return moved, new_state, metrics
+
+    def _clips(self, squares: Mapping[str, Any], active: Mapping[str, Array]) -> dict[str, Array | float]:
+        """Give the factor of every group's gradient; groups that are clipped together share it."""
+        limit = self.config.clip_norm
+        if limit is None:
+            return {group: 1.0 for group in squares}
+        apart = {group: number for number, groups in enumerate(self.config.clip_groups) for group in groups}
+        sums: dict[int | None, Any] = {}
+        for group, square in squares.items():
+            sums[apart.get(group)] = sums.get(apart.get(group), 0.0) + jnp.where(active[group], square, 0.0)
+        return {group: jnp.minimum(1.0, limit / (jnp.sqrt(sums[apart.get(group)]) + 1e-6)) for group in squares}
 
     def _decay(self, path: str, direction: Array, value: Array) -> Array:
         if path not in self.decayed:

@@ -17,6 +17,7 @@ from flax import nnx
 from rxt_jax.nn.parameters import with_parameters
 from rxt_jax.stages.stage import EpisodeStage, Rebuild, Stage
 from rxt_jax.train.optimizer import Optimizer
+from rxt_jax.train.passes import make_passes
 from rxt_jax.train.state import TrainState
 from rxt_jax.types import Array, Key, Metrics
 
@@ -77,22 +78,28 @@ def make_train_step(
     def step(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(root, state.update)
         rebuild = rebuilder(graphdef, state.params)
-        trained = optimizer.trained(state.params)
         arguments = stage.objective_arguments(state.carry, rebuild)
-        if not isinstance(stage, EpisodeStage) or per_update is None:
+
+        def learn(trained: Any, opt_state: Any, batch: Any, key: Key, update: Array) -> tuple[Any, Any, Metrics]:
+            if isinstance(stage, EpisodeStage) and per_update is not None:
+                return _walk_windows(
+                    stage, arguments, rebuild, optimizer, trained, opt_state, update, batch, key, per_update, share
+                )
             loss, gradients, metrics = _accumulate(
                 stage, arguments, rebuild, trained, batch, key, accumulation, normalise
             )
             trained, opt_state, update_metrics = optimizer.apply(
-                gradients, state.opt_state, trained, state.update, finite=jnp.isfinite(loss)
+                gradients, opt_state, trained, update, finite=jnp.isfinite(loss)
             )
-            metrics = metrics | update_metrics | {"loss": (loss, jnp.float32(1.0))}
-        else:
-            trained, opt_state, metrics = _walk_windows(
-                stage, arguments, rebuild, optimizer, trained, state, batch, key, per_update
-            )
+            return trained, opt_state, metrics | update_metrics | {"loss": (loss, jnp.float32(1.0))}
+
+        passes = stage.passes
+        share = 1.0 / (passes.epochs * passes.minibatches)
+        start = (optimizer.trained(state.params), state.opt_state)
+        trained, opt_state, metrics = make_passes(passes, learn, start, batch, stage.batch_axis, key, state.update)
         params = with_parameters(state.params, trained)
         done = state.update + 1
+        metrics = metrics | stage.batch_metrics(batch)
         return TrainState(params, opt_state, done, stage.next_carry(state.carry, batch, trained, done)), metrics
 
     return TrainStep(step, step_root(seed, stream), out_shardings=state_shardings)
@@ -170,14 +177,18 @@ def _walk_windows(
     rebuild: Rebuild,
     optimizer: Optimizer,
     trained: dict[str, Array],
-    state: TrainState,
+    opt_state: Any,
+    update: Array,
     batch: Any,
     key: Key,
     per_update: int,
+    share: float,
 ) -> tuple[dict[str, Array], Any, Metrics]:
-    """Update after every window of interactions; the gradient ends at the window's first memory."""
+    """Update after every window of interactions; the gradient ends at the window's first memory.
+
+    `share` is what this walk is of a whole update, for schedules: they count batches, however they are cut.
+    """
     interactions = stage.interactions(batch)
-    rows = interactions.valid.shape[1]
     windows, count = _windows(interactions, per_update)
 
     def walk(carry: tuple, inputs: tuple) -> tuple[tuple, Metrics]:
@@ -188,7 +199,7 @@ def _walk_windows(
         def loss(trained: dict[str, Array]) -> tuple[Array, tuple[Any, Metrics]]:
             model = rebuild(trained)
             # Drawn inside, so that a learned initial memory gets the first window's gradient.
-            first = stage.begin(model, rows, key, **arguments)
+            first = stage.first_memory(model, batch, key, **arguments)
             current = jax.tree.map(lambda f, m: jnp.where(number == 0, f, m), first, memory)
             start = number * per_update
             return stage.window_objective(model, current, window, key, counts, start=start, **arguments)
@@ -199,16 +210,14 @@ def _walk_windows(
             opt_state,
             trained,
             # A window is a fraction of an update: schedules count batches, however they are cut.
-            state.update + number / count,
+            update + share * number / count,
             finite=jnp.isfinite(value),
         )
         metrics = metrics | update_metrics | {"loss": (value, jnp.float32(1.0))}
         return (trained, opt_state, memory), metrics
 
-    memory = stage.begin(rebuild(trained), rows, key, **arguments)
-    (trained, opt_state, _), metrics = jax.lax.scan(
-        walk, (trained, state.opt_state, memory), (windows, jnp.arange(count))
-    )
+    memory = stage.first_memory(rebuild(trained), batch, key, **arguments)
+    (trained, opt_state, _), metrics = jax.lax.scan(walk, (trained, opt_state, memory), (windows, jnp.arange(count)))
     return trained, opt_state, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
 
 

@@ -1,0 +1,53 @@
+"""Scoring trajectories as a model finds them now: log-probabilities of what was drawn, and values of the states.
+
+Source: docs/method.md §19.6 and §19.7.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rxt_jax.model.episode import scan_memories
+from rxt_jax.stages.trajectory import Step, Trajectory, critic_text, first_memory, read_and_score, split_steps
+from rxt_jax.types import Array, Key
+
+__all__ = ["CriticFit", "critic_values", "score_trajectory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticFit:
+    """How the critic is fitted: `weight` of its loss, `bound` of values and returns, `clip` around old values.
+
+    `length` is how many tokens of (interaction before, query) it reads, None for all.
+    """
+
+    weight: float = 1.0
+    bound: float | None = 20.0
+    clip: float | None = None
+    length: int | None = None
+
+
+def critic_values(model: Any, memory: Array, step: Step, fit: CriticFit) -> Array:
+    """Say what the state before the answers is worth, `[B]`; no gradient reaches memory."""
+    config = model.config.critic
+    width = fit.length or (2 + config.with_first) * step.interaction.ids.shape[-1]
+    ids, mask = critic_text(step, width, with_first=config.with_first)
+    return model.value(ids, mask, jax.lax.stop_gradient(memory))
+
+
+def score_trajectory(
+    model: Any, made: Trajectory, *, critic: CriticFit | None = None, clamp: float | None = None
+) -> dict[str, Array]:
+    """Score all answers with a memory chain of the model's own: `log_probs [I B A]`, by a critic `values [I B]`."""
+
+    def read(model: Any, memory: Array, step: Step, _: Key | None) -> tuple[Array, tuple[Array, Any]]:
+        answered = read_and_score(model, memory, step, clamp=clamp, gradient=False)
+        found = {"log_probs": answered.scores.log_probs}
+        if critic is not None:
+            found["values"] = critic_values(model, answered.memory, step, critic)
+        return jnp.float32(0.0), (answered.memory, found)
+
+    _, found = scan_memories(read, model, first_memory(model, made), split_steps(made), None, remat=False)
+    return {name: jnp.asarray(leaf) for name, leaf in found.items()}

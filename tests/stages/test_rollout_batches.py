@@ -1,0 +1,68 @@
+"""Conversations to be led bring the values that their questions ask for."""
+
+import numpy as np
+import pytest
+from small import dialogue_tokenizer
+
+from rxt_jax.data.config import DataConfig, DialogueData
+from rxt_jax.data.prepared import PreparedEpisodes
+from rxt_jax.data.rows import RowEncoder
+from rxt_jax.data.sources import open_source
+from rxt_jax.losses import make_algorithm
+from rxt_jax.rewards import FactReward, RewardSum, RewardTerm, published_retention
+from rxt_jax.stages import MemoryReinforcement
+from rxt_jax.stages.rollout_batches import needs_facts
+from rxt_jax.stages.stage import Reading
+
+
+def batches_of(reward, **config):
+    source = open_source(DialogueData())
+    encoder = RowEncoder(dialogue_tokenizer(), DataConfig(max_length=64, max_interactions=6, **config))
+    stage = MemoryReinforcement(reward=reward, policy=make_algorithm("reinforce").policy)
+    return stage.batches(Reading(source, encoder, batch_size=4, seed=1)), source
+
+
+@pytest.mark.parametrize("sort_pool", [1, 3])
+def test_facts_are_the_annotated_values_of_their_interaction(sort_pool):
+    batches, source = batches_of(FactReward(), sort_pool=sort_pool)
+    found = 0
+    for update in range(3):
+        batch = batches[update]
+        for row in range(4):
+            visits = [visit for visit in range(12) if _rows_match(batches, batch, row, visit)]
+            assert visits, "the rows of a batch belong to no episode"
+            episode = source.episode(batches._order.visit(visits[0]))
+            told = {str(each["value"]) for turn in episode["interactions"][:6] for each in turn.get("recall") or ()}
+            for turn, interaction in enumerate(episode["interactions"][: len(batch.ids)]):
+                values = [str(each["value"]) for each in interaction.get("recall") or ()]
+                held = _texts(batch.facts, turn, row)
+                assert held <= set(values) and len(held) + batch.left_out[turn, row] == len(set(values))
+                assert _texts(batch.other_facts, turn, row) <= told - set(values)
+                found += len(held)
+    assert found > 5
+
+
+def _rows_match(batches, batch, row, visit):
+    rows = batches._reader.record(batches._order.visit(visit)).item(slice(0, 6)).rows
+    return list(batch.ids[0, row][batch.token_mask[0, row]]) == list(rows[0].ids[: batch.ids.shape[-1]])
+
+
+def _texts(facts, turn, row):
+    """Decode the first spelling of every value."""
+    tokenizer = dialogue_tokenizer()
+    ids, mask = facts.ids[turn, row, :, 0], facts.mask[turn, row, :, 0]
+    return {tokenizer.decode(each[there].tolist()) for each, there in zip(ids, mask, strict=True) if np.any(there)}
+
+
+def test_only_rewards_that_look_for_values_get_them_and_prepared_rows_have_none():
+    assert not needs_facts(published_retention())
+    assert needs_facts(RewardSum(terms=(RewardTerm(reward=published_retention()), RewardTerm(reward=FactReward()))))
+    batches, _ = batches_of(published_retention())
+    assert batches[0].facts is None
+    batches, _ = batches_of(FactReward())
+    prepared = object.__new__(PreparedEpisodes)
+    prepared.folder = "ready"
+    item = batches._pool(0)[0][0][2]
+    batches._reader.source = prepared
+    with pytest.raises(ValueError, match="prepared rows of ready do not have"):
+        batches._values(item, 4)
