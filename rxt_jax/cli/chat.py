@@ -1,4 +1,4 @@
-"""`rxt chat RUN`: a conversation in the terminal, or one line of standard input per turn."""
+"""`rxt chat RUN`: a conversation in the terminal, or one line of standard input per turn; RUN may be a server."""
 
 import contextlib
 import logging
@@ -12,14 +12,15 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from rxt_jax.cli.chat_commands import LEAVING, MEANT, hint, obey, split_command
+from rxt_jax.cli.chat_commands import LEAVING, MEANT, Session, hint, obey, split_command
 from rxt_jax.cli.chat_text import USER, Reply, laid_out, printable
 from rxt_jax.cli.options import parse
+from rxt_jax.cli.remote_session import RemoteSession, is_address
 from rxt_jax.cli.session import open_session
 from rxt_jax.data.template import ThinkingMode
 from rxt_jax.model import SamplingConfig
 from rxt_jax.run_folder import load
-from rxt_jax.serving import ChatSession, HistorySession
+from rxt_jax.serving import ChatSession
 
 __all__ = ["ChatOptions", "run"]
 
@@ -34,7 +35,7 @@ class ChatOptions:
     """
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of the run, or `companion`: the model that comes with the package."""
+    """Folder of the run, or `companion`: the model that comes with the package; or the address of `rxt serve`."""
     mode: ThinkingMode = "fast"
     """Answer at once, think first, or let the model choose."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -49,8 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         # What a terminal cannot show, or what is no text, is no reason to end a conversation.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    loaded = load(options.run)
-    session = open_session(loaded, sampling=options.sampling, mode=options.mode, seed=options.seed)
+    session = _open(options)
     chat = _Terminal() if sys.stdin.isatty() else _Pipe()
     with ThreadPoolExecutor(1) as thread:
         ready = thread.submit(session.prepare) if isinstance(session, ChatSession) else None
@@ -62,7 +62,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _converse(session: ChatSession | HistorySession, chat: "_Terminal | _Pipe", ready: Future | None) -> None:
+def _open(options: ChatOptions) -> Session:
+    if is_address(options.run):
+        return RemoteSession(options.run, sampling=options.sampling, mode=options.mode)
+    return open_session(load(options.run), sampling=options.sampling, mode=options.mode, seed=options.seed)
+
+
+def _converse(session: Session, chat: "_Terminal | _Pipe", ready: Future | None) -> None:
     said: list[str] = []
     chat.greet(hint(session))
     for line in chat.lines():
@@ -111,7 +117,7 @@ class _Terminal:
             if line:
                 yield MEANT.get(line.lower(), line)
 
-    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
+    def reply(self, reply: Reply, session: Session) -> None:
         """Print a reply while it is made."""
         _print_reply(reply, self._console)
         if not reply.complete:
@@ -146,7 +152,7 @@ class _Pipe:
                 self.say(f"{USER}{line}")
                 yield line
 
-    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
+    def reply(self, reply: Reply, session: Session) -> None:
         _print_reply(reply, self._console)
         if not reply.complete:
             self.complain(_cut(session))
@@ -168,7 +174,9 @@ def _print_reply(reply: Reply, console: Console) -> None:
     console.print("" if block else "model  (nothing)", markup=False)
 
 
-def _cut(session: ChatSession | HistorySession) -> str:
+def _cut(session: Session) -> str:
+    if isinstance(session, RemoteSession):
+        return "the reply was cut: an interaction, or the server's limit of a reply, is full"
     room = session.max_length if isinstance(session, ChatSession) else session.reply_tokens
     return (
         f"the reply was cut: {'an interaction' if isinstance(session, ChatSession) else 'a reply'} holds {room} tokens"

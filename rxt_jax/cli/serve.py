@@ -5,24 +5,20 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rxt_jax.cli.options import parse
-from rxt_jax.model import ReactiveTransformer
-from rxt_jax.run_folder import load, run_and_stage
-from rxt_jax.shipped import is_shipped
-
-__all__ = ["ServeOptions", "run"]
 
 try:
     import uvicorn
 
-    from rxt_jax.server import Engine, Programs, ServerConfig, make_app, model_fingerprint, read_keys
+    from rxt_jax.server import Engine, ServerConfig, app_of_run
 except ImportError as error:
-    raise ValueError(f"serving needs more packages ({error}): pip install 'rxt-jax[serve]'") from error
+    raise ValueError(f"serving needs the extra `serve` ({error}): pip install 'rxt-jax[serve]'") from error
+
+__all__ = ["ServeOptions", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +48,13 @@ def run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for noisy in ("absl", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    keys = None if options.keys is None else read_keys(options.keys)
-    loaded = load(options.run)
-    if not isinstance(loaded.model, ReactiveTransformer):
-        raise ValueError(f"{options.run} is the stateless baseline: it has no memory to serve conversations from")
-    source = Path("runs") / options.run if is_shipped(options.run) else run_and_stage(options.run)[0]
-    programs = Programs(
-        loaded.model,
-        loaded.tokenizer.special,
-        max_length=loaded.recipe.data.max_length,
+    app = app_of_run(
+        options.run,
+        folder=options.folder,
+        config=options.config,
+        keys=options.keys,
         slots=options.slots,
         chunk_tokens=options.chunk_tokens,
-    )
-    app = make_app(
-        programs,
-        loaded.tokenizer,
-        name=Path(options.run).name,
-        fingerprint=model_fingerprint(loaded.model, loaded.tokenizer),
-        folder=options.folder or source / "serving",
-        config=options.config,
-        keys=keys,
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -92,7 +92,7 @@ class Wanted:
                 memory=context.service.memory(origin),
                 prompt=rows.prompt,
                 preface=rows.preface,
-                first=self._first(context),
+                first=self._first(context, may_call=bool(rows.state.tools)),
                 sampling=self.sampling,
                 limit=self.limit,
                 seed=_seed(self.identity) if self.seed is None else self.seed,
@@ -106,12 +106,19 @@ class Wanted:
 
         return await begin_turn(begin), exchange
 
-    def _first(self, context: Context) -> tuple[int, ...]:
+    def _first(self, context: Context, *, may_call: bool) -> tuple[int, ...]:
+        """List the ids among which the first token is chosen; where memory holds tools, a call may come first."""
         special = context.tokenizer.special
         try:
-            return (special.require("tool_call"),) if self.must_call else first_tokens(self.mode, special)
+            if self.must_call:
+                return (special.require("tool_call"),)
+            first = first_tokens(self.mode, special)
         except ValueError as error:
             raise unsupported("tool_choice" if self.must_call else "reasoning.effort", str(error)) from error
+        if not may_call or self.mode == "extended":
+            return first
+        # Answer or call; and where the model may think as well, it chooses among all tokens.
+        return (special.answer, special.tool_call) if self.mode == "fast" else ()
 
 
 def context_of(request: Request) -> Context:

@@ -211,9 +211,10 @@ class Index:
                 write("DELETE FROM prefixes WHERE memory = ?", (name,))
 
     def drop_before(self, time: float) -> None:
-        """Forget responses, and conversations that nobody has used, from before a time."""
+        """Forget conversations, and responses, that nobody has used since a time."""
         with self._transaction() as write:
-            write("DELETE FROM responses WHERE created < ?", (time,))
+            in_use = "EXISTS (SELECT 1 FROM memories WHERE name = memory AND used >= ?)"
+            write(f"DELETE FROM responses WHERE created < ? AND NOT {in_use}", (time, time))
             write("DELETE FROM conversations WHERE used < ?", (time,))
 
     def unreferred(self) -> list[str]:

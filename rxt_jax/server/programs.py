@@ -17,6 +17,7 @@ from flax import nnx
 
 from rxt_jax.data.special_tokens import SpecialTokens
 from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.model import ReactiveTransformer
 from rxt_jax.model.generation import Generated, Generation, extend, prefill, prompt_widths
 from rxt_jax.model.generation_rules import Rules, SamplingConfig
 from rxt_jax.nn.parameters import flat_parameters
@@ -85,7 +86,8 @@ class Programs:
         # What is committed to its device stays there, and so does what is computed from it: one place for everything.
         self._device = jax.tree.leaves(params)[0].sharding
         self._params = jax.device_put(params, self._device)
-        self.initial_memory: Array = self._run_once(_initial_memory, self._params)
+        self.has_memory = isinstance(model, ReactiveTransformer)
+        self.initial_memory: Array = self._run_once(_initial_memory if self.has_memory else _no_memory, self._params)
         self._pool: Generation | None = None
         self._read: dict[tuple[int, int], Callable] = {}
         self._make: dict[int, Callable] = {}
@@ -99,7 +101,7 @@ class Programs:
     def compile(self) -> None:
         """Compile everything, side by side, and empty the slots. A second time there is nothing to do."""
         pool = self._pool = self._empty_pool()
-        if self._write:
+        if self._make:
             return
         jobs: list[tuple[dict, Any, Future]] = []
         with ThreadPoolExecutor(2) as threads:
@@ -120,7 +122,7 @@ class Programs:
                     _make_in, count=self._chunk_tokens, end_id=self.special.eos, pad_id=self.special.pad
                 )
                 add(self._make, rows, function, (1,), self._params, pool, np.zeros(rows, np.int32))
-            for rows in row_counts(self.write_rows):
+            for rows in row_counts(self.write_rows) if self.has_memory else ():
                 given = self._prompt_arguments([[self.special.bos]], [self.initial_memory], rows, self.max_length)
                 add(self._write, rows, _write_rows, (), self._params, *given)
             for into, place, compiled in jobs:
@@ -232,6 +234,11 @@ class Programs:
 def _initial_memory(model: Any) -> Array:
     """Make the memory before any conversation, that of a `ChatSession` with seed 0."""
     return model.initial_memory(1, jax.random.fold_in(jax.random.key(0), 0))
+
+
+def _no_memory(_: Any) -> Array:
+    """Make the memory of a model that has none, `[0 1 0 0]`."""
+    return jnp.zeros((0, 1, 0, 0), jnp.float32)
 
 
 def _key(seed: Array) -> Array:

@@ -77,7 +77,8 @@ def turn_rows(
         if tools and (digest := _digest(canonical(tools))) != state.tools:
             state = replace(state, tools=digest)
             for number, tool in enumerate(tools):
-                ids = system_prompt_ids(canonical(tool), encode, special, title=_TOOL_TITLE)
+                about = {name: tool[name] for name in ("name", "description", "parameters") if tool[name] is not None}
+                ids = system_prompt_ids(canonical(about), encode, special, title=_TOOL_TITLE)
                 add(ids, f"tool {tool['name']!r}", f"tools[{number}]")
         for number, interaction in enumerate(spoken.closed):
             prompt, reply = interaction_parts(interaction, encode, special)

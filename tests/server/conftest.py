@@ -1,10 +1,15 @@
 """A small model behind an engine, compiled once for all tests of the server."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import openai
 import pytest
 from flax import nnx
+from loopback import Loopback
+from parrot import make_parrot
 from small import dialogue_tokenizer, small_config, small_model, with_end
 
 from rxt_jax.server.programs import Programs
@@ -41,3 +46,49 @@ def chat_model():
 def programs(chat_model):
     model, tokenizer = chat_model
     return Programs(model, tokenizer.special, max_length=LENGTH, slots=8)
+
+
+@pytest.fixture(scope="session")
+def parrot():
+    """A model that knows a few interactions by heart, and its tokenizer."""
+    return make_parrot()
+
+
+@pytest.fixture(scope="session")
+def parrot_programs(parrot):
+    model, tokenizer = parrot
+    return Programs(model, tokenizer.special, max_length=160, slots=4, prompt_rows=1, write_rows=1, chunk_tokens=2)
+
+
+@pytest.fixture
+def start(parrot, parrot_programs, tmp_path):
+    """Start a server in the test's folder."""
+    running = []
+
+    def begin(**options):
+        running.append(Loopback(parrot_programs, parrot[1], tmp_path / "serving", **options))
+        return running[-1]
+
+    yield begin
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(parrot, parrot_programs, tmp_path_factory):
+    """A server that all tests may use that leave its settings alone."""
+    server = Loopback(parrot_programs, parrot[1], tmp_path_factory.mktemp("serving"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server):
+    return openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def slow(parrot_programs, monkeypatch):
+    """Make every chunk of tokens take its time, so that something can happen meanwhile."""
+    make = parrot_programs.make
+    monkeypatch.setattr(parrot_programs, "make", lambda slots: time.sleep(0.15) or make(slots))

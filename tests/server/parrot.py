@@ -1,4 +1,4 @@
-"""A tiny model that has learnt a few interactions by heart, whatever its memory holds: replies that tests can expect."""
+"""A tiny model that knows a few interactions by heart, whatever its memory holds: replies that tests can expect."""
 
 import json
 
@@ -37,6 +37,7 @@ def make_parrot():
         whole = [*prompt, *reply]
         ids[row, : len(whole)], mask[row, : len(whole)] = whole, True
         scored[row, len(prompt) : len(whole)] = True
+    ids, mask, scored = jnp.asarray(ids), jnp.asarray(mask), jnp.asarray(scored)
     config = small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH, embed_dim=32)
     graphdef, params = nnx.split(ReactiveTransformer(config, rngs=nnx.Rngs(0)))
     optimizer = optax.adam(1e-2)
