@@ -1,6 +1,7 @@
 """`rxt serve RUN`: an HTTP server whose conversations live in memory tensors, with a chat page."""
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -68,6 +69,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     engine = app.state.context.service.engine
     threading.Thread(target=_announce, args=(server, engine, options), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Uvicorn obeys these while it runs and raises them once more at the end, where nothing is left to stop.
+        signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
 

@@ -22,8 +22,8 @@ def ray_application(run: str, folder: str | Path, *, replicas: int = 2, **option
     The folder has to be on a disk of one machine, as SQLite's write-ahead log wants it. `options` are those of
     `app_of_run`.
     """
-    from ray import serve
-    from ray.serve.config import RequestRouterConfig
+    from ray import serve  # pyright: ignore[reportMissingImports]
+    from ray.serve.config import RequestRouterConfig  # pyright: ignore[reportMissingImports]
 
     # Called on every replica: an application holds compiled programs, and nothing of it travels.
     build = functools.partial(app_of_run, str(run), folder=str(Path(folder).resolve()), **options)

@@ -37,7 +37,7 @@ def app_of_run(
     return make_app(
         Programs(loaded.model, loaded.tokenizer.special, max_length=loaded.recipe.data.max_length, **programs),
         loaded.tokenizer,
-        name=Path(run).name,
+        name=run if is_shipped(run) else Path(run).resolve().name,
         fingerprint=model_fingerprint(loaded.model, loaded.tokenizer),
         folder=folder or source / "serving",
         config=config,

@@ -106,15 +106,16 @@ def test_a_full_queue_and_deadlines_have_their_status(start, slow):
     client = open_client(server)
     streams = []
     for _ in range(4):
-        streams.append(client.responses.create(input="Hello.", stream=True))
+        streams.append(client.responses.create(input="Compare.", stream=True))
         until(lambda: server.service.engine.busy_slots == len(streams))
     waiting = client.responses.create(input="Hello.", stream=True)
     with pytest.raises(openai.RateLimitError) as refused:
         client.responses.create(input="Hello.")
     assert int(refused.value.response.headers["retry-after"]) >= 1
+    # The one that waited has had enough before a slot is free.
+    *_, last = waiting
+    assert (last.type, last.response.error.code) == ("response.failed", "queue_deadline")
     assert [list(stream)[-1].type for stream in streams] == ["response.completed"] * 4
-    list(waiting)
-    server.stop()
     hurried = start(config=ServerConfig(turn_seconds=0.0))
     with pytest.raises(openai.InternalServerError) as late:
         open_client(hurried).responses.create(input="Hello.")
@@ -122,7 +123,7 @@ def test_a_full_queue_and_deadlines_have_their_status(start, slow):
 
 
 def test_the_disk_forgets_the_oldest_and_says_so(start):
-    server = start(config=ServerConfig(limits=TierLimits(disk_mib=0.012)))
+    server = start(config=ServerConfig(limits=TierLimits(disk_mib=0.004)))
     client = open_client(server)
     first = client.responses.create(input="Hello.")
     for _ in range(8):
@@ -156,8 +157,11 @@ def test_a_turn_is_logged_without_its_contents(client, caplog):
 
 
 PROGRAM = """
-import sys
+import sys, time
 from rxt_jax.cli.main import main
+from rxt_jax.server.programs import Programs
+make = Programs.make
+Programs.make = lambda *given: time.sleep(0.1) or make(*given)
 main(["serve", sys.argv[1], "--port", "0", "--folder", sys.argv[2], "--slots", "1"])
 """
 
@@ -185,7 +189,7 @@ def test_a_killed_server_goes_on_where_its_last_completed_turn_was(parrot, tmp_p
                 assert client.responses.create(input="Hello.", conversation=conversation).output_text == "Hello you."
                 assert client.responses.retrieve(memories["id"]).output_text == "A chat."
                 process.terminate()
-                process.wait(30)
+                assert process.wait(30) == 0
                 return
             client.responses.create(input="Hello.", conversation=conversation)
             memories["id"] = client.responses.create(input="Give it a title.", conversation=conversation).id
