@@ -40,7 +40,7 @@ class ServeOptions:
     """Turns that run at the same time."""
     chunk_tokens: int = 4
     """Tokens that are made between two looks at the device: more are faster, fewer stream more smoothly."""
-    config: tyro.conf.OmitArgPrefixes[ServerConfig] = field(default_factory=ServerConfig)
+    config: Annotated[ServerConfig, tyro.conf.arg(name="")] = field(default_factory=ServerConfig)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,10 +183,13 @@ class Index:
         """Count the conversations of an owner."""
         return self._read("SELECT COUNT(*) FROM conversations WHERE owner = ?", (owner,))[0][0]
 
-    def touch(self, name: str, time: float) -> None:
-        """Note that a memory was used."""
+    def touch(self, times: Mapping[str, float]) -> None:
+        """Note when memories were used."""
+        if not times:
+            return
         with self._transaction() as write:
-            write("UPDATE memories SET used = ? WHERE name = ?", (time, name))
+            for name, time in times.items():
+                write("UPDATE memories SET used = ? WHERE name = ?", (time, name))
 
     def names(self) -> set[str]:
         """List all memories."""

@@ -98,6 +98,8 @@ class Memories:
         self._device = _Tier(limits.device_mib * _MIB, limits.device_seconds)
         self._host = _Tier(limits.host_mib * _MIB, limits.host_seconds)
         self._disk_evicted = 0
+        # Uses that the index does not know yet: writing each to the disk at once would make its turn wait.
+        self._touched: dict[str, float] = {}
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_what_no_commit_names()
@@ -128,7 +130,8 @@ class Memories:
             array = self.parse(self.content(name), source=f"memory {name}")
             with self._lock:
                 self._host.held[name] = (array, now)
-        self._index.touch(name, now)
+        with self._lock:
+            self._touched[name] = now
         return array
 
     def content(self, name: str) -> bytes:
@@ -155,6 +158,8 @@ class Memories:
             # What came down is older than what was loaded: the order of use decides, not that of arrival.
             self._host.held = OrderedDict(sorted(self._host.held.items(), key=lambda item: item[1][1]))
             self._host.overdue(now)
+            touched, self._touched = self._touched, {}
+        self._index.touch(touched)
         self._index.drop_before(now - self._limits.disk_seconds)
         self._drop(self._index.unreferred())
         old = [each.name for each in self._index.least_recently_used() if now - each.used > self._limits.disk_seconds]

@@ -153,6 +153,7 @@ class TierMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
+        self.uses = {}  # those that the index has not noted are lost
         size = values(0).nbytes / MIB
         limits = {"device_mib": 1.5 * size, "host_mib": 2.5 * size, "device_seconds": 5, "host_seconds": 10}
         self.index, self.tiers = memories_of(self.folder, lambda: self.now, disk_seconds=50.0, **limits)
@@ -175,7 +176,7 @@ class TierMachine(RuleBasedStateMachine):
     def load(self, name):
         if name in self.model:
             np.testing.assert_array_equal(self.tiers.load(name), self.model[name])
-            self.used[name] = self.now
+            self.uses[name] = self.now
         elif not self.tiers.file(name).exists():
             with pytest.raises(MissingMemoryError):
                 self.tiers.load(name)
@@ -204,6 +205,7 @@ class TierMachine(RuleBasedStateMachine):
 
     def sweep(self):
         self.tiers.sweep()
+        self.used |= self.uses
         # A response is forgotten 50 s after its last use, and with it the memory that nothing else names.
         self.model = {name: memory for name, memory in self.model.items() if self.created(name)}
 
