@@ -60,11 +60,12 @@ def read_create_chat(
         ("frequency_penalty", (0,), "repetition is not penalised"),
         ("modalities", (["text"],), "the model writes text alone"),
         ("service_tier", ("auto", "default"), "there is one tier"),
+        ("parallel_tool_calls", (True,), "the model itself decides how many tools it calls"),
         ("verbosity", ("medium",), "the model decides how much it says"),
     ):
         fields.only(name, allowed, why)
     # Advice and notes that change no answer.
-    fields.ignored("user", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
+    fields.ignored("user", "metadata", "safety_identifier", "prompt_cache_key")
     limits = [fields.whole(name, 1, _MOST_TOKENS) for name in ("max_completion_tokens", "max_tokens")]
     request = CreateChat(
         messages=messages,

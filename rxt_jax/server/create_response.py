@@ -84,6 +84,7 @@ def read_create_response(
         ("service_tier", ("auto", "default"), "there is one tier"),
         ("presence_penalty", (0,), "repetition is not penalised"),
         ("frequency_penalty", (0,), "repetition is not penalised"),
+        ("parallel_tool_calls", (True,), "the model itself decides how many tools it calls"),
         ("max_tool_calls", (), "tools are called by the client, who can stop"),
         ("prompt", (), "there are no stored prompts"),
     ):
@@ -100,7 +101,7 @@ def read_create_response(
         "instructions": instructions,
         "max_output_tokens": limit,
         "metadata": fields.metadata(),
-        "parallel_tool_calls": fields.flag("parallel_tool_calls", True),
+        "parallel_tool_calls": True,
         "previous_response_id": previous,
         "reasoning": {"effort": effort, "summary": summary},
         "tool_choice": tool_choice,

@@ -15,7 +15,7 @@ def test_replicas_go_on_with_each_others_conversations(parrot, tmp_path):
     from rxt_jax.server.ray_adapter import ray_application
 
     write_run(tmp_path / "parrot", *parrot)
-    ray.init(num_cpus=2, include_dashboard=False)
+    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": 8123})
         serve.run(ray_application(str(tmp_path / "parrot"), tmp_path / "kept", replicas=2, slots=1))

@@ -205,6 +205,7 @@ def test_a_streamed_tool_call(client):
     ({"input": "Hi", "stream": "yes"}, "stream"),
     ({"input": "Hi", "max_output_tokens": 0}, "max_output_tokens"),
     ({"input": "Hi", "background": True}, "background"),
+    ({"input": "Hi", "parallel_tool_calls": False}, "parallel_tool_calls"),
     ({"input": "Hi", "truncation": "auto"}, "truncation"),
     ({"input": "Hi", "text": {"format": {"type": "json_schema"}}}, "text.format.type"),
     ({"input": "Hi", "include": ["message.output_text.logprobs"]}, "include"),
