@@ -16,7 +16,9 @@ _KEY, _VALUE = 64, 512  # characters
 def parse_body(content: bytes) -> Mapping[str, Any]:
     """Read the JSON object of a request."""
     try:
-        body = json.loads(content or b"{}")
+        body = json.loads(content or b"{}", parse_constant=_refuse)
+        if b"\\u" in content:
+            json.dumps(body, ensure_ascii=False).encode()  # halves of characters, which no text has
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is no valid JSON", code="invalid_json") from None
     if not isinstance(body, Mapping):
@@ -81,7 +83,7 @@ class Fields:
         value = self.any(name)
         if value is None:
             return None
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise invalid(self.place(name), f"{self.place(name)} must be one of {', '.join(choices)}, got {value!r}")
         return value
 
@@ -126,6 +128,10 @@ class Fields:
         if self._unread:
             name = self.place(min(self._unread))
             raise ApiError(400, f"unknown field {name!r}", param=name, code="unknown_parameter")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
 
 
 def _kind(value: Any) -> str:
