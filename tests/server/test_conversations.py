@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from compilations import count_compilations
 from loopback import until
 
 from rxt_jax.server import ServerConfig, TierLimits
@@ -145,6 +146,21 @@ def test_health_readiness_and_metrics(server, client):
     assert int(numbers["rxt_first_token_seconds_count"]) >= 1
     assert int(numbers['rxt_memories{tier="disk"}']) >= 1
     assert numbers["rxt_slots"] == "4"
+
+
+def test_nothing_compiles_once_the_server_is_ready(server, client):
+    with count_compilations() as compiled:
+        conversation = client.conversations.create().id
+        one = client.responses.create(input="Hello.", conversation=conversation, instructions="Be kind.")
+        content = memory(server, conversation).read()
+        httpx.put(f"{server.url}/conversations/{conversation}/memory", content=content)
+        # From the disk, from the host and from the device; sampled and greedy, long and short.
+        for memories in (server.service.memories._device, server.service.memories._host):
+            memories.held.clear()
+        for options in ({}, {"temperature": 0.7, "top_p": 0.9, "seed": 3}, {"max_output_tokens": 3}):
+            client.responses.create(input="Hello. " * 8, previous_response_id=one.id, **options)
+            client.responses.create(input="Hello.", conversation=conversation, include=["memory.change"], **options)
+    assert not compiled
 
 
 def test_a_turn_is_logged_without_its_contents(client, caplog):

@@ -118,6 +118,14 @@ def test_64_conversations_on_8_slots_answer_as_sessions_do(engine, programs, cha
     assert 0 < ended < sum(map(len, said.values()))
 
 
+def test_compilations_of_other_threads_are_counted():
+    with count_compilations() as compiled:
+        thread = threading.Thread(target=lambda: jax.jit(lambda x: x * 3.125)(np.ones(7)))
+        thread.start()
+        thread.join()
+    assert compiled
+
+
 def test_a_preface_is_written_before_the_prompt_is_read(engine, programs, chat_model):
     model, tokenizer = chat_model
     session = ChatSession(model, tokenizer)
