@@ -10,7 +10,7 @@ from rxt_jax.server.context import context_of, read_body
 from rxt_jax.server.errors import ApiError, not_found, unsupported
 from rxt_jax.server.exchange import busy_error
 from rxt_jax.server.fields import Fields, parse_body
-from rxt_jax.server.index import Conversation
+from rxt_jax.server.index import Conversation, ConversationMovedError
 from rxt_jax.server.memory_files import DamagedMemoryError, ForeignMemoryError
 from rxt_jax.server.service import BusyError
 
@@ -69,7 +69,7 @@ async def _put_memory(request: Request) -> Response:
     content = await read_body(request, max(size, context.body_bytes))
     try:
         await asyncio.to_thread(context.service.set_memory, found.id, context.owner(request), content)
-    except BusyError:
+    except (BusyError, ConversationMovedError):
         raise busy_error() from None
     except ForeignMemoryError as error:
         raise ApiError(400, str(error), code="foreign_memory") from error

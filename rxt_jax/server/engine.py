@@ -36,6 +36,7 @@ _MESSAGES: dict[AbortReason, str] = {
     "turn_deadline": "the turn took longer than its deadline allows",
     "shutdown": "the server is stopping",
     "failed": "the model failed",
+    "conflict": "the conversation has moved on",
 }
 
 

@@ -25,6 +25,7 @@ _ABORTS: dict[AbortReason, tuple[int, str]] = {
     "turn_deadline": (504, "turn_deadline"),
     "shutdown": (503, "shutting_down"),
     "failed": (500, "server_error"),
+    "conflict": (409, "conversation_busy"),  # another replica was faster
 }
 
 

@@ -134,6 +134,10 @@ class Memories:
             self._touched[name] = now
         return array
 
+    def discard(self, name: str) -> None:
+        """Delete a memory whose commit failed."""
+        self._drop([name])
+
     def content(self, name: str) -> bytes:
         """Give the content of a memory's file."""
         try:

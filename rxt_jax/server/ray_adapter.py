@@ -5,11 +5,11 @@ falls back to other replicas when one is busy. They share the folder, so any of 
 on disk, and two turns of one conversation on two replicas cannot both be committed.
 """
 
-import functools
 from pathlib import Path
 from typing import Any
 
 from rxt_jax.server.serve_run import app_of_run
+from rxt_jax.shipped import is_shipped
 
 __all__ = ["ROUTER", "ray_application"]
 
@@ -25,8 +25,13 @@ def ray_application(run: str, folder: str | Path, *, replicas: int = 2, **option
     from ray import serve  # pyright: ignore[reportMissingImports]
     from ray.serve.config import RequestRouterConfig  # pyright: ignore[reportMissingImports]
 
-    # Called on every replica: an application holds compiled programs, and nothing of it travels.
-    build = functools.partial(app_of_run, str(run), folder=str(Path(folder).resolve()), **options)
+    # Replicas work in folders of their own.
+    run, folder = run if is_shipped(run) else str(Path(run).resolve()), Path(folder).resolve()
+
+    def build() -> Any:
+        # Called on every replica, because nothing of an application travels; Ray wants a function of no arguments.
+        return app_of_run(run, folder=folder, **options)
+
     server = serve.deployment(
         serve.ingress(build)(),
         name="rxt",

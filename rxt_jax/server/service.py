@@ -186,7 +186,7 @@ class Service:
             try:
                 event: Event | Committed = Committed(self._commit(running, origin, turn.memory, memory, leaves))
             except ConversationMovedError as error:
-                event = Aborted("failed", str(error))
+                event = Aborted("conflict", str(error))
             except Exception as error:  # a full disk, say: the client has to hear of it
                 event = Aborted("failed", f"the memory of this turn could not be kept: {error}")
             release()
@@ -313,7 +313,11 @@ class Service:
             conversation_memory=origin.memory,
             prefix=left.prefix,
         )
-        self.index.commit(commit)
+        try:
+            self.index.commit(commit)
+        except BaseException:
+            self.memories.discard(name)
+            raise
         if now - self._swept >= _SWEEP_SECONDS:
             self._swept = now
             self.memories.sweep(running.owner)

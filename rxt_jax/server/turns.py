@@ -22,7 +22,7 @@ __all__ = [
     "Written",
 ]
 
-AbortReason = Literal["cancelled", "queue_deadline", "turn_deadline", "shutdown", "failed"]
+AbortReason = Literal["cancelled", "queue_deadline", "turn_deadline", "shutdown", "failed", "conflict"]
 
 
 @dataclass(frozen=True, kw_only=True)

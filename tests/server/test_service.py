@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from rxt_jax.server.engine import Engine
 from rxt_jax.server.errors import ApiError
-from rxt_jax.server.index import Index
+from rxt_jax.server.index import Commit, Index
 from rxt_jax.server.memories import Memories, TierLimits
 from rxt_jax.server.rows import MemoryState
 from rxt_jax.server.service import BusyError, Committed, Leaves, Origin, Service, new_id
@@ -154,6 +154,26 @@ class ServiceMachine(RuleBasedStateMachine):
 def test_random_operations(programs):
     machine = type("Machine", (ServiceMachine,), {"programs": programs})
     run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=50, deadline=None))
+
+
+def test_a_turn_that_another_replica_overtook_is_not_committed(programs, tmp_path, monkeypatch):
+    service = open_service(tmp_path, programs)
+    conversation = service.create_conversation("", {})
+    save = service.memories.save
+
+    def overtaken(name, memory):
+        service.index.commit(Commit(owner="", time=0.0, memory="other", conversation=conversation))
+        return save(name, memory)
+
+    monkeypatch.setattr(service.memories, "save", overtaken)
+    special = programs.special
+    begun = Begun(service, programs, Origin(conversation=conversation), (special.bos, special.query), 2)
+    event = begun.next()
+    assert isinstance(event, Aborted) and event.reason == "conflict"
+    assert service.index.conversation(conversation, "").memory == "other"
+    assert service.index.response(begun.id, "") is None
+    assert list((tmp_path / "m").iterdir()) == []
+    service.close()
 
 
 def test_a_memory_that_cannot_be_written_aborts_the_turn(programs, tmp_path, monkeypatch):
