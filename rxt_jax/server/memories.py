@@ -7,7 +7,7 @@ recently used one moves down when a tier is over its bytes or its time; from the
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rxt_jax.server.index import Index
-from rxt_jax.server.memory_files import parse_memory, write_memory
+from rxt_jax.server.memory_files import StoredMemory, parse_memory, write_memory
 from rxt_jax.types import ShapedArray
 
 __all__ = ["Memories", "MissingMemoryError", "TierLimits", "TierSize"]
@@ -104,10 +104,10 @@ class Memories:
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_what_no_commit_names()
 
-    def save(self, name: str, memory: ShapedArray) -> int:
+    def save(self, name: str, memory: ShapedArray, state: Mapping[str, Any]) -> int:
         """Write a memory to disk, before the commit that names it; return its bytes. Waits for the device."""
         file = self.file(name)
-        write_memory(file, np.asarray(memory), self.fingerprint)
+        write_memory(file, np.asarray(memory), self.fingerprint, state)
         with self._lock:
             self._device.held[name] = (memory, self._clock())
         return file.stat().st_size
@@ -127,7 +127,7 @@ class Memories:
             else:
                 array = None
         if array is None:
-            array = self.parse(self.content(name), source=f"memory {name}")
+            array = self.parse(self.content(name), source=f"memory {name}").values
             with self._lock:
                 self._host.held[name] = (array, now)
         with self._lock:
@@ -145,7 +145,7 @@ class Memories:
         except FileNotFoundError:
             raise MissingMemoryError(name) from None
 
-    def parse(self, content: bytes, *, source: str) -> np.ndarray:
+    def parse(self, content: bytes, *, source: str) -> StoredMemory:
         """Read a memory from the content of a file; see `parse_memory`."""
         return parse_memory(content, fingerprint=self.fingerprint, shape=self.shape, source=source)
 

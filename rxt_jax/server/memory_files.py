@@ -1,14 +1,16 @@
 """A memory as one safetensors file, which says whose it is and whether it is whole.
 
-One float32 tensor `memory` `[L 1 S D]`; the header has the fingerprint of the model and the SHA-256 of the values.
+One float32 tensor `memory` `[L 1 S D]`; the header has the fingerprint of the model, what is known of the memory
+besides its values, and the SHA-256 of both.
 """
 
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -16,7 +18,7 @@ from safetensors import SafetensorError
 
 from rxt_jax.weights import Tensor, write_tensors
 
-__all__ = ["DamagedMemoryError", "ForeignMemoryError", "parse_memory", "write_memory"]
+__all__ = ["DamagedMemoryError", "ForeignMemoryError", "StoredMemory", "parse_memory", "write_memory"]
 
 _FORMAT = "rxt_jax memory"
 
@@ -29,10 +31,18 @@ class ForeignMemoryError(ValueError):
     """A memory of another model, tokenizer or shape."""
 
 
-def write_memory(file: Path, memory: np.ndarray, fingerprint: str) -> None:
+class StoredMemory(NamedTuple):
+    """The values `[L 1 S D]` of a memory, float32, and its state, an object of JSON."""
+
+    values: np.ndarray
+    state: dict[str, Any]
+
+
+def write_memory(file: Path, memory: np.ndarray, fingerprint: str, state: Mapping[str, Any]) -> None:
     """Write a memory so that `file` is there whole or not at all, whenever the process or the machine stops."""
     values = np.ascontiguousarray(memory, np.float32)
-    meta = {"format": _FORMAT, "fingerprint": fingerprint, "sha256": _checksum(values)}
+    text = json.dumps(dict(state))
+    meta = {"format": _FORMAT, "fingerprint": fingerprint, "state": text, "sha256": _checksum(values, text)}
     beside = file.with_name(f".{uuid.uuid4().hex}.part")
     try:
         write_tensors(beside, [Tensor("memory", values.shape, lambda: values)], meta, "float32")
@@ -43,7 +53,7 @@ def write_memory(file: Path, memory: np.ndarray, fingerprint: str) -> None:
     _flush(file.parent)
 
 
-def parse_memory(content: bytes, *, fingerprint: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+def parse_memory(content: bytes, *, fingerprint: str, shape: tuple[int, ...], source: str) -> StoredMemory:
     """Read a memory from the content of its file; `source` is how errors call it.
 
     Raises a `DamagedMemoryError` or a `ForeignMemoryError`, both of them `ValueError`s.
@@ -60,11 +70,12 @@ def parse_memory(content: bytes, *, fingerprint: str, shape: tuple[int, ...], so
         memory = safetensors.numpy.load(content)["memory"]
     except (SafetensorError, KeyError) as error:
         raise DamagedMemoryError(f"{source} is damaged: {error}") from error
-    if _checksum(memory) != meta.get("sha256"):
+    state = str(meta.get("state"))
+    if _checksum(memory, state) != meta.get("sha256"):
         raise DamagedMemoryError(f"{source} is damaged: its values are not those that were written")
     if memory.shape != shape or memory.dtype != np.float32:
         raise ForeignMemoryError(f"{source} has the shape {list(memory.shape)} instead of {list(shape)} in float32")
-    return memory
+    return StoredMemory(memory, json.loads(state))
 
 
 def _header(content: bytes) -> dict[str, Any]:
@@ -76,8 +87,10 @@ def _header(content: bytes) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _checksum(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
+def _checksum(values: np.ndarray, state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rxt_jax.data.template import interaction_parts, prompt_ids, system_prompt_ids
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.server.errors import ApiError, unsupported
+from rxt_jax.server.memory_files import DamagedMemoryError
 from rxt_jax.server.spoken import Spoken, canonical
 
 __all__ = ["MemoryState", "TurnRows", "turn_rows"]
@@ -28,7 +29,17 @@ class MemoryState:
     """Tool calls that wait for their results: id → name."""
 
     def to_json(self) -> dict[str, Any]:
+        """Write it as an object of JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, state: Any, source: str) -> "MemoryState":
+        """Read what `to_json` wrote, perhaps elsewhere; anything else is a `DamagedMemoryError`."""
+        kinds = {"tokens": int, "instructions": str, "tools": str, "calls": dict}
+        right = isinstance(state, dict) and state.keys() == kinds.keys()
+        if not right or not all(type(state[name]) is kind for name, kind in kinds.items()):
+            raise DamagedMemoryError(f"{source} does not say what it holds")
+        return cls(**state)
 
 
 class TurnRows(NamedTuple):

@@ -238,6 +238,7 @@ class Service:
     def set_memory(self, conversation: str, owner: str, content: bytes) -> None:
         """Let a conversation go on from the content of a memory file; it is refused where it is another model's."""
         memory = self.memories.parse(content, source="the body")
+        state = MemoryState.from_json(memory.state, "the body").to_json()
         origin = self.from_conversation(conversation, owner)
         self._occupy(conversation, origin, owner)
         try:
@@ -246,8 +247,8 @@ class Service:
                 owner=owner,
                 time=self._clock(),
                 memory=name,
-                bytes=self.memories.save(name, memory),
-                state=MemoryState().to_json(),
+                bytes=self.memories.save(name, memory.values, state),
+                state=state,
                 conversation=conversation,
                 conversation_memory=origin.memory,
             )
@@ -299,13 +300,13 @@ class Service:
         if memory is None:
             return left
         name, now = new_id("mem"), self._clock()
-        state = replace(left.state, tokens=left.state.tokens + len(running.ids))
+        state = replace(left.state, tokens=left.state.tokens + len(running.ids)).to_json()
         commit = Commit(
             owner=running.owner,
             time=now,
             memory=name,
-            bytes=self.memories.save(name, memory),
-            state=state.to_json(),
+            bytes=self.memories.save(name, memory, state),
+            state=state,
             response=None if left.body is None else running.id,
             body=left.body,
             input=left.input,

@@ -39,6 +39,13 @@ def test_a_conversation_moves_to_another_server(start, tmp_path, client, server)
                for each, identity in ((client, here), (there, moved))]  # fmt: skip
     assert answers[0] == answers[1]
     assert memory(other, moved).read() == memory(server, here).read()
+    # What waits for a result waits there too.
+    call = client.responses.create(input="Compare.", tool_choice="required", conversation=here)
+    httpx.put(f"{other.url}/conversations/{moved}/memory", content=memory(server, here).read())
+    with pytest.raises(openai.BadRequestError, match="no tool output found"):
+        there.responses.create(input="Hello.", conversation=moved)
+    given = [{"type": "function_call_output", "call_id": item.call_id, "output": "warm"} for item in call.output]
+    assert there.responses.create(input=given, conversation=moved).status == "completed"
     for wrong, code in ((content[:-1], "damaged_memory"), (b"x", "damaged_memory")):
         refused = httpx.put(f"{other.url}/conversations/{moved}/memory", content=wrong)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
@@ -157,7 +164,7 @@ def test_nothing_compiles_once_the_server_is_ready(server, client):
         # From the disk, from the host and from the device; sampled and greedy, long and short.
         for memories in (server.service.memories._device, server.service.memories._host):
             memories.held.clear()
-        for options in ({}, {"temperature": 0.7, "top_p": 0.9, "seed": 3}, {"max_output_tokens": 3}):
+        for options in ({}, {"temperature": 0.7, "top_p": 0.9, "extra_body": {"seed": 3}}, {"max_output_tokens": 3}):
             client.responses.create(input="Hello. " * 8, previous_response_id=one.id, **options)
             client.responses.create(input="Hello.", conversation=conversation, include=["memory.change"], **options)
     assert not compiled
@@ -225,6 +232,7 @@ def test_memories_of_two_branches_are_those_of_their_turns(server, client):
     before = memory(server, conversation).read()
     client.responses.create(input="Hello.", conversation=conversation, max_output_tokens=1)
     parsed = [
-        server.service.memories.parse(content, source="") for content in (before, memory(server, conversation).read())
+        server.service.memories.parse(content, source="").values
+        for content in (before, memory(server, conversation).read())
     ]
     assert np.abs(parsed[0] - parsed[1]).max() > 0

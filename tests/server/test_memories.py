@@ -29,13 +29,14 @@ def parse(content, fingerprint="mine", shape=SHAPE):
 def test_a_memory_file_comes_back_bit_for_bit(tmp_path):
     memory = values(0)
     memory[0, 0, 0, :4] = [np.inf, -0.0, np.nan, 1e-40]
-    write_memory(tmp_path / "m", memory, "mine")
-    assert parse((tmp_path / "m").read_bytes()).tobytes() == memory.tobytes()
+    write_memory(tmp_path / "m", memory, "mine", {"tokens": 3})
+    back = parse((tmp_path / "m").read_bytes())
+    assert back.values.tobytes() == memory.tobytes() and back.state == {"tokens": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["m"]
 
 
 def test_what_is_not_this_models_memory_is_refused(tmp_path):
-    write_memory(tmp_path / "m", values(0), "mine")
+    write_memory(tmp_path / "m", values(0), "mine", {})
     content = (tmp_path / "m").read_bytes()
     with pytest.raises(ForeignMemoryError, match="another model"):
         parse(content, fingerprint="other")
@@ -43,7 +44,9 @@ def test_what_is_not_this_models_memory_is_refused(tmp_path):
         parse(content, shape=(2, 1, 4, 9))
     flipped = bytearray(content)
     flipped[-5] ^= 1
-    for damaged in (b"", b"\xff" * 40, content[:-1], content[:20], bytes(flipped), b"null", content[8:]):
+    other = content.replace(b'"state":"{}"', b'"state":"[]"')
+    assert other != content
+    for damaged in (other, b"", b"\xff" * 40, content[:-1], content[:20], bytes(flipped), b"null", content[8:]):
         with pytest.raises(DamagedMemoryError):
             parse(damaged)
 
@@ -56,7 +59,7 @@ def memories_of(folder, clock=lambda: 0.0, **limits):
 
 
 def keep(index, tiers, name, memory, owner="", time=0.0, response=None):
-    size = tiers.save(name, memory)
+    size = tiers.save(name, memory, {})
     index.commit(
         Commit(owner=owner, time=time, memory=name, bytes=size, response=response or f"r{name}", body={}, input=[])
     )
@@ -169,7 +172,7 @@ class TierMachine(RuleBasedStateMachine):
     @rule()
     def be_killed_before_the_commit(self):
         self.number += 1
-        self.tiers.save(f"m{self.number}", values(self.number))
+        self.tiers.save(f"m{self.number}", values(self.number), {})
         self.restart()
 
     @rule(name=names)

@@ -17,7 +17,7 @@ TOOL = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 def memory_of(server, response):
     """The memory after a response, as it is on disk."""
     content = httpx.get(f"{server.url}/responses/{response.id}/memory").read()
-    return server.service.memories.parse(content, source="it")
+    return server.service.memories.parse(content, source="it").values
 
 
 def test_a_response_and_everything_it_echoes(client):

@@ -143,7 +143,7 @@ class ServiceMachine(RuleBasedStateMachine):
             np.testing.assert_array_equal(np.asarray(self.service.memory(origin)), values)
             if origin.memory is not None:
                 content = self.service.memory_content(origin)
-                np.testing.assert_array_equal(self.service.memories.parse(content, source=""), values)
+                np.testing.assert_array_equal(self.service.memories.parse(content, source="").values, values)
 
     def teardown(self):
         if hasattr(self, "folder"):
@@ -161,9 +161,9 @@ def test_a_turn_that_another_replica_overtook_is_not_committed(programs, tmp_pat
     conversation = service.create_conversation("", {})
     save = service.memories.save
 
-    def overtaken(name, memory):
+    def overtaken(name, memory, state):
         service.index.commit(Commit(owner="", time=0.0, memory="other", conversation=conversation))
-        return save(name, memory)
+        return save(name, memory, state)
 
     monkeypatch.setattr(service.memories, "save", overtaken)
     special = programs.special
