@@ -122,14 +122,20 @@ class _OwnPagesOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            request = Request(scope)
-            origin = request.headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-                error = ApiError(403, f"pages of {origin} may not use this server", code="foreign_origin")
-                await JSONResponse(error.body(), 403)(scope, receive, send)
-                return
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and _is_foreign(Request(scope)):
+            error = ApiError(403, "pages of other sites may not use this server", code="foreign_origin")
+            await JSONResponse(error.body(), 403)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
+
+
+def _is_foreign(request: Request) -> bool:
+    """Tell by what browsers say of the page that asks; other clients say nothing."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site in ("cross-site", "same-site")
+    # Not said where the page itself came over an unencrypted network; a proxy may have changed the host only here.
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 async def _page(request: Request) -> Response:

@@ -1,7 +1,13 @@
 """Ray Serve: two replicas share a folder, so either of them can go on with a conversation."""
 
+import os
+
 import httpx
 import pytest
+
+# Ray gives its proxy five seconds to start, which a busy machine does not have.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
+os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "120")
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is optional")
 

@@ -232,10 +232,17 @@ def test_other_errors_have_their_status(client, server):
     assert httpx.post(f"{server.url}/responses", content=b" " * (1 << 21)).status_code == 413
     assert httpx.get(f"{server.url}/nothing").json()["error"]["code"] == "unknown_route"
     assert httpx.put(f"{server.url}/responses").status_code == 405
-    foreign = httpx.post(
-        f"{server.url}/responses", json={"input": "Hi"}, headers={"Origin": "http://elsewhere.example"}
-    )
-    assert foreign.status_code == 403
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"Origin": "http://elsewhere.example"}, 403),
+    ({"Origin": "http://elsewhere.example", "Sec-Fetch-Site": "cross-site"}, 403),
+    ({"Origin": "http://proxied.example", "Sec-Fetch-Site": "same-origin"}, 200),
+    ({}, 200),
+])  # fmt: skip
+def test_pages_of_other_sites_may_not_use_the_server(server, headers, status):
+    assert httpx.post(f"{server.url}/responses", json={"input": "Hello."}, headers=headers).status_code == status
+    assert httpx.get(f"{server.address}/", headers=headers).status_code == 200
 
 
 def test_a_client_that_hangs_up_and_comes_back_at_once_finds_its_conversation(client, server, slow):
