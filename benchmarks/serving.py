@@ -225,6 +225,12 @@ def report(results: list[dict[str, Any]], options: Options) -> str:
         "caches are as wide as the conversations it serves: those of the table for the table, those of 50 turns for the last line.",
         "",
     ]
+    history = (options.turns - 1) * (options.query_tokens + options.reply_tokens) + options.query_tokens
+    lines += [
+        f"In the table a history has {history} tokens at most, so what the stateless model reads again is little; what that comes to in a long",
+        "conversation is below the table.",
+        "",
+    ]
     for found in results:
         lines += [
             f"## `{found['preset']}`: a conversation is {found['memory_bytes'] / 1024:,.0f} KiB",
