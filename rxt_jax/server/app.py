@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.resources
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ from rxt_jax.server.watching import Counters, metrics_text
 __all__ = ["INDEX_FILE", "ServerConfig", "make_app"]
 
 INDEX_FILE = "index.sqlite"
+SWEEP_SECONDS = 60.0
+"""How often memories are looked through that nobody uses."""
+
+_LOG = logging.getLogger("rxt_jax.server")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +92,11 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         engine.start(wait=False)
+        sweeping = asyncio.create_task(_sweep(memories))
         try:
             yield
         finally:
+            sweeping.cancel()
             await asyncio.to_thread(service.close, config.finish_seconds)
 
     app = Starlette(
@@ -113,6 +120,16 @@ def make_app(
         turn_seconds=config.turn_seconds,
     )
     return app
+
+
+async def _sweep(memories: Memories) -> None:
+    """Bring the tiers back to their limits now and then, also where nobody says anything."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await asyncio.to_thread(memories.sweep)
+        except Exception:  # a disk that is full or gone: the turns say so themselves
+            _LOG.exception("memories could not be swept")
 
 
 class _OwnPagesOnly:

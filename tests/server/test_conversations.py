@@ -12,7 +12,7 @@ import pytest
 from compilations import count_compilations
 from loopback import until
 
-from rxt_jax.server import ServerConfig, TierLimits
+from rxt_jax.server import ServerConfig, TierLimits, app
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,6 +141,14 @@ def test_the_disk_forgets_the_oldest_and_says_so(start):
         client.responses.create(input="Hello.", previous_response_id=first.id)
     assert gone.value.code == "memory_expired"
     assert client.responses.retrieve(first.id).output_text == "Hello you."
+
+
+def test_what_nobody_uses_moves_down_by_itself(start, monkeypatch):
+    monkeypatch.setattr(app, "SWEEP_SECONDS", 0.1)
+    server = start(config=ServerConfig(limits=TierLimits(device_seconds=0.1, host_seconds=0.2)))
+    response = open_client(server).responses.create(input="Hello.")
+    until(lambda: [server.service.memories.sizes()[tier].memories for tier in ("device", "host", "disk")] == [0, 0, 1])
+    assert open_client(server).responses.create(input="Hello.", previous_response_id=response.id).status == "completed"
 
 
 def test_health_readiness_and_metrics(server, client):
