@@ -92,6 +92,17 @@ def test_a_conversation_moves_on_with_every_turn(client, server):
         client.responses.create(input="Hello.", conversation=conversation.id)
 
 
+def test_a_conversation_moves_on_with_what_is_not_stored(client, server):
+    conversation = client.conversations.create().id
+    hidden = client.responses.create(input="Hello.", conversation=conversation, store=False)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(hidden.id)
+    two = client.responses.create(input="Give it a title.", conversation=conversation)
+    first = client.responses.create(input="Hello.")
+    branch = client.responses.create(input="Give it a title.", previous_response_id=first.id)
+    np.testing.assert_array_equal(memory_of(server, two), memory_of(server, branch))
+
+
 def test_what_is_not_stored_cannot_be_found_or_continued(client):
     made = client.responses.create(input="Hello.", store=False)
     assert made.output_text == "Hello you."
