@@ -1,4 +1,4 @@
-"""`rxt chat RUN`: a conversation in the terminal, or one line of standard input per turn."""
+"""`rxt chat RUN`: a conversation in the terminal, or one line of standard input per turn; RUN may be a server."""
 
 import contextlib
 import logging
@@ -13,13 +13,14 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from rxt_jax.cli.chat_commands import LEAVING, MEANT, hint, obey, split_command
+from rxt_jax.cli.chat_commands import LEAVING, MEANT, Session, hint, obey, split_command
 from rxt_jax.cli.chat_text import USER, Reply, laid_out, printable
 from rxt_jax.cli.options import parse
+from rxt_jax.cli.remote_session import RemoteSession, is_address
 from rxt_jax.data.template import ThinkingMode
 from rxt_jax.model import SamplingConfig
 from rxt_jax.run_session import open_session
-from rxt_jax.serving import ChatSession, HistorySession
+from rxt_jax.serving import ChatSession
 
 __all__ = ["ChatOptions", "run"]
 
@@ -34,7 +35,7 @@ class ChatOptions:
     """
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of the run, or `companion`: the model that comes with the package."""
+    """Folder of the run, or `companion`: the model that comes with the package; or the address of `rxt serve`."""
     mode: ThinkingMode = "fast"
     """Answer at once, think first, or let the model choose."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         # What a terminal cannot show, or what is no text, is no reason to end a conversation.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    session = open_session(options.run, sampling=options.sampling, mode=options.mode, seed=options.seed)
+    session = _open(options)
     chat = _Terminal() if sys.stdin.isatty() else _Pipe()
     with ThreadPoolExecutor(1) as thread:
         ready = thread.submit(session.prepare) if isinstance(session, ChatSession) else None
@@ -63,7 +64,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _converse(session: ChatSession | HistorySession, chat: "_Chat", ready: Future | None) -> None:
+def _open(options: ChatOptions) -> Session:
+    if is_address(options.run):
+        return RemoteSession(options.run, sampling=options.sampling, mode=options.mode)
+    return open_session(options.run, sampling=options.sampling, mode=options.mode, seed=options.seed)
+
+
+def _converse(session: Session, chat: "_Chat", ready: Future | None) -> None:
     said: list[str] = []
     chat.greet(hint(session))
     for line in chat.lines():
@@ -117,7 +124,7 @@ class _Chat(ABC):
         """Print what is no reply."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def reply(self, reply: Reply, session: ChatSession | HistorySession) -> None:
+    def reply(self, reply: Reply, session: Session) -> None:
         """Print a reply while it is made."""
         block = ""
         for block, text in laid_out(reply):
@@ -181,7 +188,9 @@ class _Pipe(_Chat):
         raise KeyboardInterrupt
 
 
-def _cut(session: ChatSession | HistorySession) -> str:
+def _cut(session: Session) -> str:
+    if isinstance(session, RemoteSession):
+        return "the reply was cut: an interaction, or the server's limit of a reply, is full"
     room = session.max_length if isinstance(session, ChatSession) else session.reply_tokens
     return (
         f"the reply was cut: {'an interaction' if isinstance(session, ChatSession) else 'a reply'} holds {room} tokens"

@@ -6,10 +6,14 @@ from typing import get_args
 
 from rxt_jax.cli.chat_text import facts_text, memory_text
 from rxt_jax.cli.facts import facts_known
+from rxt_jax.cli.remote_session import RemoteSession
 from rxt_jax.data.template import ThinkingMode
 from rxt_jax.serving import ChatSession, HistorySession
 
-__all__ = ["HELP", "LEAVING", "MEANT", "hint", "obey", "split_command"]
+__all__ = ["HELP", "LEAVING", "MEANT", "Session", "hint", "obey", "split_command"]
+
+Session = ChatSession | HistorySession | RemoteSession
+"""What a chat can talk to."""
 
 HELP = """  /facts         what the model says it knows; asking changes nothing
   /memory        how full memory is and what the last turn changed, by layer and slot
@@ -26,9 +30,9 @@ _ARGUMENTS = {"/save": "FILE", "/load": "FILE", "/think": "MODE", "/tool": "TEXT
 _COMMANDS = ("/facts", "/memory", "/reset", "/save", "/load", "/think", "/tool", "/help", *LEAVING)
 
 
-def hint(session: ChatSession | HistorySession) -> str:
+def hint(session: Session) -> str:
     """Say what to type first."""
-    how = "keeps what you say in its memory" if isinstance(session, ChatSession) else "reads what you said again"
+    how = "reads what you said again" if isinstance(session, HistorySession) else "keeps what you say in its memory"
     return (
         f"Tell the model something and ask for it later: it {how}. For example\n"
         "  My dog is called Rex.\n"
@@ -57,7 +61,7 @@ def split_command(line: str) -> tuple[str, str]:
     return command, argument
 
 
-def obey(session: ChatSession | HistorySession, command: str, argument: str, said: Sequence[str]) -> str:
+def obey(session: Session, command: str, argument: str, said: Sequence[str]) -> str:
     """Carry out a command other than `/tool` and `/quit` and say what came of it; `said` is what the user said."""
     if command == "/help":
         return HELP
@@ -70,14 +74,16 @@ def obey(session: ChatSession | HistorySession, command: str, argument: str, sai
             raise ValueError(f"/think {argument}: the mode must be {', '.join(modes[:-1])} or {modes[-1]}")
         session.mode = argument  # type: ignore[assignment]
         return f"thinking: {argument}"
-    if not isinstance(session, ChatSession):
+    if isinstance(session, HistorySession):
         return "this model has no memory: it reads the whole conversation again"
-    if command == "/facts":
-        return facts_text(facts_known(session, said))
-    if command == "/memory":
-        return memory_text(session.memory_change())
     if command == "/save":
         session.export_memory(argument)
         return f"memory written to {argument}"
-    session.import_memory(argument)
-    return f"memory taken from {argument}"
+    if command == "/load":
+        session.import_memory(argument)
+        return f"memory taken from {argument}"
+    if isinstance(session, RemoteSession):
+        return f"{command} needs the memory here, but the server has it; its page shows what a turn wrote"
+    if command == "/facts":
+        return facts_text(facts_known(session, said))
+    return memory_text(session.memory_change())

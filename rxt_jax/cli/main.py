@@ -12,7 +12,8 @@ __all__ = ["main"]
 _USAGE = """usage: rxt COMMAND [options]
 
   train CONFIG        train a recipe's stages, evaluate, and show a conversation
-  chat RUN            talk to a trained model
+  chat RUN            talk to a trained model, or to a server: chat http://HOST:PORT
+  serve RUN           a chat page and an HTTP API for a trained model
   evaluate RUN        measure recall by distance and answer perplexity
   data                generate | inspect | prepare: what records and rows look like; rows tokenised once
   tokenizer           train | inspect
@@ -26,10 +27,10 @@ RUN is a folder, or `companion`: the model that comes with the package.
 rxt COMMAND --help lists the options of a command.
 Compiled programs are kept in the user's cache folder; JAX_ENABLE_COMPILATION_CACHE=0 switches that off."""
 
-COMMANDS = ("train", "chat", "evaluate", "data", "tokenizer", "export", "convert", "inspect", "benchmark")
+COMMANDS = ("train", "chat", "serve", "evaluate", "data", "tokenizer", "export", "convert", "inspect", "benchmark")
 
 # Commands that wait for compiled programs. `benchmark` times the compiler, so it does without what is kept.
-_COMPILING = ("train", "chat", "evaluate")
+_COMPILING = ("train", "chat", "serve", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import importlib
 
-    module = importlib.import_module(f"rxt_jax.cli.{command}")
-    if command in _COMPILING:
-        from rxt_jax.cli.compilation_cache import use_compilation_cache
-
-        use_compilation_cache()
     try:
+        module = importlib.import_module(f"rxt_jax.cli.{command}")
+        if command in _COMPILING:
+            from rxt_jax.cli.compilation_cache import use_compilation_cache
+
+            use_compilation_cache()
         return module.run(rest)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         if os.environ.get("RXT_TRACEBACK"):
