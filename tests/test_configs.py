@@ -17,6 +17,7 @@ from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import load_recipe
 from rxt_jax.run import make_batches
 from rxt_jax.sharding import batch_shardings, make_mesh, state_shardings
+from rxt_jax.train.acting import make_acting
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
@@ -62,11 +63,13 @@ def first_updates(recipe):
                 trainable=run.stage.trainable,
                 unfreeze=run.stage.unfreeze,
             )
-            state = make_train_state(params, optimizer, run.stage)
+            known = {"graphdef": graphdef, "tokenizer": tokenizer, "batch": batch}
+            state = make_train_state(params, optimizer, run.stage, **known)
             shardings = state_shardings(state, flat_parameters(state.params), mesh)
             options = {"accumulation": run.accumulation, "state_shardings": shardings}
             step = make_train_step(graphdef, run.stage, optimizer, seed=recipe.seed, **options)
-            return state, *step(state, batch)
+            act = make_acting(graphdef, run.stage, tokenizer, seed=recipe.seed)
+            return state, *step(state, batch if act is None else act(state, batch, 0))
 
         yield name, update, params, batches[0]
 

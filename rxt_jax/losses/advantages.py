@@ -61,18 +61,21 @@ class AdvantageInput(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageConfig:
-    """Which advantage. `discount` γ and `trace` λ are those of eq. 128 in docs/method.md.
-
-    Without a critic `discount` says what an answer is credited with: its own reward (0), or also the later ones of its
-    episode, γ per interaction. `spread` and `eps` are those of group-relative advantages (eq. 129).
-    """
+    """Which advantage, and how it is normalised."""
 
     kind: AdvantageKind = "reward_minus_value"
+    """What an answer is compared with."""
     discount: float = 0.99
+    """γ of eq. 128 (docs/method.md). Without a critic it says what an answer is credited with: its own reward (0), or
+    also the later ones of its episode, γ per interaction."""
     trace: float = 0.95
+    """λ of eq. 128."""
     normalisation: AdvantageNormalisation = "all"
+    """Over what advantages get mean 0 and spread 1."""
     spread: GroupSpread = "sample"
+    """Whether the spread of group-relative advantages (eq. 129) is that of a sample."""
     eps: float = 1e-4
+    """What is added to that spread."""
 
     def __post_init__(self) -> None:
         for name, known in (("kind", AdvantageKind), ("normalisation", AdvantageNormalisation)):

@@ -43,25 +43,34 @@ _PLACES = 64  # positions of a row that are projected together
 class MemoryPolicyConfig:
     """Weights and definitions of the terms.
 
-    `terms` "standard": entropy and KL to the answer before are means over tokens, the latter over places that both
-    answers have. "published" (parity): entropy is a sum over an answer divided by its length and by A, one place past
-    the last token included, and the answer before is uniform beyond its end. `aggregation` joins the tokens of the
-    surrogate, `reference_aggregation` those of the reference's KL (None: the same way). `importance_cap` c weighs a
-    token by π_old / π_behaviour, at most c, where answers were drawn from another distribution than the policy's.
     The defaults are IMPO's; `losses.algorithms` has the others.
     """
 
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    """The loss of the answers' tokens."""
     aggregation: Aggregation = "sequence_mean"
+    """How the tokens of the surrogate are joined."""
     terms: Literal["standard", "published"] = "standard"
+    """"standard": entropy and KL to the answer before are means over tokens, that KL over places that both answers
+    have. "published" (parity): entropy is a sum over an answer divided by its length and by A, one place past the last
+    token included, and the answer before is uniform beyond its end."""
     entropy_weight: float = 0.01
+    """Weight of the entropy."""
     reference_weight: float = 0.05
+    """Weight of the KL divergence from the reference."""
     reference_estimator: KlEstimator = "k3"
+    """How that divergence is estimated from the tokens that were drawn."""
     reference_aggregation: Aggregation | None = None
+    """How its tokens are joined, None for the way of the surrogate."""
     consistency_weight: float = 0.01
+    """Weight of the KL divergence from the answer before."""
     memory_change_weight: float = 1e-4
+    """Weight of the squared change of memory at a write."""
     memory_cosine_weight: float = 0.0
+    """Weight of the change of memory by direction."""
     importance_cap: float | None = None
+    """c: a token weighs π_old / π_behaviour, at most c, where answers were drawn from another distribution than the
+    policy's. None for no weights."""
 
     def __post_init__(self) -> None:
         for name in ("reference_weight", "consistency_weight", "memory_change_weight", "memory_cosine_weight"):

@@ -41,19 +41,22 @@ _LARGEST_LOG_RATIO = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateConfig:
-    """Which surrogate. Ratios beyond 1 − `clip_low` … 1 + `clip_high` give no further gradient.
-
-    `ratio` "sequence" (GSPO) is one ratio for a whole answer: e to the mean of the tokens' log-ratios. `dual_clip` c
-    bounds the loss of a bad token by −c·A, `ratio_cap` bounds every ratio, `cispo_cap` that of CISPO.
-    """
+    """Which surrogate."""
 
     kind: Surrogate = "clipped"
+    """Its formula."""
     ratio: Literal["token", "sequence"] = "token"
+    """"sequence" (GSPO) is one ratio for a whole answer: e to the mean of the tokens' log-ratios."""
     clip_low: float = 0.2
+    """Ratios below 1 − this give no further gradient."""
     clip_high: float = 0.2
+    """Ratios above 1 + this give no further gradient."""
     dual_clip: float | None = None
+    """c: the loss of a bad token is at most −c · A; None for no bound."""
     ratio_cap: float | None = None
+    """Bound of every ratio, None for none."""
     cispo_cap: float = 5.0
+    """Bound of CISPO's ratios."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Surrogate):

@@ -81,16 +81,19 @@ class MemoryConfig:
 class CriticConfig:
     """The network that says what a state is worth, for memory reinforcement. Source: docs/method.md §19.6.
 
-    It reads the previous interaction and the query, `with_first` the first interaction of the episode before them,
-    and with `reads_memory` the memory that the answer is made from. Values are `activation` · scale + shift, both
-    learnt; the defaults reach from 0 to 10.
+    It reads the previous interaction and the query. The defaults give values from 0 to 10.
     """
 
     reads_memory: bool = False
+    """Whether it also reads the memory that the answer is made from."""
     with_first: bool = False
+    """Whether it reads the first interaction of the episode before the others."""
     activation: Literal["sigmoid", "tanh", "linear"] = "sigmoid"
+    """The function that a value goes through last."""
     scale: float = 10.0
+    """What the activation is multiplied by at first; it is learnt."""
     shift: float = 0.0
+    """What is added to that at first; it is learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)

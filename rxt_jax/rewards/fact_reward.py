@@ -28,6 +28,7 @@ class FactReward(Reward):
     name = "facts"
 
     measure: FactMeasure = "exact"
+    """How an answer is compared with a value."""
     wrong_weight: float = 0.0
     """What naming another value of the conversation costs; above 0 it needs `other_facts`."""
     without_facts: float = 0.0

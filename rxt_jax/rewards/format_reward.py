@@ -32,6 +32,7 @@ class FormatReward(Reward):
     overlong: float = 0.0
     """Weight of the share of tokens beyond `longest` times the data's own answer."""
     longest: float = 2.0
+    """How many times as long as the data's own answer is not too long."""
 
     def __post_init__(self) -> None:
         for field in ("repetition", "missing_end", "special_tokens", "overlong"):

@@ -22,15 +22,16 @@ RewardFunction = Callable[[RewardInput, RewardContext], Any]
 class FunctionReward(Reward):
     """Reward by a function.
 
-    `function` is `"package.module:name"`, as a recipe has to say it, or the function itself. On the device it is traced
-    once and has to be made of JAX operations. With `on_host` it is called with NumPy arrays in every interaction, may
-    do anything, and costs a transfer; the run waits for it.
+    On the device it is traced once and has to be made of JAX operations.
     """
 
     name = "function"
 
     function: str | RewardFunction
+    """`"package.module:name"`, as a recipe has to say it, or the function itself."""
     on_host: bool = False
+    """Whether it is called with NumPy arrays in every interaction: it may do anything, costs a transfer, and the run
+    waits for it."""
     wrong_shape: Literal["raise", "skip"] = "raise"
     """What happens when a function on the host returns another shape than `[B]`: an error, or rows that do not count.
 

@@ -39,6 +39,7 @@ class NewContentReward(Reward):
     name = "new_content"
 
     without_content: float = 0.0
+    """The reward where there is no such token."""
 
     def score(self, given: RewardInput, context: RewardContext, carry: tuple) -> tuple[Array, dict[str, Array], tuple]:
         """Count the distinct tokens that come back."""

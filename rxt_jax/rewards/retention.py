@@ -57,25 +57,32 @@ class RetentionReward(Reward):
     """`cosine_factor` where the topic changes (None: the same)."""
 
     bleu_references: BleuReferences = "answer"
+    """What BLEU compares an answer with."""
     bleu_answer_weights: tuple[float, ...] = (0.5, 0.5)
     """Weights of the n-grams of 1, 2, ... tokens, compared with the data's answer."""
     bleu_saved_weights: tuple[float, ...] = (0.5, 0.5)
     """The same, compared with what is saved."""
     bleu_smoothing: RetentionBleu = "chen_cherry"
+    """What BLEU does where no n-gram of an order is found."""
     negative_bleu_smoothing: RetentionBleu | None = None
     """`bleu_smoothing` where the topic changes (None: the same)."""
     bleu_answer_factor: float = 0.5
+    """What BLEU against the data's answer counts."""
     bleu_saved_factor: float = 0.5
+    """What BLEU against what is saved counts."""
     first_bleu_answer_factor: float | None = None
     """`bleu_answer_factor` while there is no history (None: the same)."""
     first_bleu_saved_factor: float | None = None
     """`bleu_saved_factor` while there is no history (None: the same)."""
     negative_bleu_answer_factor: float = 0.5
+    """What BLEU against the data's answer counts where the topic changes."""
     negative_bleu_saved_factor: float = 0.5
     """What being unlike the saved interaction counts where the topic changes."""
 
     cosine_answer_factor: float = 0.5
+    """What likeness to the data's answer counts."""
     cosine_saved_factor: float = 0.5
+    """What likeness to what is saved counts."""
     negative_cosine_answer_factor: float | None = None
     """`cosine_answer_factor` where the topic changes (None: the same)."""
     negative_cosine_saved_factor: float | None = None
@@ -83,7 +90,9 @@ class RetentionReward(Reward):
     use_running_mean: bool = True
     """Compare with the history as well, where there is one, by the three factors that follow."""
     history_cosine_answer_factor: float = 0.3
+    """What likeness to the data's answer counts beside the history."""
     history_cosine_saved_factor: float = 0.5
+    """What likeness to what is saved counts beside the history."""
     history_cosine_mean_factor: float = 0.2
     """What likeness to the history's running mean counts; at the end of a long-range episode being unlike it counts."""
     running_mean_decay: float = 0.2
@@ -100,6 +109,7 @@ class RetentionReward(Reward):
     scale: float = 1.0
     """What all of it is multiplied by; published figures are on a scale to 10."""
     check_sums: bool = True
+    """Whether factors that are added have to sum to 1."""
 
     def __post_init__(self) -> None:
         if self.bleu_references not in get_args(BleuReferences):

@@ -31,7 +31,9 @@ class RewardTerm:
     """One reward of a sum."""
 
     reward: Reward
+    """What is weighed."""
     weight: float = 1.0
+    """What it is multiplied by."""
     schedule: tuple[tuple[int, float], ...] = ()
     """(update, weight) pairs with lines between them, in place of `weight`."""
     standardise: bool = False
@@ -74,6 +76,7 @@ class RewardSum(Reward):
     name = "sum"
 
     terms: tuple[RewardTerm, ...]
+    """What is summed."""
 
     def __post_init__(self) -> None:
         if not self.terms:

@@ -40,18 +40,18 @@ class StepPlan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeStrategy:
-    """The table of modes. `last` is that of an episode's last answer, `first` that of its first, if it is another one.
-
-    `saved_lag` is how many interactions back an answer is held against (never before interaction 0). A mode
-    "long_range" is held against interaction 0 instead. `history_after_negative`: whether the second answer has a
-    history where the first one had to leave the topic; published: no.
-    """
+    """The table of modes, by the place of an answer in its episode."""
 
     first: StepMode = "standard"
+    """The mode of the first answer, if it is not the last one."""
     middle: StepMode = "standard"
+    """The mode of the answers between."""
     last: StepMode = "standard"
+    """The mode of the last answer. "long_range" is held against interaction 0."""
     saved_lag: int = 1
+    """How many interactions back an answer is held against, never before interaction 0."""
     history_after_negative: bool = False
+    """Whether the second answer has a history where the first one had to leave the topic; published: no."""
 
     def __post_init__(self) -> None:
         for name in ("first", "middle", "last"):

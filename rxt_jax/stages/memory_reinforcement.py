@@ -77,14 +77,8 @@ class _Scored(NamedTuple):
 class MemoryReinforcement(EpisodeStage):
     """Options of memory reinforcement.
 
-    `policy` and `advantage` are the algorithm (`losses.make_algorithm` has them by name). A batch of conversations is
-    led once and learnt from in `update_epochs` passes of `minibatches` updates each; passes end when the policy is
-    further than `target_kl` from the one that acted. `interactions_per_update` 1 and `memory_gradient_steps` 1 are
-    the published timing. `log_probs_source` "rescore" computes old log-probabilities as the loss does; "collect"
-    takes those of the generation (published), only without temperature and filters, and not with replay. The
-    reference is a frozen copy of the parameters that train; every `reference_sync_every` updates it moves by
-    `reference_sync_rate` towards the policy. `unfreeze` says which groups begin to move later
-    (`stages.reinforcement_plans.unfreeze_plan`). The others are those of `MemoryAware`.
+    A batch of conversations is led once and learnt from in `update_epochs` passes of `minibatches` updates each.
+    `losses.make_algorithm` has `policy` and `advantage` by the name of an algorithm.
     """
 
     kind = "memory_reinforcement"
@@ -92,24 +86,44 @@ class MemoryReinforcement(EpisodeStage):
     watched = ("reward/total", "policy/approximate_kl", "answer/length")
 
     reward: Reward
+    """What an answer is worth."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How conversations are led."""
     policy: MemoryPolicyConfig = field(default_factory=MemoryPolicyConfig)
+    """The loss of what was drawn."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    """By how much an answer was better than expected."""
     update_epochs: int = 1
+    """Passes over a batch."""
     minibatches: int = 1
+    """Updates of a pass."""
     target_kl: float | None = 0.02
+    """Passes end when the policy is further than this from the one that acted; None for never."""
     log_probs_source: Literal["rescore", "collect"] = "rescore"
+    """Old log-probabilities: "rescore" computes them as the loss does, "collect" takes those of the generation
+    (published), only without temperature and filters, and not with replay."""
     reference: Literal["none", "frozen"] = "frozen"
+    """Whether there is a copy of the parameters that train, to stay close to."""
     reference_sync_every: int | None = None
+    """Updates between its moves towards the policy, None for a frozen one."""
     reference_sync_rate: float = 1.0
+    """How far it moves, 1 = all the way."""
     critic: CriticFit = field(default_factory=CriticFit)
+    """How the critic is fitted, where the model has one."""
     resets: MemoryResets = field(default_factory=MemoryResets)
+    """With which memory conversations begin."""
     replay: ReplayConfig | None = None
+    """Earlier episodes that are learnt from again, None for none."""
     memory_gradient_steps: int | None = None
+    """Memory writes that a gradient goes back through, None for all; published: 1."""
     interactions_per_update: int | None = None
+    """Interactions of one update, None for the whole episode; published: 1."""
     clamp_logits: float | None = None
+    """Bound of the logits that are scored, None for none."""
     balance_loss_scale: float = 0.01
+    """Scale of the routers' balance loss."""
     remat: bool = True
+    """Whether activations of an interaction are computed again in the backward pass."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -119,7 +133,9 @@ class MemoryReinforcement(EpisodeStage):
         "learned_memory",
         "critic",
     )
+    """Parameter groups that train."""
     unfreeze: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """(update, groups): groups that begin to move later (`stages.reinforcement_plans.unfreeze_plan`)."""
 
     def __post_init__(self) -> None:
         for name in ("update_epochs", "minibatches"):

@@ -14,13 +14,12 @@ __all__ = ["MemoryResets", "draw_memories"]
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryResets:
-    """With which memory conversations begin: a fresh one, from update `start` on with the chance `ratio` alone.
-
-    Otherwise it is the one that another conversation left in the update before.
-    """
+    """With which memory conversations begin: a fresh one, or what another conversation left in the update before."""
 
     start: int = 0
+    """The update from which on memory is not always fresh."""
     ratio: float = 1.0
+    """The chance of a fresh one from there on."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ratio <= 1.0 or self.start < 0:

@@ -18,12 +18,14 @@ __all__ = ["Replay", "ReplayConfig", "choose_replay", "empty_replay", "episode_s
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
-    """A buffer of `size` episodes, of which each update exchanges `update_size`; none stays beyond `max_age` updates
-    if there are enough others."""
+    """A buffer of earlier episodes."""
 
     size: int
+    """Episodes that it holds."""
     update_size: int
+    """Episodes that each update exchanges."""
     max_age: int = 3
+    """Updates after which an episode leaves, if there are enough others."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.update_size <= self.size:

@@ -37,20 +37,22 @@ a branch group the answer with the largest reward."""
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """How conversations are led.
-
-    `answer_length` is how many tokens an answer may have (None: as many as its row has room for). `continuation` says
-    what is written. `group_size` answers to every query are drawn, `group` says from what. `soft_warmup` writes
-    interaction 0 once more beforehand.
-    """
+    """How conversations are led."""
 
     strategy: EpisodeStrategy = field(default_factory=EpisodeStrategy)
+    """What each answer is held against."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))
+    """How tokens are drawn."""
     answer_length: int | None = None
+    """How many tokens an answer may have, None for as many as its row has room for."""
     continuation: Continuation = "generated"
+    """What is written into memory."""
     group_size: int = 1
+    """Answers that are drawn to every query."""
     group: GroupKind = "episode"
+    """From what these are drawn."""
     soft_warmup: bool = False
+    """Whether interaction 0 is written once more beforehand."""
 
     def __post_init__(self) -> None:
         for name in ("answer_length", "group_size"):

@@ -18,15 +18,16 @@ __all__ = ["CriticFit", "critic_values", "score_trajectory"]
 
 @dataclass(frozen=True, kw_only=True)
 class CriticFit:
-    """How the critic is fitted: `weight` of its loss, `bound` of values and returns, `clip` around old values.
-
-    `length` is how many tokens of (interaction before, query) it reads, None for all.
-    """
+    """How the critic is fitted."""
 
     weight: float = 1.0
+    """Weight of its loss."""
     bound: float | None = 20.0
+    """Bound of values and returns in the loss, None for none."""
     clip: float | None = None
+    """How far a value may move from that of the rollout before its loss stops falling, None for any distance."""
     length: int | None = None
+    """How many tokens of (interaction before, query) it reads, None for all."""
 
 
 def critic_values(model: Any, memory: Array, step: Step, fit: CriticFit) -> Array:

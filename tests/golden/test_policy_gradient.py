@@ -3,14 +3,11 @@
 Source: docs/method.md §19.2 to §19.6.
 """
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import GoldenCase, case_names
+from golden_case import GoldenCase, case_names, golden_json
 
 from rxt_jax.losses.advantages import (
     AdvantageInput,
@@ -30,11 +27,9 @@ from rxt_jax.losses.memory_policy import (
 from rxt_jax.losses.policy_gradient import SurrogateConfig, aggregate, critic_loss, kl_estimate, surrogate_loss
 from rxt_jax.ops.joining import join_masks, join_parts
 
-FOLDER = Path(__file__).parent / "rl"
-
 
 def facts(name: str) -> list:
-    return [pytest.param(json.loads(path.read_text()), id=path.stem) for path in sorted(FOLDER.glob(f"{name}_*.json"))]
+    return [golden_json("rl", f"{case}.json") for case in case_names("rl", f"{name}_")]
 
 
 def close(case: GoldenCase, found, name: str) -> None:

@@ -1,11 +1,12 @@
 """Conversations to be led bring the values that their questions ask for."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from small import dialogue_tokenizer
 
 from rxt_jax.data.config import DataConfig, DialogueData
-from rxt_jax.data.prepared import PreparedEpisodes
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.losses import make_algorithm
@@ -60,9 +61,7 @@ def test_only_rewards_that_look_for_values_get_them_and_prepared_rows_have_none(
     batches, _ = batches_of(published_retention())
     assert batches[0].facts is None
     batches, _ = batches_of(FactReward())
-    prepared = object.__new__(PreparedEpisodes)
-    prepared.folder = "ready"
     item = batches._pool(0)[0][0][2]
-    batches._reader.source = prepared
-    with pytest.raises(ValueError, match="prepared rows of ready do not have"):
+    batches._reader.source = SimpleNamespace(stored_episode=lambda visit: "rows")
+    with pytest.raises(ValueError, match="prepared rows do not have"):
         batches._values(item, 4)

@@ -3,16 +3,14 @@
 Source: docs/method.md §19.5 to §19.8.
 """
 
-import json
 from functools import lru_cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_case import GoldenCase, case_names
+from golden_case import GoldenCase, case_names, golden_json
 
 from rxt_jax.compatibility import Compatibility
 from rxt_jax.interop.rxlm_config import model_from_reference
@@ -33,7 +31,6 @@ from rxt_jax.train.groups import assign_groups
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.types import EpisodeBatch
 
-FOLDER = Path(__file__).parent / "rl"
 PREFIXES = {part: prefix for part, prefix in COMPONENT_PREFIXES.items() if part != "masked_language_head"}
 PAD, END, ANSWER = 0, 3, 6
 STRATEGIES = {"MULTI_STEP_STRATEGY": "multi_step", "LONG_RANGE_STRATEGY": "long_range"}
@@ -276,9 +273,9 @@ def test_updates_interaction_by_interaction(name):
         np.testing.assert_allclose(found[path][...], expected[path][...], rtol=1e-3, atol=1e-4, err_msg=path)
 
 
-@pytest.mark.parametrize("stem", sorted(path.stem for path in FOLDER.glob("replay_buffer_*.json")))
+@pytest.mark.parametrize("stem", case_names("rl", "replay_buffer_"))
 def test_replay_keeps_and_gives_up_what_the_published_buffer_does(stem):
-    case = json.loads((FOLDER / f"{stem}.json").read_text())
+    case = golden_json("rl", f"{stem}.json")
     config = ReplayConfig(size=case["size"], update_size=case["update_size"], max_age=case["max_age"])
     kept = np.full(config.size, -1)
     ages, scores = jnp.full(config.size, -1), jnp.zeros(config.size)
@@ -305,7 +302,7 @@ FREEZE_STAGES = {
 
 def test_freezing_by_plan_trains_what_the_published_stages_train():
     """A plan of ours leaves the shared embedding frozen until everything trains, as the published "update" does."""
-    case = json.loads((FOLDER / "mrl_freeze_stages.json").read_text())
+    case = golden_json("rl", "mrl_freeze_stages.json")
     reference = load("mrl_collect_long_range")
     plan = unfreeze_plan(fetch=10, update=20, everything=30)
     stage = MemoryReinforcement(reward=published_retention(), unfreeze=plan)
