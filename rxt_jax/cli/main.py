@@ -20,6 +20,7 @@ _USAGE = """usage: rxt COMMAND [options]
   convert SRC DST     a published checkpoint to a run, or a run to one
   inspect RUN         parameters, checkpoints and recipe of a run
   benchmark           speed and memory of a training step
+  benchmark memory RUN  what a memory holds, how much, for how long
 
 RUN is a folder, or `companion`: the model that comes with the package.
 rxt COMMAND --help lists the options of a command.
