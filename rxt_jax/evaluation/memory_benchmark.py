@@ -30,7 +30,7 @@ class MemoryBenchmarkConfig:
     """How much the benchmark asks."""
 
     episodes: int = 32
-    """Conversations of every level, in whole batches; of those with more than a hundred turns a quarter."""
+    """Conversations of a level, in whole batches; twice as many where each asks one question."""
     batch_size: int = 32
     """Conversations that are answered together."""
     max_new_tokens: int = 24
@@ -77,10 +77,9 @@ def _measure(
     model: Any, tokenizer: Tokenizer, data: DataConfig, config: MemoryBenchmarkConfig, level: Level
 ) -> list[MemoryRow]:
     source = ProbeSource(level, seed=config.seed, split=config.split)
-    share = 4 if level.long else 1
     wanted = EvaluationConfig(
-        episodes=max(config.episodes // share, 1),
-        batch_size=max(config.batch_size // share, 1),
+        episodes=config.episodes * (2 if level.single else 1),
+        batch_size=config.batch_size,
         max_new_tokens=config.max_new_tokens,
         conditions=_CONDITIONS,
     )
@@ -88,7 +87,7 @@ def _measure(
     result = evaluate_split(model, tokenizer, source, data, wanted)
     asked, prior = (
         recalls_of([source.episode(first + number) for number in range(count)], data.max_interactions)
-        for first, count in ((0, result.episodes), (_ELSEWHERE, _PRIOR // share))
+        for first, count in ((0, result.episodes), (_ELSEWHERE, _PRIOR))
     )
     one, zeroed = (result.conditions[name] for name in _CONDITIONS)
     if level.by_distance:

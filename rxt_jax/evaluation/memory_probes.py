@@ -19,13 +19,18 @@ _TURNS = 24  # of conversations by distance: as many as the other probes have, s
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a difficulty. `long`: conversations of more than a hundred turns; `by_distance`: questions are
-    reported by how many interactions ago the value was said, not together."""
+    """One level of a difficulty.
+
+    `alike`: share of facts that are of the kind of an earlier one. `single`: one question in a conversation.
+    `long`: conversations of more than a hundred turns. `by_distance`: questions are reported by how many interactions
+    ago the value was said, not together.
+    """
 
     measurement: str
     name: str
     plan: Any
     alike: float = 0.0
+    single: bool = False
     long: bool = False
     by_distance: bool = False
 
@@ -36,9 +41,15 @@ def levels(measurement: str) -> list[Level]:
         case "distance":
             return [Level("distance", "", _free_timeline, by_distance=True)]
         case "capacity":
-            return [Level("capacity", f"{n} facts", TellAndAskProbe(facts=n)) for n in (1, 2, 4, 8, 16)]
+            return [
+                Level("capacity", f"{n} {'fact' if n == 1 else 'facts'}", TellAndAskProbe(facts=n))
+                for n in (1, 2, 4, 8, 16)
+            ]
         case "overwriting":
-            return [Level("overwriting", f"{n} changes", ChangeProbe(changes=n)) for n in (0, 1, 2, 4)]
+            return [
+                Level("overwriting", f"{n} {'change' if n == 1 else 'changes'}", ChangeProbe(changes=n), single=True)
+                for n in (0, 1, 2, 4)
+            ]
         case "abstaining":
             return [Level("abstaining", "4 facts told", TellAndAskProbe(facts=4, questions=4, absences=4))]
         case "interference":
@@ -49,9 +60,10 @@ def levels(measurement: str) -> list[Level]:
                 Level("interference", "all alike", probe, 1.0),
             ]
         case "binding":
+            # Among facts alike: where only one value of a type was told, naming it needs no binding.
             return [
-                Level("binding", "one fact of two", BindingProbe(direct=True)),
-                Level("binding", "both facts", BindingProbe()),
+                Level("binding", "one fact of two", BindingProbe(direct=True, others=6), 1.0, single=True),
+                Level("binding", "both facts", BindingProbe(others=6), 1.0, single=True),
             ]
         case "retention":
             probe = RetentionProbe(asked=(8, 9, 16, 17, 32, 33, 64, 108))

@@ -158,6 +158,6 @@ class MemoryReport:
         for axis in axes[:, 0]:
             axis.set_ylabel("right")
         if names:
-            axes[0][0].legend(frameon=False, fontsize=7)
+            figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", frameon=False, fontsize=8)
         figure.savefig(path, dpi=130)
         plt.close(figure)

@@ -42,7 +42,7 @@ def test_every_level_asks_something_and_is_told_what_it_asks():
     assert seen > 1000
 
 
-def test_capacity_tells_as_many_facts_as_it_says_at_distances_that_do_not_depend_on_it():
+def test_capacity_tells_as_many_facts_as_it_says_and_asks_equally_far_back():
     means = []
     for level, episodes in episodes_of("capacity").items():
         facts = int(level.split()[0])
@@ -52,8 +52,8 @@ def test_capacity_tells_as_many_facts_as_it_says_at_distances_that_do_not_depend
             assert len(episode["interactions"]) == 24
         distances = [recall.distance for recall in recalls_of(episodes, 24)]
         means.append(sum(distances) / len(distances))
-    # One fact is asked for in the first of the asking turns, eight in all of them: half of eight turns apart.
-    assert max(means) - min(means) < 6
+    # Means of a few dozen draws of what is on average half of 24 turns.
+    assert max(means) - min(means) < 4
 
 
 def test_a_changed_fact_is_asked_for_with_all_values_that_it_replaced():
@@ -74,7 +74,10 @@ def test_binding_needs_a_name_and_what_was_told_of_it():
         *before, last = episode["interactions"]
         assert last["intent"] == "hop"
         told = [turn for turn in before if turn["intent"] == "state"]
-        assert len(told) == 5
+        assert len(told) == 8
+    recalls = recalls_of(episodes, 24)
+    # Naming any value of the type is mostly wrong, so binding is what is asked for.
+    assert sum(1 / recall.candidates for recall in recalls) < 0.67 * len(recalls)
     assert sum(bool(episode["interactions"][-1].get("recall")) for episode in episodes) > COUNT / 2
 
 
@@ -136,12 +139,12 @@ def test_a_model_is_measured_and_the_result_written(tmp_path):
     report = evaluate_memory(model, tokenizer, DataConfig(max_length=64), config)
     names = [(row.measurement, row.level) for row in report.rows]
     assert names[:2] == [("distance", "1 ago"), ("distance", "2 ago")]
-    assert names[-6:] == [("overwriting", f"{n} changes") for n in (0, 1, 2, 4)] + [
+    assert names[-6:] == [("overwriting", name) for name in ("0 changes", "1 change", "2 changes", "4 changes")] + [
         ("abstaining", "4 facts told"),
         ("abstaining", "never said"),
     ]
     by_name = dict(zip(names, report.rows, strict=True))
-    assert by_name["overwriting", "1 changes"].asked == 4
+    assert by_name["overwriting", "1 change"].asked == 8
     assert by_name["abstaining", "never said"].asked == 16
     # Nothing was learnt, so nothing is right.
     assert all(row.right <= 1 for row in report.rows)

@@ -35,10 +35,11 @@ def probe_spec(spec: DialogueSpec, *, alike: float = 0.0) -> DialogueSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TellAndAskProbe:
-    """`facts` facts told anywhere in the first `telling` turns, then `questions` questions in as many turns.
+    """`facts` facts told anywhere in the first `telling` turns, then up to `questions` questions in as many turns.
 
-    Where fewer facts were told than questions are asked, small talk takes the other turns, so that distances do not
-    depend on how many facts there are. `absences` turns at the end ask for what was never said.
+    Where fewer facts were told, their questions stand anywhere in those turns among small talk, so that on average a
+    question reaches equally far back however many facts there are. What does grow with them is the number of answers
+    that are written between telling and asking. `absences` turns at the end ask for what was never said.
     """
 
     facts: int
@@ -56,12 +57,11 @@ class TellAndAskProbe:
         """Draw the timeline of one episode; only the draws decide."""
         places = sorted(draws.shuffled(list(range(self.telling)))[: self.facts])
         chains = [Chain("any", place, place) for place in places]
-        asked = iter(draws.shuffled(list(chains))[: self.questions])
+        asked = draws.shuffled(list(chains))[: self.questions]
+        when = dict(zip(draws.shuffled(list(range(self.questions))), asked, strict=False))  # more turns than questions
         told = {chain.first: chain for chain in chains}
         turns = [Turn("state", told[n]) if n in told else Turn("distractor") for n in range(self.telling)]
-        for _ in range(self.questions):
-            chain = next(asked, None)
-            turns.append(Turn("recall", chain) if chain else Turn("distractor"))
+        turns += [Turn("recall", when[n]) if n in when else Turn("distractor") for n in range(self.questions)]
         return [*turns, *(Turn("absence") for _ in range(self.absences))], chains
 
 
