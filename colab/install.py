@@ -59,18 +59,23 @@ def install(
 
 
 def check(expected: str) -> None:
-    """Raise a `RuntimeError` unless jax runs, has a version that the package accepts, and sees the accelerator."""
+    """Raise a `RuntimeError` unless jax and flax have versions that the package accepts and jax sees the accelerator."""
     import importlib.metadata
 
     import jax
+    from packaging.requirements import Requirement
 
-    wanted = [
-        each for each in importlib.metadata.requires("rxt-jax") or () if each.startswith("jax") and ";" not in each
-    ]
+    for requirement in map(Requirement, importlib.metadata.requires("rxt-jax") or ()):
+        if requirement.name in ("jax", "flax") and requirement.marker is None:
+            version = importlib.metadata.version(requirement.name)
+            if version not in requirement.specifier:
+                raise RuntimeError(
+                    f"{requirement} is needed, {version} is installed: restart the session and run again."
+                )
     found = jax.default_backend()
     if found != expected:
         raise RuntimeError(
             f"this machine has a {expected}, but jax {jax.__version__} runs on the {found}: restart the session and run "
             "the install cell first."
         )
-    print(f"jax {jax.__version__} (wanted: {', '.join(wanted)}) on {found}, {len(jax.local_devices())} device(s)")
+    print(f"jax {jax.__version__} on {found}, {len(jax.local_devices())} device(s)")

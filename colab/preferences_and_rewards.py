@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "colab").is_dir()) / "colab"))
 from install import install
 
-install()
+_ = install()
 
 # %%
 import os
@@ -54,8 +54,9 @@ pairs = companion.data.source.with_preferences()
 interactions = open_source(pairs).episode(0)["interactions"]
 for interaction in interactions:
     print("you     ", interaction.get("query") or interaction["tool_use"])
-    print("chosen  ", interaction.get("chosen"))
-    print("rejected", interaction.get("rejected"), "\n")
+    for name in ("chosen", "rejected"):
+        if interaction[name]:
+            print(name.ljust(8), interaction[name]["answer"])
 
 # %% [markdown]
 # ## Train
@@ -82,7 +83,7 @@ recipe = replace(
 if SIZE == "small":
     recipe = shortened(recipe, 0.01, episodes=4)
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, splits=("iid",)))
-run_recipe(recipe)
+_ = run_recipe(recipe)
 
 # %% [markdown]
 # ## Which answer does it prefer now?

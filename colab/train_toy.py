@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "colab").is_dir()) / "colab"))
 from install import install
 
-install()
+_ = install()
 
 # %%
 import os
@@ -76,7 +76,7 @@ for interaction in open_source(recipe.data.source).episode(0)["interactions"]:
 # %%
 from rxt_jax.run import run_recipe
 
-run_recipe(recipe)
+_ = run_recipe(recipe)
 
 # %% [markdown]
 # ## What does it remember?

@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "colab").is_dir()) / "colab"))
 from install import install
 
-install()
+_ = install()
 
 # %%
 import os
@@ -93,7 +93,7 @@ recipe = replace(
 )
 if SIZE == "small":
     recipe = shortened(recipe, 0.01, episodes=4)
-run_recipe(recipe)
+_ = run_recipe(recipe)
 
 # %% [markdown]
 # ## Measure and talk

@@ -1,5 +1,6 @@
 """The notebooks in colab/: short, without outputs, equal to their .py files, and each runs from top to bottom."""
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -58,9 +59,13 @@ def test_the_install_cell_takes_what_fits_the_accelerator(monkeypatch, tmp_path)
     assert len(asked) == 1
 
 
-def test_the_install_cell_says_when_jax_does_not_see_the_accelerator(capsys):
+def test_the_install_cell_says_what_does_not_fit(capsys, monkeypatch):
     install.check("cpu")
     assert "on cpu" in capsys.readouterr().out
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.7.2")
+    with pytest.raises(RuntimeError, match=r"is needed, 0\.7\.2 is installed"):
+        install.check("cpu")
+    monkeypatch.undo()
     with pytest.raises(RuntimeError, match=r"this machine has a tpu, but jax .* runs on the cpu"):
         install.check("tpu")
 
