@@ -22,7 +22,7 @@ __all__ = ["MemoryBenchmarkConfig", "evaluate_memory"]
 _CONDITIONS = ("memory", "zeroed")
 _PRIOR = 256  # conversations from which values are guessed
 _ELSEWHERE = 100_000  # their first number: none of them is ever asked
-_FAR = ((8, 16), (17, 32), (33, 64), (65, None))
+_FAR = ((1, 16), (17, 32), (33, 64), (65, None))  # every distance has a place: nothing that is asked is left out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def levels(measurement: str) -> list[Level]:
                 Level("binding", "both facts", BindingProbe(others=6), 1.0, single=True),
             ]
         case "retention":
-            probe = RetentionProbe(asked=(8, 9, 16, 17, 32, 33, 64, 108))
+            probe = RetentionProbe(asked=(16, 17, 32, 33, 64, 65, 96, 108))
             return [Level("retention", "", probe, long=True, by_distance=True)]
     raise ValueError(f"a measurement is one of {', '.join(MEASUREMENTS)}, got {measurement!r}.")
 
