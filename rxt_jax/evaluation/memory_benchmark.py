@@ -105,7 +105,8 @@ def _measure(
         right_zeroed=zeroed.right(),
         guess=guess_level(asked, prior),
         one_of_its_type=_one_of_its_type(asked),
-        wrong_fact=one.outcomes["wrong_fact"],
+        # Only values that are asked for or replaced are known as wrong: without any, none can be counted.
+        wrong_fact=one.outcomes["wrong_fact"] if any(each.others for each in asked) else None,
         absent=one.outcomes["absent"],
         cut_rows=result.cut_rows,
     )

@@ -32,7 +32,7 @@ class MemoryRow:
     `right_zeroed`: with memory zeroed. `guess`: share that is right by naming the value of its type that is most
     frequent in other conversations. `one_of_its_type`: share that is right by naming any told value of the type,
     which is what a memory reaches that holds values and not whose they are. `wrong_fact` counts answers that name
-    another value of the conversation, one that was replaced included; `absent` those that say it was not told.
+    another value that the conversation asks for, or one that was replaced; `absent` those that say it was not told.
     None is what cannot be counted.
     """
 
@@ -83,8 +83,8 @@ class MemoryReport:
         table = Table(
             title="what memory holds, answers in %",
             caption="zeroed: right with memory zeroed; guess: the most frequent value of its\n"
-            "type; any: any value of its type that was told; wrong: names another value\n"
-            "of the conversation; absent: says it was not told",
+            "type; any: any value of its type that was told; wrong: names a value that is\n"
+            "asked for elsewhere or was replaced; absent: says it was not told",
             box=box.SIMPLE_HEAD,
             show_edge=False,
             padding=(0, 0, 0, 1),

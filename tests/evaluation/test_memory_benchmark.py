@@ -150,6 +150,9 @@ def test_a_model_is_measured_and_the_result_written(tmp_path):
     assert sum(by_distance) == len(recalls_of(episodes, 24)) > 20  # whatever is asked is in some row
     assert by_name["overwriting", "1 change"].asked == 8
     assert by_name["abstaining", "never said"].asked == 16
+    # Of one question nothing is known as wrong until a value was replaced.
+    assert by_name["overwriting", "0 changes"].wrong_fact is None
+    assert by_name["overwriting", "1 change"].wrong_fact is not None
     # Nothing was learnt, so nothing is right.
     assert all(row.right <= 1 for row in report.rows)
     report.save(tmp_path)
