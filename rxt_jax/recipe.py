@@ -24,7 +24,7 @@ from rxt_jax.train.groups import GROUP_PATTERNS
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 
-__all__ = ["Recipe", "StageRun", "curriculum_runs", "from_json", "load_recipe", "to_json"]
+__all__ = ["Recipe", "StageRun", "curriculum_runs", "from_json", "load_recipe", "shortened", "to_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +174,21 @@ _OLD_DEFAULTS = {
     ("OptimizerConfig", "groups"): [list(pair) for pair in GROUP_PATTERNS if pair[0] != "critic"],
 }
 """Values that were the default when they were written: they mean today's default."""
+
+
+def shortened(recipe: Recipe, share: float, *, episodes: int | None = None) -> Recipe:
+    """Return a recipe with a share of its updates, to see it through from end to end.
+
+    share: of the updates of every stage, above 0; each has at least one.
+    episodes: held-out conversations of an evaluation, in batches of at most that many; None as the recipe says.
+    """
+    if share <= 0:
+        raise ValueError(f"share must be above 0, got {share}. It is a share of the updates.")
+    stages = {name: replace(run, updates=max(round(run.updates * share), 1)) for name, run in recipe.stages.items()}
+    evaluation = recipe.evaluation
+    if episodes is not None:
+        evaluation = replace(evaluation, episodes=episodes, batch_size=min(evaluation.batch_size, episodes))
+    return replace(recipe, stages=stages, evaluation=evaluation)
 
 
 def to_json(value: Any) -> Any:

@@ -27,7 +27,7 @@ from rxt_jax.recipe import Recipe
 from rxt_jax.run_folder import LoadedRun, loaded_run, run_and_stage
 from rxt_jax.shipped import is_shipped
 
-__all__ = ["RunEvaluation", "before_preferences", "evaluate_run"]
+__all__ = ["RunEvaluation", "before_preferences", "evaluate_run", "result_folder"]
 
 
 class RunEvaluation(NamedTuple):
@@ -67,14 +67,11 @@ def evaluate_run(
     Raises what loading the run and reading the data raise; a `ValueError` for typed conversations and a model without
     memory.
     """
-    loaded, folder, stage = loaded_run(run), None, None
-    if not isinstance(run, LoadedRun):
-        folder, stage = run_and_stage(run)
-        if is_shipped(run):
-            folder = Path("runs") / run  # nothing is written into an installed package
+    loaded = loaded_run(run)
+    folder, stage = (loaded.recipe.run_folder, None) if isinstance(run, LoadedRun) else result_folder(run)
     if part is None:
         part = "/".join(name for name in (stage, data and Path(data).stem) if name)
-    folder = Path(output or folder or loaded.recipe.run_folder) / "evaluation" / part
+    folder = Path(output or folder) / "evaluation" / part
     loaded = loaded._replace(recipe=replace(loaded.recipe, evaluation=evaluation or loaded.recipe.evaluation))
     if data is not None and holds_typed_conversations(str(data)):
         return RunEvaluation(_evaluate_typed(loaded, str(data), folder), None, folder)
@@ -83,6 +80,15 @@ def evaluate_run(
         own = replace(recipe.data, evaluation_source=FileData(path=str(data)))
         loaded = loaded._replace(recipe=replace(recipe, data=own))
     return RunEvaluation(_evaluate_recall(loaded, folder), _evaluate_preferences(loaded, folder), folder)
+
+
+def result_folder(run: str | Path) -> tuple[Path, str | None]:
+    """Say in which folder the results of a run belong, and which of its stages was named.
+
+    Nothing is written into an installed package: results of `companion` go to `runs/companion`.
+    """
+    folder, stage = run_and_stage(run)
+    return (Path("runs") / run if is_shipped(run) else folder), stage
 
 
 def before_preferences(recipe: Recipe) -> str | None:

@@ -1,8 +1,9 @@
 """`rxt benchmark`: how fast a stage-4 step is, as a share of what this machine's matrix products reach.
 
-`rxt benchmark mrq RUN` is in `cli/mrq.py`.
+`rxt benchmark mrq RUN` and `rxt benchmark memory RUN` measure a model instead and have files of their own.
 """
 
+import importlib
 import json
 import resource
 import time
@@ -29,6 +30,8 @@ from rxt_jax.train.step import make_train_step
 from rxt_jax.types import EpisodeBatch
 
 __all__ = ["BenchmarkOptions", "best_time", "forward_flops_per_token", "random_conversations", "run"]
+
+_OF_RUNS = {"memory": "rxt_jax.cli.benchmark_memory", "mrq": "rxt_jax.cli.benchmark_mrq"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +98,9 @@ def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure and print, or hand over to `rxt benchmark mrq`."""
-    if arguments and arguments[0] == "mrq":
-        from rxt_jax.cli import mrq
-
-        return mrq.run(arguments[1:])
+    """Measure and print, or hand over to the benchmark of a run that the first argument names."""
+    if arguments and arguments[0] in _OF_RUNS:
+        return importlib.import_module(_OF_RUNS[arguments[0]]).run(arguments[1:])
     options = parse(BenchmarkOptions, arguments, "rxt benchmark")
     config = replace(presets.PRESETS[options.preset](), dtype=options.dtype)
     length = options.length or config.max_length

@@ -22,6 +22,7 @@ _USAGE = """usage: rxt COMMAND [options]
   inspect RUN         parameters, checkpoints and recipe of a run
   benchmark           speed and memory of a training step
   benchmark mrq RUN   score the answers over conversations, from memory, without it, and from the text
+  benchmark memory RUN  what a memory holds, how much, for how long
 
 RUN is a folder, or `companion`: the model that comes with the package.
 rxt COMMAND --help lists the options of a command.

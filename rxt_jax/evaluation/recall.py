@@ -17,6 +17,7 @@ __all__ = [
     "chance_level",
     "contains_value",
     "find_value_tokens",
+    "guess_level",
     "recalls_of",
     "words_of",
 ]
@@ -28,8 +29,9 @@ BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 class Recall(NamedTuple):
     """One annotated value: where it is asked for, what it is, how many interactions ago it was said.
 
-    `candidates` counts the facts of its type that had been told by then; `others` are values of other questions;
-    `kind` is what its value can be guessed from: its type where one is annotated, else its slot.
+    `candidates` counts the facts of its type that had been told by then; `others` are values of other questions
+    and those that an annotation names as `outdated`; `kind` is what its value can be guessed from: its type where
+    one is annotated, else its slot.
     """
 
     episode: int
@@ -59,7 +61,7 @@ def recalls_of(episodes: Sequence[Mapping[str, Any]], max_interactions: int) -> 
             str(each["value"]),
             int(each["distance"]),
             int(each.get("candidates") or 1),
-            _other_values(episode, interaction),
+            (*_other_values(episode, interaction), *map(str, each.get("outdated") or ())),
             str(each.get("type") or each.get("slot", "")),
         )
         for number, episode in enumerate(episodes)
@@ -106,6 +108,19 @@ def chance_level(recalls: Iterable[Recall]) -> float:
         by_kind.setdefault(recall.kind or recall.slot, Counter())[words_of(recall.value)] += 1
     total = sum(sum(counter.values()) for counter in by_kind.values())
     return sum(max(counter.values()) for counter in by_kind.values()) / total if total else 0.0
+
+
+def guess_level(recalls: Iterable[Recall], others: Iterable[Recall]) -> float:
+    """Give the share of values that are right when guessed from other conversations: the most frequent of each kind.
+
+    Unlike `chance_level` it does not rise where little is asked, because the guess knows nothing of what is asked.
+    """
+    by_kind: dict[str, Counter[str]] = {}
+    for recall in others:
+        by_kind.setdefault(recall.kind, Counter())[words_of(recall.value)] += 1
+    guess = {kind: counter.most_common(1)[0][0] for kind, counter in by_kind.items()}
+    right = [guess.get(recall.kind) == words_of(recall.value) for recall in recalls]
+    return sum(right) / len(right) if right else 0.0
 
 
 def find_value_tokens(ids: Sequence[int], start: int, value: str, token_bytes: Sequence[bytes]) -> range | None:

@@ -1,29 +1,37 @@
 """`Dialogues`: an endless list of episodes, element i a function of (spec, seed, split, i) and of nothing else."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rxt_jax.data.dialogues.draws import Draws, stream_key
-from rxt_jax.data.dialogues.phrasing import Phrasebook
-from rxt_jax.data.dialogues.plan import Horizon, plan_turns
+from rxt_jax.data.dialogues.phrasing import Fact, Phrasebook
+from rxt_jax.data.dialogues.plan import Chain, Horizon, Turn, plan_turns
 from rxt_jax.data.dialogues.realize import Narrator
 from rxt_jax.data.dialogues.script import World
 from rxt_jax.data.dialogues.spec import SPLITS, DialogueSpec
 from rxt_jax.data.dialogues.typing_habits import draw_habits
 
-__all__ = ["Dialogues"]
+__all__ = ["Dialogues", "Plan"]
+
+Plan = Callable[[Draws, DialogueSpec, Horizon, tuple[int, ...]], tuple[list[Turn], list[Chain]]]
+"""What draws the timeline of an episode: turns, and the facts that they are about."""
 
 _EPISODES, _TEXTS = 0, 1
 
 
 class Dialogues:
-    """Synthetic conversations of one split: infinite, seekable, resumable at any index."""
+    """Synthetic conversations of one split: infinite, seekable, resumable at any index.
 
-    def __init__(self, spec: DialogueSpec, seed: int = 0, split: str = "train"):
+    `plan` draws the timelines; those of `rxt_jax.data.dialogues.probes` ask for one ability of memory each.
+    """
+
+    def __init__(self, spec: DialogueSpec, seed: int = 0, split: str = "train", plan: Plan = plan_turns):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         self.spec = spec
         self.seed = seed
         self.split = split
+        self.plan = plan
         interactions, distance = {
             "longer": (spec.longer_interactions, spec.longer_distance),
             "longest": (spec.longest_interactions, spec.longest_distance),
@@ -36,6 +44,10 @@ class Dialogues:
 
     def episode(self, index: int) -> dict[str, Any]:
         """Return episode `index`: `{"id", "split", "interactions"}`."""
+        return self.episode_and_facts(index)[0]
+
+    def episode_and_facts(self, index: int) -> tuple[dict[str, Any], list[Fact]]:
+        """Return episode `index` and the facts that are told in it, changes of a fact in order."""
         draws = Draws(self._key, index)
         habits = draw_habits(draws, self.spec.careless_share, self.spec.typo_share)
         world = World(
@@ -45,13 +57,14 @@ class Dialogues:
             held_out_keys=self.split in ("unseen_keys", "all_unseen"),
             lower=habits.lower,
         )
-        turns, chains = plan_turns(draws, self.spec, self.horizon, self._weights)
+        turns, chains = self.plan(draws, self.spec, self.horizon, self._weights)
         world.populate(chains)
-        return {
+        episode = {
             "id": f"{self.split}-{self.seed}-{index}",
             "split": self.split,
             "interactions": Narrator(draws, self._book, world, habits).tell(turns),
         }
+        return episode, [chain.fact for chain in sorted(chains, key=lambda chain: chain.first)]
 
     def text(self, index: int) -> str:
         """Return plain text for stage 1: a few consecutive interactions without control tokens."""

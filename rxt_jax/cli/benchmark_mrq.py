@@ -17,8 +17,8 @@ from rxt_jax.evaluation.mrq import MrqConfig, evaluate_mrq
 from rxt_jax.evaluation.mrq_report import MrqReport
 from rxt_jax.recipe import to_json
 from rxt_jax.rewards import embedding_table, make_reward_context
-from rxt_jax.run_folder import load, run_and_stage
-from rxt_jax.shipped import is_shipped
+from rxt_jax.run_evaluation import result_folder
+from rxt_jax.run_folder import load
 
 __all__ = ["MrqOptions", "run"]
 
@@ -48,9 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(MrqOptions, arguments, "rxt benchmark mrq")
     loaded = load(options.run)
-    folder, stage = run_and_stage(options.run)
-    if is_shipped(options.run):
-        folder = Path("runs") / options.run  # nothing is written into an installed package
+    folder, stage = result_folder(options.run)
     models = {"memory": loaded}
     if options.baseline is not None:
         models["baseline"] = load(options.baseline)
