@@ -38,9 +38,9 @@ def run_page(records: Sequence[RunRecord]) -> str:
 def _page(records: Sequence[RunRecord], points: int) -> str:
     lines = [thinned(record.metrics, points) for record in records]
     sections = (
-        ("Recipe", _recipe(records)),
         ("Recall by distance", _recall(records)),
         ("Curves", _curves(records, lines)),
+        ("Recipe", _recipe(records)),
         ("Conversations", _samples(records)),
         ("Cost", _cost(records)),
         ("Data", _data(records)),

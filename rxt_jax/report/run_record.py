@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 from rxt_jax.report.account import read_account
 from rxt_jax.shipped import named_folder
 
-__all__ = ["RunRecord", "differing_fields", "flat_fields", "read_run", "thinned"]
+__all__ = ["LACKING", "RunRecord", "differing_fields", "flat_fields", "read_run", "thinned"]
+
+
+LACKING = "…"
+"""Stands for the value of a field that a recipe does not have."""
 
 
 class RunRecord(NamedTuple):
@@ -58,11 +62,24 @@ def flat_fields(value: Any, place: str = "") -> dict[str, Any]:
 
 
 def differing_fields(records: Sequence[RunRecord]) -> list[tuple[str, list[Any]]]:
-    """List the fields of the recipes that are not the same in all runs, with their values; `…` where one lacks it."""
-    flat = [flat_fields(record.recipe) for record in records]
-    paths = dict.fromkeys(path for each in flat for path in each)
-    rows = [(path, [each.get(path, "…") for each in flat]) for path in paths]
-    return [(path, values) for path, values in rows if any(value != values[0] for value in values[1:])]
+    """List the fields of the recipes that are not the same in all runs, with their values.
+
+    What a recipe lacks altogether, such as a stage, is one row: `…` there, and the number of fields where it is.
+    """
+
+    def differences(values: list[Any], place: str) -> list[tuple[str, list[Any]]]:
+        if all(value == values[0] for value in values[1:]):
+            return []
+        if all(isinstance(value, dict) for value in values):
+            names = dict.fromkeys(name for value in values for name in value)
+            inside = (
+                differences([v.get(name, LACKING) for v in values], f"{place}.{name}".lstrip(".")) for name in names
+            )
+            return [row for rows in inside for row in rows]
+        counted = [f"({len(flat_fields(each))} fields)" if isinstance(each, dict) else each for each in values]
+        return [(place, counted)]
+
+    return differences([record.recipe for record in records], "")
 
 
 def thinned(metrics: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
