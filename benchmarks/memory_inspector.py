@@ -96,7 +96,7 @@ def main():
     )
     layers, _, slots, _ = walker.start.shape
     cells = layers * slots
-    lost, kept, random_lost = ({count: [] for count in COUNTS} for _ in range(3))
+    lost, kept, both, random_lost = ({count: [] for count in COUNTS} for _ in range(4))
     share, single, visit, used, asked_facts, right_facts = [], [], 0, 0, 0, 0
     while used < options.conversations:
         told, questions = planted(source.episode(visit))
@@ -138,7 +138,12 @@ def main():
                     pairs.append((row, value, gone.reshape(layers, slots)))
                     wanted.append((who, count, number))
         holds = asker.right([p[0] for p in pairs], [p[1] for p in pairs], memory, np.stack([p[2] for p in pairs]))
-        for (who, count, number), ok in zip(wanted, holds, strict=True):
+        truth = dict(zip(wanted, holds, strict=True))
+        for count in COUNTS:
+            for who in range(len(facts)):
+                still = [bool(truth[who, count, number]) for number in range(len(facts))]
+                both[count].append(not still[who] and sum(still) == len(facts) - 1)
+        for (who, count, number), ok in truth.items():
             if who == len(facts):
                 random_lost[count].append(not ok)
             elif who == number:
@@ -161,7 +166,12 @@ def main():
                         "share": float(np.mean(each[count])),
                         "error": standard_error(int(np.sum(each[count])), len(each[count])),
                     }
-                    for name, each in (("lost", lost), ("others_kept", kept), ("random_lost", random_lost))
+                    for name, each in (
+                        ("lost", lost),
+                        ("others_kept", kept),
+                        ("lost_alone", both),
+                        ("random_lost", random_lost),
+                    )
                 }
                 for count in COUNTS
             },
@@ -169,7 +179,34 @@ def main():
             "machine": f"{platform.machine()}, CPU, JAX {jax.__version__}",
         }
         Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _plot(result, Path(options.output).with_suffix(".png"))
     print(json.dumps(result, indent=1))
+
+
+def _plot(result, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    names = (
+        ("lost", "that answer is lost"),
+        ("others_kept", "the other answers are kept"),
+        ("lost_alone", "both: it alone is lost"),
+    )
+    for name, label in (*names, ("random_lost", "an answer is lost, slots drawn at random")):
+        points = [each[name] for each in result["by_count"].values()]
+        errors = [point["error"] for point in points]
+        axis.errorbar(
+            COUNTS, [point["share"] for point in points], errors, marker="o", markersize=3, elinewidth=0.8, label=label
+        )
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:.0f}")
+    axis.set(xlabel="slots erased together, of 128", ylim=(-0.03, 1.03), ylabel="share of facts")
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from rxt_jax.ops.attention import (
     AttentionImplementation,
     AttentionMask,
     attend,
+    attention_weights,
     document_mask,
     document_positions,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "activation_function",
     "apply_rotary",
     "attend",
+    "attention_weights",
     "document_mask",
     "document_positions",
     "dropout",

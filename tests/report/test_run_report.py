@@ -91,13 +91,14 @@ def test_sittings_add_up(tmp_path):
 
 def test_runs_side_by_side_show_where_recipes_differ(evaluated_run, tmp_path):
     other = tmp_path / "other"
-    write_recipe(replace(evaluated_run, seed=7, stages={}), other)
+    write_recipe(replace(evaluated_run, seed=7, stages={"later": evaluated_run.stages["sft"]}), other)
     records = [read_run(evaluated_run.run_folder), read_run(other)]
     rows = dict(differing_fields(records))
     assert rows["seed"] == [0, 7]
     count = len(flat_fields(records[0].recipe["stages"]["sft"]))
     assert rows["stages.sft"] == [f"({count} fields)", LACKING]
-    assert set(rows) == {"seed", "stages.sft"}
+    assert rows["stages.later"] == [LACKING, f"({count} fields)"]
+    assert set(rows) == {"seed", "folder", "model.vocab_size", "stages.sft", "stages.later"}
     page = run_page(records)
     assert ["seed", "0", "7"] in cells(page, "Recipe") and len(embedded(page)) == 2
 
