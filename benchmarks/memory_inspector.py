@@ -189,7 +189,7 @@ def _plot(result, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     names = (
         ("lost", "that answer is lost"),
         ("others_kept", "the other answers are kept"),
@@ -204,7 +204,7 @@ def _plot(result, path):
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:.0f}")
     axis.set(xlabel="slots erased together, of 128", ylim=(-0.03, 1.03), ylabel="share of facts")
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
