@@ -15,6 +15,7 @@ __all__ = [
     "load",
     "open_session",
     "presets",
+    "trace_memory",
 ]
 
 _PUBLIC = {
@@ -26,6 +27,7 @@ _PUBLIC = {
     "load": ("rxt_jax.run_folder", "load"),
     "open_session": ("rxt_jax.run_session", "open_session"),
     "presets": ("rxt_jax.model.presets", None),
+    "trace_memory": ("rxt_jax.run_inspection", "trace_memory"),
 }
 
 

@@ -28,6 +28,7 @@ from rxt_jax.model import AnyModelConfig
 from rxt_jax.model.fresh_parameters import abstract_model, fresh_parameters
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
+from rxt_jax.report import note_data, note_stage
 from rxt_jax.run_folder import (
     check_tokenizer,
     claim_folder,
@@ -109,6 +110,7 @@ def run_recipe(recipe: Recipe, *, quiet: bool = False, console: Console | None =
                 console.print(f"stopped in {name}; the same command goes on from here")
                 return False
     console.print(f"data: {encoder.report.summary()}")
+    note_data(folder, sources.account() | {"rows": encoder.report.as_json()})
     return True
 
 
@@ -128,6 +130,11 @@ class _Sources:
             if found.report is not None:
                 self._console.print(f"{title} data: {found.report.summary()}")
         return found
+
+    def account(self) -> dict[str, Any]:
+        """Say what became of the records of every source that was read from files."""
+        reports = enumerate(source.report for _, source in self._opened)
+        return {f"source {number}": report.as_json() for number, report in reports if report is not None}
 
 
 def _with_config(encoder: RowEncoder, config: DataConfig) -> RowEncoder:
@@ -248,7 +255,7 @@ class _StageInFolder:
             quiet=self.quiet,
         )
         self.store.close()
-        self._report(result, time.perf_counter() - began, console)
+        self._report(result, time.perf_counter() - began, start, console)
         return self._after(result.state.params), result.finished
 
     def _after(self, params: nnx.State) -> _Beginning:
@@ -338,7 +345,11 @@ class _StageInFolder:
 
         return evaluate
 
-    def _report(self, result: LoopResult, seconds: float, console: Console) -> None:
+    def _report(self, result: LoopResult, seconds: float, start: int, console: Console) -> None:
+        sitting = {"from": start, "to": int(result.state.update), "seconds": seconds, "idle_share": result.idle_share}
+        spent = {"compile_seconds": result.compile_seconds, "seconds_per_update": result.seconds}
+        device = f"{self.mesh.size} × {self.mesh.devices.flat[0].device_kind}"
+        note_stage(self.recipe.run_folder, self.name, sitting | spent | {"device": device})
         console.print(
             f"{self.name}: {int(result.state.update)} updates in {seconds:.0f} s "
             f"({result.compile_seconds:.0f} s to compile, {1000 * result.seconds:.0f} ms per update, "

@@ -20,6 +20,8 @@ _USAGE = """usage: rxt COMMAND [options]
   export RUN FOLDER   a finished run as a small folder to hand on: parameters, recipe, tokenizer, model card
   convert SRC DST     a published checkpoint to a run, or a run to one
   inspect RUN         parameters, checkpoints and recipe of a run
+  inspect-memory RUN CONVERSATION  what memory does in a conversation, slot by slot, as one page
+  report RUN [RUN ..] runs side by side as one page: recipe, curves, recall, cost
   benchmark           speed and memory of a training step
   benchmark mrq RUN   score the answers over conversations, from memory, without it, and from the text
   benchmark memory RUN  what a memory holds, how much, for how long
@@ -28,10 +30,23 @@ RUN is a folder, or `companion`: the model that comes with the package.
 rxt COMMAND --help lists the options of a command.
 Compiled programs are kept in the user's cache folder; JAX_ENABLE_COMPILATION_CACHE=0 switches that off."""
 
-COMMANDS = ("train", "chat", "serve", "evaluate", "data", "tokenizer", "export", "convert", "inspect", "benchmark")
+COMMANDS = (
+    "train",
+    "chat",
+    "serve",
+    "evaluate",
+    "data",
+    "tokenizer",
+    "export",
+    "convert",
+    "inspect",
+    "inspect-memory",
+    "report",
+    "benchmark",
+)
 
 # Commands that wait for compiled programs. `benchmark` times the compiler, so it does without what is kept.
-_COMPILING = ("train", "chat", "serve", "evaluate")
+_COMPILING = ("train", "chat", "serve", "evaluate", "inspect-memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import importlib
 
     try:
-        module = importlib.import_module(f"rxt_jax.cli.{command}")
+        module = importlib.import_module(f"rxt_jax.cli.{command.replace('-', '_')}")
         if command in _COMPILING:
             from rxt_jax.cli.compilation_cache import use_compilation_cache
 

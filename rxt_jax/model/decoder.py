@@ -12,7 +12,7 @@ from rxt_jax.nn.layers import CachedKeys, LayerConfig, TokenContext, Transformer
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
-from rxt_jax.nn.stack import LayerStack
+from rxt_jax.nn.stack import LayerStack, join_layers
 from rxt_jax.ops.attention import AttentionMask, document_positions
 from rxt_jax.types import Key
 
@@ -119,14 +119,25 @@ class Decoder(nnx.Module):
 
         A memory mask may differ from token to token; `documents` keeps those of packed rows apart.
         """
-        visible = AttentionMask(keys=None if self.ignores_padding else token_mask, documents=documents, causal=True)
-        positions = jnp.arange(embedded.shape[1])[None] if documents is None else document_positions(documents)
-        readable = None
-        if memory_mask is not None:
-            readable = AttentionMask(keys=memory_mask) if memory_mask.ndim == 2 else AttentionMask(pairs=memory_mask)
-        context = TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible, memory_mask=readable)
-        hidden, balance, _ = self._run(embedded, context, self.layers.split(memory), None, key)
+        context = self._context(token_mask, embedded.shape[1], memory_mask, documents)
+        hidden, balance, _, _ = self._run(embedded, context, self.layers.split(memory), None, key)
         return hidden, balance
+
+    def watch(
+        self, embedded: Float[Array, "B T D"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T S"]]:
+        """Return the last hidden states of a call, and the weights with which tokens read the slots of every layer."""
+        context = self._context(token_mask, embedded.shape[1], None, None)
+        hidden, _, _, weights = self._run(embedded, context, self.layers.split(memory), None, None, watched=True)
+        return hidden, join_layers(weights)
+
+    def slot_outputs(self, memory: Float[Array, "L B S D"]) -> Float[Array, "L B S D"]:
+        """Return what a token that reads one slot alone adds to itself in that slot's layer."""
+
+        def apply(layer: TransformerLayer, carry: None, slots: Array, _: Key | None) -> tuple[None, Array]:
+            return carry, layer.slot_outputs(layer.project_memory(slots))
+
+        return join_layers(self.layers.scan(apply, None, self.layers.split(memory))[1])
 
     def step(
         self,
@@ -145,7 +156,7 @@ class Decoder(nnx.Module):
             token_mask=token_mask,
             attention_mask=AttentionMask(keys=mask, pairs=columns <= positions[..., None]),
         )
-        hidden, _, caches = self._run(embedded, context, projection.segments, cache, None)
+        hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None)
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -158,6 +169,16 @@ class Decoder(nnx.Module):
         """Apply the norm before the head, if there is one."""
         return hidden if self.head_norm is None else self.head_norm(hidden)
 
+    def _context(
+        self, token_mask: Array, length: int, memory_mask: Array | None, documents: Array | None
+    ) -> TokenContext:
+        visible = AttentionMask(keys=None if self.ignores_padding else token_mask, documents=documents, causal=True)
+        positions = jnp.arange(length)[None] if documents is None else document_positions(documents)
+        readable = None
+        if memory_mask is not None:
+            readable = AttentionMask(keys=memory_mask) if memory_mask.ndim == 2 else AttentionMask(pairs=memory_mask)
+        return TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible, memory_mask=readable)
+
     def _run(
         self,
         x: Array,
@@ -165,26 +186,32 @@ class Decoder(nnx.Module):
         memory: tuple,
         cache: KeyValueCache | None,
         key: Key | None,
-    ) -> tuple[Array, Array, tuple]:
+        *,
+        watched: bool = False,
+    ) -> tuple[Array, Array, tuple, tuple]:
+        """Return tokens, balance loss, caches, and where `watched` the weights of memory by segment."""
+
         def apply(layer: TransformerLayer, x: Array, inputs: tuple, key: Key | None) -> tuple[Array, tuple]:
             memory, cached = inputs
             if memory is not None and not isinstance(memory, CachedKeys):
                 memory = layer.project_memory(memory.astype(x.dtype))
+            weights = layer.memory_weights(x, context, memory) if watched and memory is not None else None
             x, balance, cached = layer(x, context, memory, cached, key=key)
-            return x, (balance, cached)
+            return x, (balance, cached, weights)
 
         parts = ((self.stateless, None), (self.layers, memory), (self.final, None))
-        total, caches = jnp.float32(0.0), []
+        total, caches, read = jnp.float32(0.0), [], ()
         for number, (stack, memories) in enumerate(parts):
             empty = (None,) * len(stack.counts)
             cached = empty if cache is None else cache[number]
             inputs = tuple(zip(memories or empty, cached, strict=True))
             part_key = None if key is None else jax.random.fold_in(key, number)
             x, outputs = stack.scan(apply, x, inputs, key=part_key)
-            caches.append(tuple(cached for _, cached in outputs))
+            caches.append(tuple(cached for _, cached, _ in outputs))
+            read = tuple(weights for _, _, weights in outputs) if number == 1 else read
             if number < 2 or self.num_balanced.final:
-                total = total + sum(jnp.sum(balance) for balance, _ in outputs)
-        return x, total / max(self.num_balanced.total, 1), tuple(caches)
+                total = total + sum(jnp.sum(balance) for balance, _, _ in outputs)
+        return x, total / max(self.num_balanced.total, 1), tuple(caches), read
 
 
 class _Balanced(NamedTuple):

@@ -1,11 +1,14 @@
 """The memory attention network: M′ = F(M, ED), all layers from the previous interaction's memory."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from rxt_jax.model.config import ModelConfig
-from rxt_jax.nn.memory_layer import EncodedLayer, MemoryLayer
+from rxt_jax.nn.memory_layer import EncodedLayer, MemoryLayer, WatchedWrite
 from rxt_jax.nn.memory_norms import MemoryNorm
 from rxt_jax.nn.stack import LayerStack, join_layers
 from rxt_jax.ops.attention import AttentionMask
@@ -41,14 +44,31 @@ class MemoryAttention(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "L B S D"]:
         """Write one interaction into memory, which is read and returned as it is carried, in float32."""
+        return self._scan(lambda layer, inputs, key: layer(*inputs, key=key), memory, encoded, token_mask, key)
+
+    def watch(
+        self, memory: Float[Array, "L B S D"], encoded: Float[Array, "L B T D"], token_mask: Bool[Array, "B T"]
+    ) -> WatchedWrite:
+        """Say how a call with the same arguments writes memory."""
+        return self._scan(lambda layer, inputs, _: layer.watch(*inputs), memory, encoded, token_mask, None)
+
+    def _scan(
+        self,
+        call: Callable[[MemoryLayer, tuple, Key | None], Any],
+        memory: Array,
+        encoded: Array,
+        token_mask: Array,
+        key: Key | None,
+    ) -> Any:
+        """Call every layer with what that layer reads, and join the results along the layer axis."""
         mask = AttentionMask(keys=token_mask)
         if self.zero_padding:
             encoded, mask = jnp.where(token_mask[..., None], encoded, 0.0), None
         positions = jnp.arange(encoded.shape[2])[None]
 
-        def apply(layer: MemoryLayer, carry: None, inputs: tuple, key: Key | None) -> tuple[None, Array]:
+        def apply(layer: MemoryLayer, carry: None, inputs: tuple, key: Key | None) -> tuple[None, Any]:
             slots, states, mean = inputs
-            return carry, layer(slots, EncodedLayer(states, positions, mask), mean, key=key)
+            return carry, call(layer, (slots, EncodedLayer(states, positions, mask), mean), key)
 
         inputs = self.layers.split((memory, encoded, self._layer_means(memory)))
         _, written = self.layers.scan(apply, None, inputs, key=key)

@@ -17,6 +17,7 @@ from rxt_jax.model.initial_memory import LearnedMemory, draw_memory
 from rxt_jax.model.masked_language_head import MaskedLanguageHead
 from rxt_jax.model.memory_attention import MemoryAttention
 from rxt_jax.nn.linear import Embedding
+from rxt_jax.nn.memory_layer import WatchedWrite
 from rxt_jax.types import Key
 
 __all__ = ["ReactiveTransformer"]
@@ -135,6 +136,25 @@ class ReactiveTransformer(nnx.Module):
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
         return self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
+
+    def watch_reading(
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T S"]]:
+        """Return the hidden states of `decode_hidden`, and the weights with which every token read the slots."""
+        return self.decoder.watch(self._embed(ids), token_mask, memory)
+
+    def watch_writing(
+        self, memory: Float[Array, "L B S D"], encoded: Float[Array, "L B T D"], token_mask: Bool[Array, "B T"]
+    ) -> WatchedWrite:
+        """Return gates and attention weights of `update_memory` with the same arguments."""
+        return self.memory_attention.watch(memory, encoded.astype(self.config.dtype), token_mask)
+
+    def slot_logits(self, memory: Float[Array, "L B S D"]) -> Float[Array, "L B S V"]:
+        """Read every slot out through the decoder's own value path and head, as if a token read nothing else.
+
+        A heuristic: the layers behind, which a real reading passes, are left out, and an attention gate counts as open.
+        """
+        return self.logits(self.decoder.slot_outputs(memory.astype(self.config.dtype)))
 
     def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Restore masked tokens from the last encoder state."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -11,7 +12,7 @@ from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import normal
 from rxt_jax.nn.rotary import RotaryConfig, rotate
 from rxt_jax.ops.activations import Activation, activation_function
-from rxt_jax.ops.attention import AttentionImplementation, AttentionMask, attend
+from rxt_jax.ops.attention import AttentionImplementation, AttentionMask, attend, attention_weights
 from rxt_jax.types import Key
 
 __all__ = ["Attention", "AttentionConfig"]
@@ -131,12 +132,8 @@ class Attention(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "B T D"]:
         """Attend from x; queries are rotated if they have positions. `key` is for dropout."""
-        queries = self.query(x)
-        if self.query_norm is not None:
-            queries = self.query_norm(queries)
-        queries = rotate(self.rotary, queries, positions)
         attended = attend(
-            queries,
+            self._queries(x, positions),
             keys,
             values,
             mask,
@@ -147,3 +144,24 @@ class Attention(nnx.Module):
         if self.gate is not None:
             attended = attended * activation_function(self.config.gate_activation)(self.gate(x))
         return self.output(attended)
+
+    def weights(
+        self,
+        x: Float[Array, "B T D"],
+        keys: Float[Array, "B S K H"],
+        mask: AttentionMask | None = None,
+        positions: Int[Array, "B1 T"] | None = None,
+    ) -> Float[Array, "B heads T S"]:
+        """Return the weights that a call with the same arguments gives to the keys, without dropout."""
+        return attention_weights(self._queries(x, positions), keys, mask)
+
+    def output_of(self, values: Float[Array, "B S K H"]) -> Float[Array, "B S D"]:
+        """Return what a query that attends to one key alone gets, for every key; a gate counts as open."""
+        repeats = self.config.output_heads // self.config.num_kv_heads
+        return self.output(jnp.repeat(values, repeats, axis=2))
+
+    def _queries(self, x: Array, positions: Array | None) -> Array:
+        queries = self.query(x)
+        if self.query_norm is not None:
+            queries = self.query_norm(queries)
+        return rotate(self.rotary, queries, positions)

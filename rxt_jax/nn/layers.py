@@ -103,18 +103,9 @@ class TransformerLayer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""], CachedKeys | None]:
         """Return the tokens, the balance loss (0 for a dense layer) and the cache with these tokens."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        normed = self.attention_norm(x)
-        if self.config.zero_padding:
-            normed = jnp.where(context.token_mask[..., None], normed, 0.0)
-        own = CachedKeys(*self.attention.project(normed, context.positions))
-        if cache is not None:
-            cache = own = cache.written(*own, context.positions)
-        x = x + self.attention(normed, *own, context.attention_mask, context.positions, key=keys[0])
+        x, cache = self._attend_to_tokens(x, context, cache, keys[0])
         if memory is not None:
-            normed = self.cross_attention_norm(x)
-            if self.config.zero_padded_queries:
-                normed = jnp.where(context.token_mask[..., None], normed, 0.0)
-            x = x + self._read(normed, memory, context, keys[1])
+            x = x + self._read(self._memory_query(x, context), memory, context, keys[1])
         normed = self.feed_forward_norm(x)
         balance = jnp.float32(0.0)
         if isinstance(self.feed_forward, MixtureOfExperts):
@@ -122,6 +113,34 @@ class TransformerLayer(nnx.Module):
         else:
             update = self.feed_forward(normed, key=keys[2])
         return x + update, balance, cache
+
+    def memory_weights(
+        self, x: Float[Array, "B T D"], context: TokenContext, memory: CachedKeys
+    ) -> Float[Array, "B T S"]:
+        """Return the weights with which the tokens of a call with the same arguments read memory, mean over heads."""
+        x, _ = self._attend_to_tokens(x, context, None, None)
+        query = self._memory_query(x, context)
+        weights = self.cross_attention.weights(query, memory.keys, context.memory_mask, context.positions)
+        return jnp.mean(weights, axis=1)
+
+    def slot_outputs(self, memory: CachedKeys) -> Float[Array, "B S D"]:
+        """Return what a token that reads one slot alone adds to itself, for every slot."""
+        return self.cross_attention.output_of(memory.values)
+
+    def _attend_to_tokens(
+        self, x: Array, context: TokenContext, cache: CachedKeys | None, key: Key | None
+    ) -> tuple[Array, CachedKeys | None]:
+        normed = self.attention_norm(x)
+        if self.config.zero_padding:
+            normed = jnp.where(context.token_mask[..., None], normed, 0.0)
+        own = CachedKeys(*self.attention.project(normed, context.positions))
+        if cache is not None:
+            cache = own = cache.written(*own, context.positions)
+        return x + self.attention(normed, *own, context.attention_mask, context.positions, key=key), cache
+
+    def _memory_query(self, x: Array, context: TokenContext) -> Array:
+        normed = self.cross_attention_norm(x)
+        return jnp.where(context.token_mask[..., None], normed, 0.0) if self.config.zero_padded_queries else normed
 
     def _read(self, x: Array, memory: CachedKeys, context: TokenContext, key: Key | None) -> Array:
         """Attend to memory. Where it has fewer rows than the tokens, r neighbouring rows read each of its rows.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -19,7 +20,7 @@ from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.types import Key
 
-__all__ = ["EncodedLayer", "MemoryLayer", "MemoryLayerConfig", "MemoryVariant"]
+__all__ = ["EncodedLayer", "MemoryLayer", "MemoryLayerConfig", "MemoryVariant", "WatchedWrite"]
 
 MemoryVariant = Literal["simple", "self", "interlayer", "self_interlayer", "grouped_self_interlayer"]
 
@@ -76,6 +77,14 @@ class EncodedLayer(NamedTuple):
     mask: AttentionMask | None
 
 
+class WatchedWrite(NamedTuple):
+    """How slots were written: the mean opening of each slot's gate, None where there is no gate, and the weights with
+    which it read the tokens, the mean over heads. Of one layer, or with a leading axis L of all."""
+
+    gate: Float[Array, "*L B S"] | None
+    weights: Float[Array, "*L B S T"]
+
+
 class MemoryLayer(nnx.Module):
     """m → inner attention → attention to the interaction → residual gate.
 
@@ -110,18 +119,29 @@ class MemoryLayer(nnx.Module):
     ) -> Float[Array, "B S D"]:
         """Return the new slots, float32; `mean` is the normalised mean over layers, where the variant reads it."""
         keys = (None, None) if key is None else jax.random.split(key)
-        compute = encoded.states.dtype
-        slots = self._attend_inwards(slots, mean, compute, keys[0])
+        slots = self._attend_inwards(slots, mean, encoded.states.dtype, keys[0])
+        query, (token_keys, values) = self._ask(slots, encoded)
+        return self.gate(slots, self.attention(query, token_keys, values, encoded.mask, key=keys[1]))
+
+    def watch(
+        self, slots: Float[Array, "B S D"], encoded: EncodedLayer, mean: Float[Array, "B S D"] | None
+    ) -> WatchedWrite:
+        """Say how a call with the same arguments writes the slots."""
+        slots = self._attend_inwards(slots, mean, encoded.states.dtype, None)
+        query, (token_keys, values) = self._ask(slots, encoded)
+        gate = self.gate.opening(slots, self.attention(query, token_keys, values, encoded.mask))
+        if gate is not None:
+            gate = jnp.mean(jnp.broadcast_to(gate, slots.shape), axis=-1)
+        weights = self.attention.weights(query, token_keys, encoded.mask)
+        return WatchedWrite(gate, jnp.mean(weights, axis=1))
+
+    def _ask(self, slots: Array, encoded: EncodedLayer) -> tuple[Array, tuple[Array, Array]]:
+        """Make the queries of the slots, and keys and values of the tokens."""
         query = self.norm(slots)
         if self.config.slot_identity > 0.0:
             query = query + self.slot_identity[...]
-        read = self.attention(
-            query.astype(compute),
-            *self.attention.project(self.input_norm(encoded.states), encoded.positions),
-            encoded.mask,
-            key=keys[1],
-        )
-        return self.gate(slots, read)
+        projected = self.attention.project(self.input_norm(encoded.states), encoded.positions)
+        return query.astype(encoded.states.dtype), projected
 
     def _attend_inwards(self, slots: Array, mean: Array | None, compute: Any, key: Key | None) -> Array:
         if self.config.inner_attention is None:

@@ -78,18 +78,20 @@ class ResidualGate(nnx.Module):
             self.bias = make_parameter(rngs, constant(config.initial), (width,), ("channels",))
 
     def __call__(self, old: Float[Array, "B S D"], new: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        config = self.config
         old, new = old.astype(jnp.float32), new.astype(jnp.float32)
-        if config.kind == "sum":
-            return old + new
-        if config.kind == "replace":
-            return new
-        score = self._score(old, new)
-        if config.activation == "tanh":
-            gate = jnp.tanh(score)
+        gate = self.opening(old, new)
+        if gate is None:
+            return old + new if self.config.kind == "sum" else new
+        if self.config.activation == "tanh":
             return (1.0 + gate) * new + (1.0 - gate) * old
-        gate = jax.nn.sigmoid(score)
         return gate * new + (1.0 - gate) * old
+
+    def opening(self, old: Float[Array, "B S D"], new: Float[Array, "B S D"]) -> Float[Array, "..."] | None:
+        """Return G, which spreads over `[B S D]`; None for the kinds without a gate."""
+        if self.config.kind in ("sum", "replace"):
+            return None
+        score = self._score(old.astype(jnp.float32), new.astype(jnp.float32))
+        return jnp.tanh(score) if self.config.activation == "tanh" else jax.nn.sigmoid(score)
 
     def _score(self, old: Array, new: Array) -> Array:
         config = self.config

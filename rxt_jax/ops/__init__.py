@@ -5,6 +5,7 @@ from rxt_jax.ops.attention import (
     AttentionImplementation,
     AttentionMask,
     attend,
+    attention_weights,
     document_mask,
     document_positions,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "activation_function",
     "apply_rotary",
     "attend",
+    "attention_weights",
     "bleu_counts",
     "corpus_bleu",
     "document_mask",

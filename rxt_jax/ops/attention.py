@@ -10,7 +10,14 @@ from jaxtyping import Array, Bool, Float, Int
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.types import Key
 
-__all__ = ["AttentionImplementation", "AttentionMask", "attend", "document_mask", "document_positions"]
+__all__ = [
+    "AttentionImplementation",
+    "AttentionMask",
+    "attend",
+    "attention_weights",
+    "document_mask",
+    "document_positions",
+]
 
 AttentionImplementation = Literal["einsum", "xla", "cudnn"]
 """The body of this file, or one of those behind `jax.nn.dot_product_attention`: equal numbers up to rounding, no
@@ -93,6 +100,26 @@ def attend(
     return _attend_by_library(query, key, value, mask, implementation)
 
 
+def attention_weights(
+    query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], mask: AttentionMask | None = None
+) -> Float[Array, "B heads T S"]:
+    """Compute softmax(q kᵀ / √H), the weights with which `attend` joins values, for those who want to see them.
+
+    A query that sees no key has zeros. Source: docs/method.md, eq. 14 and 15.
+    """
+    query_heads, kv_heads = query.shape[2], key.shape[2]
+    if query_heads < kv_heads:
+        query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
+    batch, length, heads, _ = query.shape
+    mask = AttentionMask() if mask is None else mask
+    scores = _scores(_group_queries(query, kv_heads), key.swapaxes(1, 2), mask)
+    # As in `_weigh_forward`: a query without any key gets zeros.
+    peak = jnp.max(scores, axis=-1, keepdims=True, initial=_EXCLUDED / 2)
+    weights = jnp.exp(scores - peak)
+    weights = weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
+    return weights.reshape(batch, heads, length, -1)
+
+
 def _attend_by_library(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
@@ -127,15 +154,23 @@ def _attend(
 ) -> Float[Array, "B T N H"]:
     batch, length, query_heads, head_dim = query.shape
     kv_heads = key.shape[2]
-    # Heads lead, so that every product is one of plain matrices; the group of a key head is more rows of queries.
-    grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
-    rows = jnp.moveaxis(grouped, 1, 3).reshape(batch, kv_heads, -1, head_dim)
+    rows = _group_queries(query, kv_heads)
     arrays = (mask.keys, mask.documents, mask.pairs)
     attended: Any = _weigh(
         rows, key.swapaxes(1, 2), value.swapaxes(1, 2), arrays, dropout_key, mask.causal, dropout_rate
     )
     attended = attended.reshape(batch, kv_heads, query_heads // kv_heads, length, head_dim)
     return jnp.moveaxis(attended, 3, 1).reshape(batch, length, query_heads, head_dim)
+
+
+def _group_queries(query: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K R H"]:
+    """Scale queries and put those of a key head together.
+
+    Heads lead, so that every product is one of plain matrices; the group of a key head is more rows of queries.
+    """
+    batch, length, query_heads, head_dim = query.shape
+    grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, query_heads // kv_heads, head_dim)
+    return jnp.moveaxis(grouped, 1, 3).reshape(batch, kv_heads, -1, head_dim)
 
 
 # The derivative is written by hand because the one that JAX derives keeps or transposes `[B K R S]` arrays, which

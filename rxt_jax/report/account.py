@@ -1,0 +1,38 @@
+"""`account.json` of a run: what every sitting at a stage took, and what became of the data."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ACCOUNT_FILE", "note_data", "note_stage", "read_account"]
+
+ACCOUNT_FILE = "account.json"
+
+
+def note_stage(folder: Path, stage: str, sitting: Mapping[str, Any]) -> None:
+    """Add a sitting: the updates from which to which it went, its seconds, and on what it ran.
+
+    A stage that was stopped and goes on has several.
+    """
+    account = read_account(folder)
+    account["stages"].setdefault(stage, []).append(dict(sitting))
+    _write(folder, account)
+
+
+def note_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Set what became of the records and rows of the last sitting."""
+    _write(folder, read_account(folder) | {"data": dict(data)})
+
+
+def read_account(folder: Path) -> dict[str, Any]:
+    """Read the account; an empty one where none was kept, as in runs of before."""
+    file = folder / ACCOUNT_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"stages": {}, "data": {}}
+
+
+def _write(folder: Path, account: Mapping[str, Any]) -> None:
+    beside = folder / f"{ACCOUNT_FILE}.{os.getpid()}"
+    beside.write_text(json.dumps(account, indent=1), encoding="utf-8")
+    os.replace(beside, folder / ACCOUNT_FILE)
