@@ -20,7 +20,8 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 PUBLIC = ("rxt_jax", "rxt_jax.data", "rxt_jax.data.dialogues", "rxt_jax.model", "rxt_jax.ops", "rxt_jax.losses",
-          "rxt_jax.stages", "rxt_jax.evaluation", "rxt_jax.serving", "rxt_jax.interop")  # fmt: skip
+          "rxt_jax.rewards", "rxt_jax.stages", "rxt_jax.evaluation", "rxt_jax.inspection", "rxt_jax.report",
+          "rxt_jax.serving", "rxt_jax.server", "rxt_jax.interop")  # fmt: skip
 """Packages with public names: those whose `__init__` has an `__all__`."""
 
 
@@ -33,7 +34,7 @@ def test_every_package_with_public_names_has_a_page():
     documented = set(
         re.findall(r"(?:auto)?module:: (\S+)", "".join(p.read_text() for p in (DOCS / "api").glob("*.md")))
     )
-    assert found <= {*PUBLIC, "rxt_jax.data.hand_typed", "rxt_jax.data.sgd"}
+    assert found <= {*PUBLIC, "rxt_jax.data.hand_typed", "rxt_jax.data.sgd", "rxt_jax.pages"}
     assert set(PUBLIC) <= documented
 
 
@@ -111,10 +112,13 @@ RUN = {
     "rxt evaluate runs/toy --data my_conversations.jsonl": FEW,
     "rxt evaluate companion": FEW,
     "rxt benchmark memory companion": "--memory.episodes 2 --memory.batch-size 2 --memory.measurements binding",
+    "rxt benchmark mrq runs/toy": "--mrq.episodes 2 --mrq.batch-size 2 --mrq.max-interactions 3",
+    "rxt inspect-memory companion conversation.jsonl -o memory.html": "",
 }
 """Commands that are run, in this order, with what makes them short. `runs/toy` is a copy of the companion."""
 
 _TRAINS = "trains for minutes; the notebooks and tests/test_configs.py train the same recipes small"
+_SERVES = "does not end; tests/server runs it and talks to it"
 _PUBLISHED = "needs what is not in this repository; tests/golden converts and reads small ones"
 NOT_RUN = {
     "rxt train configs/toy.py": _TRAINS,
@@ -122,6 +126,14 @@ NOT_RUN = {
     "rxt train my_recipe.py": _TRAINS,
     "rxt train my_recipe.py --start-from runs/toy": _TRAINS,
     "rxt train configs/sgd/small.py --data.source.path 'chats/*.jsonl.gz'": _TRAINS,
+    "rxt serve runs/toy": _SERVES,
+    "rxt serve companion": _SERVES,
+    "rxt serve runs/toy --host 0.0.0.0 --keys keys.txt --slots 16 --limits.disk-mib 50000": _SERVES,
+    "rxt chat http://127.0.0.1:8000": _SERVES,
+    "rxt inspect-memory runs/toy conversation.jsonl -o memory.html": "runs above, with the companion",
+    "rxt report runs/toy runs/other -o report.html": "needs finished runs; tests/report does it with small ones",
+    "rxt benchmark mrq runs/toy --baseline runs/toy_baseline": "needs a trained baseline; tests/evaluation has one",
+    "rxt benchmark mrq runs/toy --data my_conversations.jsonl --mrq.no-teacher-forcing": "runs above, on other data",
     "rxt evaluate runs/mine": "the run of a reader's own",
     "rxt chat runs/mine": "the run of a reader's own",
     "rxt evaluate companion --evaluation.episodes 8 --evaluation.batch-size 8": "runs above, with fewer conversations",
@@ -181,6 +193,7 @@ def test_commands_run_as_they_are_written(tmp_path, monkeypatch):
     Path("chats").mkdir()
     for file in ("my_conversations.jsonl", "chats/part.jsonl", "FILE.jsonl"):
         Path(file).write_text(lines, encoding="utf-8")
+    Path("conversation.jsonl").write_text("".join(lines.splitlines(keepends=True)[:2]), encoding="utf-8")
     for command, short in RUN.items():
         words = shlex.split(command.replace("FOLDER", "runs/toy").replace("FILE", "FILE.jsonl"))
         monkeypatch.setattr(sys, "stdin", io.StringIO("My cat is called Tom.\n"))
