@@ -52,11 +52,15 @@ class ServerConfig:
     queue_size: int = 64
     """Turns that may wait for a slot; one more gets 429."""
     queue_seconds: float = 60.0
+    """How long a turn may wait for a slot."""
     turn_seconds: float = 300.0
+    """How long a turn may take from then on."""
     finish_seconds: float = 10.0
     """How long running turns may go on when the server is stopped."""
     body_bytes: int = 1 << 20
+    """The largest body of a request, in bytes."""
     conversations_per_key: int | None = None
+    """Conversations that an API key may keep, None for any number."""
     limits: TierLimits = field(default_factory=TierLimits)
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from golden_case import GoldenCase, case_names, golden_json
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.interop.rxlm_config import model_from_reference
+from rxt_jax.interop.rxlm_config import model_from_published
 from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.losses.memory_policy import AnswerBefore, MemoryPolicyConfig
 from rxt_jax.model import CriticConfig, ReactiveTransformer, SamplingConfig
@@ -45,7 +45,7 @@ class ReinforcementCase(GoldenCase):
         memory = dict(parts["memory_attention"])
         critic = CriticConfig() if "critic" in self.config else None
         compatibility = Compatibility(causal_ignores_padding=True)
-        config = model_from_reference(
+        config = model_from_published(
             parts["decoder"], parts["encoder"], memory, memory.pop("variant"), compatibility=compatibility
         )
         self.model_config = config.__class__(**{**vars(config), "critic": critic})
