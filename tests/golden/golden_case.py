@@ -61,11 +61,11 @@ def case_names(group: str, *prefixes: str, where: Question | None = None, slow: 
     return names or none_found(f"{FOLDER / group} has no case {kind}" + (" of this kind" if where else ""))
 
 
-def none_found(reason: str) -> list:
-    """Stand in for the cases of a test where there are none: an error here, one skipped test in another folder."""
+def none_found(reason: str, arguments: int = 1) -> list:
+    """Stand in for the cases of a test of so many arguments: an error here, one skipped test in another folder."""
     if FOLDER == COMMITTED:
         _missing(reason)
-    return [pytest.param(None, marks=pytest.mark.skip(reason=_outside(reason)), id="none")]
+    return [pytest.param(*[None] * arguments, marks=pytest.mark.skip(reason=_outside(reason)), id="none")]
 
 
 def _missing(reason: str) -> NoReturn:

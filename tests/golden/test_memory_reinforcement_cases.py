@@ -36,6 +36,11 @@ PAD, END, ANSWER = 0, 3, 6
 STRATEGIES = {"MULTI_STEP_STRATEGY": "multi_step", "LONG_RANGE_STRATEGY": "long_range"}
 
 
+def first_is_quick(names: list) -> list:
+    """Leave all cases but one to the slow tests: each compiles programs of its own."""
+    return [*names[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in names[1:])]
+
+
 class ReinforcementCase(GoldenCase):
     """A case with its model."""
 
@@ -97,10 +102,7 @@ def load(name: str) -> ReinforcementCase:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name.endswith("long_range") else pytest.param(name, marks=pytest.mark.slow)
-        for name in case_names("rl", "mrl_collect_")
-    ],
+    first_is_quick(case_names("rl", "mrl_collect_")),
 )
 def test_greedy_rollouts_answers_memories_and_rewards(name):
     """Source: docs/method.md §19.7, with an opening token that is written once."""
@@ -192,10 +194,7 @@ GROUPS_CLIPPED = (("embedding", "encoder"), ("decoder", "cross_attention"), ("me
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name.endswith("_a") else pytest.param(name, marks=pytest.mark.slow)
-        for name in case_names("rl", "mrl_update_")
-    ],
+    first_is_quick(case_names("rl", "mrl_update_")),
 )
 def test_updates_interaction_by_interaction(name):
     """Losses, values, log-probabilities, memories and all gradients, then a run with SGD that clips by component."""

@@ -48,7 +48,7 @@ SETTINGS = [
     for number, setting in enumerate(case["settings"])
     for name in setting["losses"]
     if name != "orpo_odds"
-] or none_found("no case pref_losses_*.json has settings")
+] or none_found("no case pref_losses_*.json has settings", arguments=3)
 
 
 @pytest.mark.parametrize(("case", "number", "name"), SETTINGS)
