@@ -233,7 +233,9 @@ def test_a_curriculum_grows_as_asked_and_a_plan_never_goes_back():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2, replicate_indivisible=("kv_heads",))], ids=str
+)
 def test_eight_devices_act_and_learn_as_one(mesh):
     def train(devices, config):
         mesh = make_mesh(config, jax.devices()[:devices])
