@@ -246,7 +246,7 @@ def test_eight_devices_act_and_learn_as_one(mesh):
         )
         batch = conversations(rows=8)
         state = make_train_state(state.params, optimizer, stage, graphdef=graphdef, tokenizer=TOKENIZER, batch=batch)
-        shardings = state_shardings(state, flat_parameters(state.params), mesh)
+        shardings = state_shardings(state, flat_parameters(state.params), mesh, config.replicate_indivisible)
         state = jax.device_put(state, shardings)
         step = make_train_step(graphdef, stage, optimizer, seed=0, state_shardings=shardings)
         found = []
