@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         data = replace(each.recipe.data, max_interactions=options.mrq.max_interactions)
         results[name] = evaluate_mrq(each.model, each.tokenizer, open_source(source), data, options.mrq, context)
     report = MrqReport(results, {"run": options.run, "baseline": options.baseline, "mrq": to_json(options.mrq)})
-    place = Path(options.output) if options.output else folder / "evaluation" / "mrq" / (stage or "")
+    place = Path(options.output) if options.output else folder / "evaluation" / (stage or "") / "mrq"
     report.save(place)
     if options.json:
         print(json.dumps(report.summary()))
