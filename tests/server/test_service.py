@@ -13,7 +13,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -38,10 +37,15 @@ def open_service(folder, programs):
     return Service(engine, memories, index, initial_memory=programs.initial_memory)
 
 
-def _one_of(data, names):
-    """Draw a name. How many there are may depend on the server's timing, so the draw itself must not."""
+# Which of the conversations or responses there are. How many there are depends on the server's timing (a turn may
+# be complete before it is aborted), and Hypothesis wants the same draws whatever the timing. So every rule may always
+# run, draws a number, and does nothing where there is nothing to pick.
+PICKS = st.integers(0, 2**16)
+
+
+def picked(names, pick):
     names = sorted(names)
-    return names[data.draw(st.integers(0, 2**16)) % len(names)]
+    return names[pick % len(names)] if names else None
 
 
 class Begun:
@@ -90,28 +94,31 @@ class ServiceMachine(RuleBasedStateMachine):
     def create(self):
         self.conversations[self.service.create_conversation("", {})] = np.asarray(self.programs.initial_memory)
 
-    @precondition(lambda self: self.conversations)
-    @rule(data=st.data(), word=st.integers(0, 20))
-    def move(self, data, word):
-        conversation = _one_of(data, self.conversations)
+    @rule(pick=PICKS, word=st.integers(0, 20))
+    def move(self, pick, word):
+        conversation = picked(self.conversations, pick)
+        if conversation is None:
+            return
         origin = self.service.from_conversation(conversation, "")
         begun = Begun(self.service, self.programs, origin, self.prompt(word), 3)
         assert isinstance(begun.next(), Committed)
         after = self.reference(self.conversations[conversation], begun)
         self.conversations[conversation] = self.responses[begun.id] = after
 
-    @precondition(lambda self: self.responses)
-    @rule(data=st.data(), word=st.integers(0, 20))
-    def branch(self, data, word):
-        parent = _one_of(data, self.responses)
+    @rule(pick=PICKS, word=st.integers(0, 20))
+    def branch(self, pick, word):
+        parent = picked(self.responses, pick)
+        if parent is None:
+            return
         begun = Begun(self.service, self.programs, self.service.from_response(parent, ""), self.prompt(word), 3)
         assert isinstance(begun.next(), Committed)
         self.responses[begun.id] = self.reference(self.responses[parent], begun)
 
-    @precondition(lambda self: self.conversations)
-    @rule(data=st.data(), later=st.booleans())
-    def abort(self, data, later):
-        conversation = _one_of(data, self.conversations)
+    @rule(pick=PICKS, later=st.booleans())
+    def abort(self, pick, later):
+        conversation = picked(self.conversations, pick)
+        if conversation is None:
+            return
         origin = self.service.from_conversation(conversation, "")
         begun = Begun(self.service, self.programs, origin, self.prompt(1), None)
         with pytest.raises(BusyError):
@@ -124,10 +131,11 @@ class ServiceMachine(RuleBasedStateMachine):
             after = self.reference(self.conversations[conversation], begun)
             self.conversations[conversation] = self.responses[begun.id] = after
 
-    @precondition(lambda self: self.responses)
-    @rule(data=st.data())
-    def delete(self, data):
-        response = _one_of(data, self.responses)
+    @rule(pick=PICKS)
+    def delete(self, pick):
+        response = picked(self.responses, pick)
+        if response is None:
+            return
         assert self.service.index.delete_response(response, "")
         del self.responses[response]
         self.service.memories.sweep()
