@@ -135,7 +135,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(data):
         make("texts", data, Shard(0, 3))
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_worker_processes_change_no_batch_and_send_their_counts_home(data, workers):
     for kind in ("windows", "sampled windows") if workers > 1 else ("packed texts",):
         alone, helped = make(kind, data), make(kind, data)

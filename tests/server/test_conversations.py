@@ -197,6 +197,7 @@ main(["serve", sys.argv[1], "--port", "0", "--folder", sys.argv[2], "--slots", "
 """
 
 
+@pytest.mark.slow
 def test_a_killed_server_goes_on_where_its_last_completed_turn_was(parrot, tmp_path):
     from rxt_jax.run_folder import write_run
 

@@ -165,6 +165,7 @@ class ServiceMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.mark.slow
 def test_random_operations(programs):
     machine = type("Machine", (ServiceMachine,), {"programs": programs})
     run_state_machine_as_test(

@@ -42,6 +42,7 @@ def states(monkeypatch):
     return collected
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_a_mesh_of_another_shape(tmp_path, monkeypatch, states):
     """What was saved comes back bit for bit, parameters and moments alike, on all devices of the new mesh."""
     recipe = small_recipe(tmp_path / "whole", {"next": NextToken()}, mesh=MeshConfig(data=2, fsdp=4))

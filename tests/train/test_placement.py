@@ -101,6 +101,7 @@ def test_a_state_takes_its_parameters_over_and_is_born_where_it_lives():
         assert leaf.sharding == wanted.sharding and leaf.shape == wanted.shape and leaf.dtype == wanted.dtype
 
 
+@pytest.mark.slow
 def test_nothing_is_alive_twice_at_start_stage_change_and_resume(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path / "run", {"first": MemoryAware(), "second": MemoryAware()}, mesh=MESH)
     loop = LoopConfig(log_every=1)

@@ -117,6 +117,7 @@ def losses_of(folder, stage):
     return {line["update"]: line["loss"] for line in lines if line["stage"] == stage and line["split"] == "train"}
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path / "whole", STAGES)
     assert run_recipe(recipe, quiet=True)
@@ -298,6 +299,7 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
     assert taken == given
 
 
+@pytest.mark.slow
 def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
     recipe = small_recipe(tmp_path / "one", {"first": InteractionSft(), "second": InteractionSft()})
     other = replace(recipe.data.source, seed=recipe.data.source.seed + 1)
