@@ -34,7 +34,11 @@ def test_every_package_with_public_names_has_a_page():
     documented = set(
         re.findall(r"(?:auto)?module:: (\S+)", "".join(p.read_text() for p in (DOCS / "api").glob("*.md")))
     )
-    assert found <= {*PUBLIC, "rxt_jax.data.hand_typed", "rxt_jax.data.sgd", "rxt_jax.pages"}
+    assert found <= {
+        *PUBLIC,
+        "rxt_jax.pages",
+        *(f"rxt_jax.data.{name}" for name in ("hand_typed", "question_sets", "sgd")),
+    }
     assert set(PUBLIC) <= documented
 
 
@@ -132,6 +136,9 @@ NOT_RUN = {
     "rxt chat http://127.0.0.1:8000": _SERVES,
     "rxt inspect-memory runs/toy conversation.jsonl -o memory.html": "runs above, with the companion",
     "rxt report runs/toy runs/other -o report.html": "needs finished runs; tests/report does it with small ones",
+    "rxt benchmark memory runs/toy --data babi:tasks/qa1_test.txt sessions:longmemeval_s.json my_conversations.jsonl": (
+        "needs published files; tests/evaluation asks small ones"
+    ),
     "rxt benchmark mrq runs/toy --baseline runs/toy_baseline": "needs a trained baseline; tests/evaluation has one",
     "rxt benchmark mrq runs/toy --data my_conversations.jsonl --mrq.no-teacher-forcing": "runs above, on other data",
     "rxt evaluate runs/mine": "the run of a reader's own",
