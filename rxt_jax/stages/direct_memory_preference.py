@@ -15,14 +15,17 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.loader import Batches, PreferenceBatches
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, scan_memories
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
 from rxt_jax.stages.memory_aware import row_cosine, write_previous
 from rxt_jax.stages.precomputed_reference import precompute_reference
@@ -275,6 +278,21 @@ class DirectMemoryPreference(EpisodeStage):
             loss = loss + self.balance_loss_scale * balanced / jnp.maximum(passes, 1.0)
         return loss, (after, _by_interaction(written) | scores | balances)
 
+    def operations(self, config: ModelConfig, batch: PreferenceBatch) -> float:
+        """Count an update's operations, those of a reference that runs beside the policy included."""
+        kinds = (batch.chosen, batch.rejected, batch.neutral)[: 3 if self.anchor_weight > 0.0 else 2]
+        interactions, rows, length = batch.chosen.ids.shape
+        one = count_operations(config, length)
+        scored = sum(float(np.sum(kind.loss_mask[..., 1:] & kind.valid[..., None])) for kind in kinds)
+        read = rows * interactions * len(kinds) * one.read + scored * one.head
+        write = rows * (interactions - 1) * (one.encode + one.write)
+        reference = {"decoder": read, "full": read + write}.get(self.reference, 0.0)
+        return forward_passes(True) * read + forward_passes(self._learns_to_write) * write + reference
+
+    @property
+    def _learns_to_write(self) -> bool:
+        return bool({"encoder", "memory_attention"} & set(self.trainable))
+
     def reference_scores(self, model: Any, batch: PreferenceBatch) -> Array:
         """Score all three answers with a memory chain of the model's own, `[I B 3]`: what 'precomputed' reads."""
         answers = answers_of(batch, neutral=True)
@@ -286,11 +304,10 @@ class DirectMemoryPreference(EpisodeStage):
         self, model: Any, memory: Array, key: Key | None, *, answers: Answers, start: int | Array
     ) -> tuple[Array, Metrics]:
         """Make the memories that the answers are scored with, `[I L B S D]`."""
-        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
 
         def write(model: Any, memory: Array, answers: Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
             memory, report = write_previous(
-                model, memory, answers.interaction, key, gradient=learns_to_write, balanced=True
+                model, memory, answers.interaction, key, gradient=self._learns_to_write, balanced=True
             )
             balance = {"router/encoder_balance": (report.balance, jnp.float32(1.0))}
             return jnp.float32(0.0), (memory, report.metrics(answers.interaction) | balance)

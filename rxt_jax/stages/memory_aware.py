@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rxt_jax.data.loader import Batches
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import episode_operations
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
     answer_factors,
@@ -237,6 +240,24 @@ class MemoryAware(EpisodeStage):
         )
         return loss, metrics | {"memory/row_cosine": row_cosine(memory)}
 
+    def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
+        """Count an update's operations: writes without their gradient where no writer trains, or before a window."""
+        interactions, rows, length = batch.ids.shape
+        past = 0 if self.window is None else max(interactions - self.window, 0)
+        return episode_operations(
+            config,
+            rows=rows,
+            interactions=interactions,
+            length=length,
+            scored_tokens=int(np.sum(batch.loss_mask[..., 1:])),
+            past=past,
+            writer_trains=self._learns_to_write,
+        )
+
+    @property
+    def _learns_to_write(self) -> bool:
+        return bool({"encoder", "memory_attention"} & set(self.trainable))
+
     def _remember(self, model: Any, memory: Array, interactions: Interaction, key: Key | None) -> Array:
         """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""
         graphdef, params = nnx.split(model)
@@ -250,9 +271,8 @@ class MemoryAware(EpisodeStage):
         interaction = scored.interaction
         if self.memory_dropout > 0.0 and key is not None:
             memory = self._forget_rows(model, memory, interaction, jax.random.fold_in(key, 2))
-        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
         to_write = interaction._replace(previous_valid=interaction.previous_valid & scored.writes)
-        memory, report = write_previous(model, memory, to_write, key, gradient=learns_to_write)
+        memory, report = write_previous(model, memory, to_write, key, gradient=self._learns_to_write)
         labels = answer_labels(interaction, self.train_first_interaction)
         answer, balance = read_memory(model, memory, interaction, labels, fold_key(key, 3))
         loss = scored.answer_factor * answer.loss + scored.balance_factor * balance

@@ -40,7 +40,7 @@ class RolloutBatches(EpisodeBatches):
         if not self._facts:
             return RolloutBatch(*batch)
         pool = self._config.sort_pool
-        items = [item for _, _, item in self._pool(update // pool)[update % pool][self._share]]
+        items = [item for _, _, item in self._shard.of(self._pool(update // pool)[update % pool])]
         asked = [self._values(item, len(batch.ids)) for item in items]
         every = [list(dict.fromkeys(value for values in rows for value in values)) for rows in asked]
         others = [[[v for v in every[b] if v not in values] for values in rows] for b, rows in enumerate(asked)]

@@ -123,6 +123,13 @@ class Stage(ABC):
         """Choose the source that it is measured on."""
         return data.evaluation_source
 
+    def operations(self, config: Any, batch: Any) -> float | None:
+        """Count the floating-point operations that an update on a batch asks of a model of `config`, of all rows.
+
+        `batch` is one on the host. None (the default): nobody has counted them, and no share of a peak is reported.
+        """
+        return None
+
     @property
     def passes(self) -> Passes:
         """How often a batch is learnt from; the default is one update."""
