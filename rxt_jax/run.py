@@ -50,6 +50,7 @@ from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricSums
 from rxt_jax.train.optimizer import make_optimizer
+from rxt_jax.train.samples import make_sampler
 from rxt_jax.train.state import TrainState, abstract_state, begin_training
 from rxt_jax.train.step import make_train_step, rebuilder
 from rxt_jax.train.tracker import Tracker
@@ -212,6 +213,7 @@ class _StageInFolder:
         measured = None
         if run.loop.evaluate_every:
             measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
+        sample = self._sampler(held_out, encoder, beginning) if run.loop.sample_every else None
         act = self._acting()
         # Only what acts carries something of a batch's shape.
         example = None
@@ -251,6 +253,7 @@ class _StageInFolder:
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
             evaluate=evaluate,
             save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
+            sample=sample,
             watched=run.stage.watched,
             quiet=self.quiet,
         )
@@ -321,6 +324,17 @@ class _StageInFolder:
     def _acting(self, *, held_out: bool = False) -> Any:
         options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out}
         return make_acting(self.graphdef, self.run.stage, self.tokenizer, **options)
+
+    def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: _Beginning) -> Any:
+        act = self._acting(held_out=True)
+        if act is None:
+            raise ValueError(
+                f"stages.{self.name}.loop.sample_every = {self.run.loop.sample_every} wants conversations that the "
+                f"stage leads, but {self.run.stage.kind} leads none. Set it to 0."
+            )
+        batch = self._place(self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")[0])
+        folder = self.recipe.run_folder / "samples" / self.name
+        return make_sampler(self.run.stage, act, batch, self.tokenizer, folder)
 
     def _place(self, batch: Any) -> Any:
         return place_batch(batch, batch_shardings(batch, self.mesh, self.run.stage.batch_axis))

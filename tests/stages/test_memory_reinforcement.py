@@ -19,12 +19,14 @@ from rxt_jax import run as runs
 from rxt_jax.losses import AdvantageConfig, make_algorithm
 from rxt_jax.model import CriticConfig, SamplingConfig
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.recipe import StageRun, lengthening_runs
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, make_strategy
-from rxt_jax.stages.memory_resets import MemoryResets
+from rxt_jax.stages.kl_budget import KlBudget, next_weight
+from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.reinforcement_plans import curriculum_steps, unfreeze_plan
 from rxt_jax.stages.replay import ReplayConfig
 from rxt_jax.stages.rollout import RolloutConfig
@@ -148,6 +150,7 @@ def test_the_loss_of_an_answer_reaches_the_writes_before_it_and_no_further_than_
 
 REPLAYED = replace(
     IMPO,
+    kl_budget=KlBudget(target=1e-6),
     replay=ReplayConfig(size=2, update_size=1, max_age=2),
     resets=MemoryResets(ratio=0.5),
     update_epochs=2,
@@ -162,7 +165,8 @@ def test_updates_learn_in_passes_replay_the_best_and_compile_once():
     before = state.carry["reference"]["decoder/head/kernel"].copy()
     found, scores = [], []
     for update in range(3):
-        made = act(state, conversations(update), update)
+        with count_compilations() as acting:
+            made = act(state, conversations(update), update)
         new = np.asarray(jnp.sum(made.rewards * made.answered, 0) / jnp.sum(made.answered, 0))[:ROWS]
         scores.append(new)
         if not update:
@@ -171,18 +175,68 @@ def test_updates_learn_in_passes_replay_the_best_and_compile_once():
             assert np.all(np.any(made.answered[:, ROWS:], axis=0))
         with count_compilations() as programs:
             state, metrics = step(state, made)
-        found.append(([each for each in programs if "step" in each], metrics))
+        compiled = [each for each in acting if "act" in each], [each for each in programs if "step" in each]
+        found.append((compiled, metrics))
         kept = np.sort(np.asarray(state.carry["replay"].scores))
         if not update:
             np.testing.assert_allclose(kept, np.sort(new)[-2:], rtol=1e-5)
-    assert found[0][0] and not found[2][0], "an update was compiled again"
+    assert all(found[0][0]) and not any(found[2][0]), "a rollout or an update was compiled again"
     metrics = found[-1][1]
     assert float(metrics["passes/made"][0]) == 2.0
     assert 0.0 < mean(metrics, "reward/total") < 1.0 and mean(metrics, "critic/loss") > 0.0
     assert {"reward/total/interaction_3", "answer/ended", "critic/explained", "turn"} <= metrics.keys()
     assert mean(metrics, "policy/approximate_kl") > 0.0
+    # The policy has left the reference by more than was allowed, so the weight has grown.
+    weights = [mean(each, "policy/reference_weight") for _, each in found]
+    assert weights[0] == weights[1] == pytest.approx(0.05) and weights[2] == pytest.approx(0.05 * 1.02)
+    assert mean(metrics, "policy/reference_kl") > 0.0
     np.testing.assert_array_equal(state.carry["reference"]["decoder/head/kernel"], before)
     assert float(jnp.abs(state.carry["memory"]).sum()) > 0.0
+
+
+def test_the_weight_of_the_divergence_follows_its_budget_within_bounds():
+    budget = KlBudget(target=0.1, rate=1.0, lowest=0.01, highest=1.0)
+    divergences = jnp.array([0.0, 0.05, 0.1, 0.11, 5.0])
+    moved = next_weight(budget, jnp.float32(0.5), divergences)
+    np.testing.assert_allclose(moved, 0.5 * np.array([0.8, 0.8, 1.0, 1.1, 1.2]), rtol=1e-6)
+    assert next_weight(budget, jnp.float32(0.011), jnp.float32(0.0)) == pytest.approx(0.01)
+    assert next_weight(budget, jnp.float32(0.99), jnp.float32(9.0)) == pytest.approx(1.0)
+    for bad in ({"target": 0.0}, {"rate": 5.0}, {"lowest": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            KlBudget(**bad)
+    with pytest.raises(ValueError, match="kl_budget moves the weight"):
+        replace(IMPO, reference="none", kl_budget=budget)
+
+
+def test_the_chance_of_a_fresh_memory_follows_its_schedule():
+    resets = MemoryResets(start=10, schedule=((10, 1.0), (110, 0.0)))
+    np.testing.assert_allclose([resets.ratio_at(u) for u in (0, 10, 60, 110, 500)], [1.0, 1.0, 0.5, 0.0, 0.0])
+    assert not resets.always_fresh and MemoryResets(schedule=((0, 1.0),)).always_fresh
+    model = small_model(small_config(initial_memory="standard"))
+    left = jnp.zeros((2, 6, 4, 16))
+    memory, fresh = draw_memories(resets, model, 6, left, jnp.int32(200), jax.random.key(0), shared=3)
+    assert not fresh.any() and not memory.any()
+    memory, fresh = draw_memories(resets, model, 6, left, jnp.int32(9), jax.random.key(0), shared=3)
+    assert fresh.all()
+    np.testing.assert_array_equal(memory[:, :3], np.broadcast_to(memory[:, :1], memory[:, :3].shape))
+    assert not np.array_equal(memory[:, 0], memory[:, 3])
+    with pytest.raises(ValueError, match="each update once"):
+        MemoryResets(schedule=((5, 1.0), (1, 0.0)))
+
+
+def test_later_runs_of_a_curriculum_go_on_with_the_critic():
+    run = StageRun(stage=IMPO, updates=1, batch_size=1)
+    runs = lengthening_runs("rl", run, (2, 4))
+    assert [(name, each.max_interactions) for name, each in runs.items()] == [("rl-2", 3), ("rl-4", 5)]
+    _, params = split(small_config(critic=CriticConfig()))
+    flat = {path: variable[...] for path, variable in flat_parameters(params).items()}
+    changed = [
+        [path for path, value in each.stage.first_params(flat).items() if value is not flat[path]]
+        for each in runs.values()
+    ]
+    assert len(changed[0]) > 5 and not changed[1]
+    with pytest.raises(ValueError, match="different numbers"):
+        lengthening_runs("rl", run, (2, 2))
 
 
 def test_bad_options_say_what_is_wrong():
@@ -266,7 +320,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     stage = replace(REPLAYED, minibatches=2, rollout=RolloutConfig(answer_length=8))
     recipe = small_recipe(tmp_path / "whole", {"reinforced": stage})
-    loop = LoopConfig(log_every=1, evaluate_every=2)
+    loop = LoopConfig(log_every=1, evaluate_every=2, sample_every=2)
     recipe = replace(
         recipe,
         model=replace(recipe.model, critic=CriticConfig()),
@@ -304,3 +358,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     ]
     assert len(lines[0]) == 6 and all("reward/total" in line for line in lines[0])
     assert lines[0][-1] == lines[1][-1]
+    # The same conversations every time, and what is interrupted writes them as well.
+    names = ["update-000002.txt", "update-000004.txt"]
+    texts = [
+        [(tmp_path / name / "samples" / "reinforced" / file).read_text() for file in names] for name in ("whole", "cut")
+    ]
+    assert texts[0] == texts[1] and all("\nmodel  " in text and "(reward " in text for text in texts[0])
+    assert texts[0][0].splitlines()[1:3] == texts[0][1].splitlines()[1:3]
