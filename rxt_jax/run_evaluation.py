@@ -122,7 +122,7 @@ def _evaluate_preferences(loaded: LoadedRun, folder: Path) -> PreferenceReport |
         return None
     run = recipe.stages[recipe.preference_stage]
     judge: PreferenceJudge = "reward_model" if isinstance(run.stage, RewardModeling) else "likelihood"
-    if judge == "reward_model" and loaded.model.config.reward_model is None:
+    if judge == "reward_model" and getattr(loaded.model.config, "reward_model", None) is None:
         return None  # the checkpoint from before there was one
     own, data = run.data, _rows(recipe)
     data = data if own is None else own.within(data)

@@ -1,11 +1,11 @@
 """Conversations, a tokenizer and a reward for tests of reinforcement."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
-from small import VOCABULARY
+from small import VOCABULARY, small_config
 
 from rxt_jax.data.special_tokens import SpecialTokens
 from rxt_jax.rewards import Reward
@@ -29,6 +29,12 @@ class SavedShare(Reward):
         mask = given.generated.mask & ~context.special[given.generated.ids]
         share = jnp.sum(jnp.any(known, axis=-1) & mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
         return share, {"turn": carry}, carry + 1.0
+
+
+def tiny_config(**changes):
+    """One layer of everything: it compiles in half the time, and what is tested with it does not depend on depth."""
+    config = small_config(**changes)
+    return replace(config, num_layers=1, decoder=replace(config.decoder, stateless=()))
 
 
 def conversations(seed: int = 0, interactions: int = 4, rows: int = 4, length: int = 12, ragged: bool = True):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from planted import TOKENIZER, SavedShare, conversations
-from small import small_config, small_model
+from planted import TOKENIZER, SavedShare, conversations, tiny_config
+from small import small_model
 
 from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.stages import OnlineMemoryPreference
@@ -25,7 +25,7 @@ SIZE, ROWS = 4, 3
 ROLLOUT = RolloutConfig(group="branch", group_size=SIZE, continuation="best", answer_length=4)
 # Memory is drawn at random, so that it matters which one a conversation began with.
 STAGE = OnlineMemoryPreference(reward=SavedShare(), rollout=ROLLOUT, remat=False)
-CONFIG = small_config(initial_memory="standard")
+CONFIG = tiny_config(initial_memory="standard")
 
 
 @lru_cache(maxsize=1)
@@ -86,6 +86,7 @@ def test_the_best_and_the_worst_of_a_group_are_paired_and_equal_rewards_are_no_p
     np.testing.assert_allclose(metrics["logps/rejected"][0], worst[paired].sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_update_makes_the_best_likelier_than_the_worst_and_reports_the_rollout():
     graphdef, optimizer, state, act = begun()
     batch = acted()

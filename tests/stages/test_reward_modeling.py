@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from planted import TOKENIZER, conversations, planted_preferences
-from small import small_config, small_model, small_recipe
+from planted import TOKENIZER, conversations, planted_preferences, tiny_config
+from small import small_model, small_recipe
 
 from rxt_jax.data.config import DialogueData
 from rxt_jax.export import export_model
@@ -29,7 +29,7 @@ from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 
 STAGE = RewardModeling(remat=False)
-CONFIG = small_config(reward_model=RewardModelConfig())
+CONFIG = tiny_config(reward_model=RewardModelConfig())
 
 
 def by_path(params):
@@ -144,7 +144,7 @@ def test_rollouts_are_scored_with_the_memory_of_the_reward_model():
 
 
 def test_who_has_no_reward_model_is_told():
-    graphdef, params = nnx.split(small_model())
+    graphdef, params = nnx.split(small_model(tiny_config()))
     with pytest.raises(ValueError, match=r"set model\.reward_model to RewardModelConfig"):
         STAGE.objective(nnx.merge(graphdef, params), planted_preferences(), None, {})
     policy, advantage = make_algorithm("reinforce")
