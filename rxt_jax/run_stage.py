@@ -31,6 +31,7 @@ from rxt_jax.train.loop import LoopResult, run_loop
 from rxt_jax.train.metrics import MetricSums
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.profiling import Profile, Profiler
+from rxt_jax.train.samples import make_sampler
 from rxt_jax.train.state import TrainState, abstract_state, begin_training
 from rxt_jax.train.step import make_train_step, rebuilder
 from rxt_jax.train.tracker import Tracker
@@ -99,6 +100,7 @@ class StageInFolder:
         measured = None
         if run.loop.evaluate_every:
             measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
+        sample = self._sampler(held_out, encoder, beginning) if run.loop.sample_every else None
         act = self._acting()
         if act is not None and jax.process_count() > 1:
             raise ValueError(
@@ -143,6 +145,7 @@ class StageInFolder:
             report=lambda split, update, metrics: self.tracker.write(self.name, split, update, metrics),
             evaluate=evaluate,
             save=lambda update, state, metrics: self._save(update, state, metrics, batches.state(update)),
+            sample=sample,
             watched=run.stage.watched,
             peak_seconds=self._peak_seconds,
             profiler=self.profiler,
@@ -217,6 +220,17 @@ class StageInFolder:
     def _acting(self, *, held_out: bool = False) -> Any:
         options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out}
         return make_acting(self.graphdef, self.run.stage, self.tokenizer, **options)
+
+    def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: Beginning) -> Any:
+        act = self._acting(held_out=True)
+        if act is None:
+            raise ValueError(
+                f"stages.{self.name}.loop.sample_every = {self.run.loop.sample_every} wants conversations that the "
+                f"stage leads, but {self.run.stage.kind} leads none. Set it to 0."
+            )
+        batch = self._place(self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")[0])
+        folder = self.recipe.run_folder / "samples" / self.name
+        return make_sampler(self.run.stage, act, batch, self.tokenizer, folder)
 
     def _peak_seconds(self, batch: Any) -> float | None:
         """Say how long all devices would need for an update at their peak, None where either is not known."""

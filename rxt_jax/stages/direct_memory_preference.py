@@ -32,7 +32,7 @@ from rxt_jax.stages.precomputed_reference import precompute_reference
 from rxt_jax.stages.stage import Beginning, EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
-__all__ = ["DirectMemoryPreference", "ReferenceKind"]
+__all__ = ["DirectMemoryPreference", "Memories", "ReferenceKind"]
 
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
@@ -42,7 +42,7 @@ computed once before training and kept in a file (`stages.precomputed_reference`
 _SMOOTHED = ("conservative", "robust", "simpo", "exo_pair", "aot", "aot_unpaired")
 
 
-class _Memories(NamedTuple):
+class Memories(NamedTuple):
     """What is carried from interaction to interaction; `reference` is None unless it has a chain of its own."""
 
     policy: Array
@@ -198,13 +198,13 @@ class DirectMemoryPreference(EpisodeStage):
         )
         return answers._replace(interaction=written)
 
-    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> _Memories:
+    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> Memories:
         """Give the memories at the start of an episode; without a key always the same ones."""
         # The same draw for both: where memory starts at random they start alike.
         policy = beginning_memory(model, batch_size, key)
         if self.reference != "full" or reference is None:
-            return _Memories(policy, None)
-        return _Memories(policy, beginning_memory(reference, batch_size, key))
+            return Memories(policy, None)
+        return Memories(policy, beginning_memory(reference, batch_size, key))
 
     def label_counts(self, batch: PreferenceBatch | Answers) -> dict[str, Array]:
         """Count pairs and chosen tokens per interaction, `[I]`, interactions that have any, and memory writes."""
@@ -229,7 +229,7 @@ class DirectMemoryPreference(EpisodeStage):
         reference: Any = None,
     ) -> tuple[Array, Metrics]:
         """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
-        memory = self.begin(model, batch.chosen.ids.shape[1], key, reference=reference)
+        memory = self.first_memory(model, batch, key, reference=reference)
         answers = self.interactions(batch)
         loss, (memory, metrics) = self.window_objective(model, memory, answers, key, counts, reference=reference)
         return loss, metrics | {"memory/row_cosine": row_cosine(memory.policy)}
@@ -237,14 +237,14 @@ class DirectMemoryPreference(EpisodeStage):
     def window_objective(
         self,
         model: Any,
-        memory: _Memories,
+        memory: Memories,
         answers: Answers,
         key: Key | None,
         counts: dict[str, Array],
         *,
         start: int | Array = 0,
         reference: Any = None,
-    ) -> tuple[Array, tuple[_Memories, Metrics]]:
+    ) -> tuple[Array, tuple[Memories, Metrics]]:
         """Score a window of interactions that starts with `memory`; return the memories after it."""
         if (reference is None) != (self.reference in ("none", "precomputed")):
             raise ValueError(
@@ -254,7 +254,7 @@ class DirectMemoryPreference(EpisodeStage):
         memories, written = chain(model, memory.policy, key)
         before = jnp.concatenate([memory.policy[None], memories[:-1]])
         read_by_reference = jax.lax.stop_gradient(before if self._writes_itself_first else memories)
-        after = _Memories(memories[-1], memory.reference)
+        after = Memories(memories[-1], memory.reference)
         if memory.reference is not None:
             read_by_reference, _ = chain(reference, memory.reference, None)
             read_by_reference = jax.lax.stop_gradient(read_by_reference)

@@ -35,12 +35,15 @@ class LoopConfig:
     """Updates between two evaluations on the held-out source."""
     save_every: int = 0
     """Updates between two checkpoints."""
+    sample_every: int = 0
+    """Updates between two samples of conversations in `samples/`, of a stage that leads some."""
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {self.log_every}.")
-        if min(self.evaluate_every, self.save_every) < 0:
-            raise ValueError("evaluate_every and save_every must not be negative; 0 switches them off.")
+        for name in ("evaluate_every", "save_every", "sample_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 switches it off.")
 
 
 class LoopResult(NamedTuple):
@@ -68,6 +71,7 @@ def run_loop(
     report: Callable[[str, int, dict[str, float]], None],
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     save: Callable[[int, TrainState, dict[str, float]], None] | None = None,
+    sample: Callable[[TrainState, int], None] | None = None,
     watched: tuple[str, ...] = (),
     peak_seconds: Callable[[Any], float | None] | None = None,
     profiler: Profiler | None = None,
@@ -80,7 +84,8 @@ def run_loop(
     update of what was read for it and the state before it.
 
     `report(split, update, metrics)` gets training and held-out metrics, `save(update, state, metrics)`
-    is called every `save_every` updates, at the end, and when stopped. `watched` metrics stand beside the loss.
+    is called every `save_every` updates, at the end, and when stopped, `sample(state, update)` every `sample_every` and
+    at the end. `watched` metrics stand beside the loss.
     `peak_seconds` says how long the devices would need for a batch at their peak, from which `mfu` is reported, the
     share of the peak that is used. `first` is the number that update 0 has in the whole run, `profiler` traces some.
     """
@@ -142,6 +147,9 @@ def run_loop(
                 with _timed(pending, functools.partial(spend, "evaluation")):
                     held_out = evaluate(state)
                 report("held_out", update, held_out)
+            if sample is not None and (update % config.sample_every == 0 or update == updates):
+                with _timed(pending, functools.partial(spend, "samples")):
+                    sample(state, update)
             if save is not None and config.save_every and update % config.save_every == 0 and update < updates:
                 with _timed(pending, functools.partial(spend, "checkpoints")):
                     save(update, state, held_out)

@@ -4,7 +4,7 @@ import time
 
 __all__ = ["PHASES", "Phases"]
 
-PHASES: tuple[str, ...] = ("step", "data", "evaluation", "checkpoints")
+PHASES: tuple[str, ...] = ("step", "data", "evaluation", "samples", "checkpoints")
 
 
 class Phases:
