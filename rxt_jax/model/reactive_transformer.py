@@ -22,6 +22,9 @@ from rxt_jax.types import Key
 
 __all__ = ["ReactiveTransformer"]
 
+Tokens = Int[Array, "*B T"] | Float[Array, "*B T D"]
+"""Ids, or what `embed` makes of them."""
+
 
 class ReactiveTransformer(nnx.Module):
     """All parameters of a model, and the functions of its parts; no memory, cache or key lives here.
@@ -60,27 +63,43 @@ class ReactiveTransformer(nnx.Module):
         scale = 0.02 if config.compatibility.small_initial_memory else 0.01
         return draw_memory(config.initial_memory, shape, key, scale=scale)
 
+    def embed(self, tokens: Tokens) -> Float[Array, "... T D"]:
+        """Look ids up in the table that encoder and decoder share; what is embedded already stays as it is.
+
+        Whoever calls them in a loop embeds before it: then the slope of the table is added up once.
+        """
+        is_embedded = jnp.issubdtype(tokens.dtype, jnp.floating)
+        return (tokens if is_embedded else self.embedding(tokens)).astype(self.config.dtype)
+
     def encode(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         *,
         documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> Float[Array, "L B T D"]:
-        """Encode an interaction; the states of every layer are returned. `documents`: see `RowBatch`."""
-        return self.encode_balanced(ids, token_mask, documents=documents, key=key)[0]
+        """Encode an interaction, given as ids or embedded; the states of every layer are returned.
+
+        `documents`: see `RowBatch`.
+        """
+        return self.encode_balanced(tokens, token_mask, documents=documents, key=key)[0]
 
     def encode_balanced(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         *,
         documents: Int[Array, "B T"] | None = None,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
-        """Return also the balance loss of the encoder's routers (0 for a dense model)."""
-        return self.encoder(self._embed(ids), token_mask, documents=documents, key=key)
+    ) -> tuple[Float[Array, "L B T D"], Float[Array, "*groups"]]:
+        """Return also the balance loss of the encoder's routers (0 for a dense model).
+
+        With `balance_groups` the rows r, r + groups, r + 2 · groups, … have a loss of their own: those of the same
+        interaction, where several share a call.
+        """
+        return self.encoder(self.embed(tokens), token_mask, documents=documents, balance_groups=balance_groups, key=key)
 
     def update_memory(
         self,
@@ -102,24 +121,33 @@ class ReactiveTransformer(nnx.Module):
 
     def decode_hidden(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         memory: Float[Array, "L M S D"],
         *,
         memory_mask: Bool[Array, "B *T S"] | None = None,
         documents: Int[Array, "B T"] | None = None,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
         """Return the last hidden states and the routers' balance loss (0 for a dense model).
 
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
         hides slots, from all tokens or from each its own. Memory may have fewer rows than there are,
         M = B / r: then rows 0 … r − 1 read its row 0, and so on (several answers to one query).
-        `documents`: see `RowBatch`.
+        `documents`: see `RowBatch`; `balance_groups`: see `encode_balanced`.
         """
-        if ids.shape[0] % memory.shape[1]:
-            raise ValueError(f"{ids.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
-        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, documents=documents, key=key)
+        if tokens.shape[0] % memory.shape[1]:
+            raise ValueError(f"{tokens.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
+        return self.decoder(
+            self.embed(tokens),
+            token_mask,
+            memory,
+            memory_mask=memory_mask,
+            documents=documents,
+            balance_groups=balance_groups,
+            key=key,
+        )
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the decoder's head to hidden states, in float32."""
@@ -141,7 +169,7 @@ class ReactiveTransformer(nnx.Module):
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T S"]]:
         """Return the hidden states of `decode_hidden`, and the weights with which every token read the slots."""
-        return self.decoder.watch(self._embed(ids), token_mask, memory)
+        return self.decoder.watch(self.embed(ids), token_mask, memory)
 
     def watch_writing(
         self, memory: Float[Array, "L B S D"], encoded: Float[Array, "L B T D"], token_mask: Bool[Array, "B T"]
@@ -191,10 +219,7 @@ class ReactiveTransformer(nnx.Module):
         A token's position is also its column in the cache. `logits_at` picks one of the T tokens of
         every row: then logits are `[B V]`, else `[B T V]`.
         """
-        hidden, cache = self.decoder.step(self._embed(ids), positions, token_mask, cache, memory_projection)
+        hidden, cache = self.decoder.step(self.embed(ids), positions, token_mask, cache, memory_projection)
         if logits_at is not None:
             hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
         return self.decoder.logits(hidden), cache
-
-    def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.embedding(ids).astype(self.config.dtype)

@@ -19,7 +19,7 @@ from rxt_jax.model.generation_rules import SamplingConfig, make_rules
 from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.rewards import Reward, RewardContext, RewardInput, Tokens
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, StepPlan
-from rxt_jax.stages.memory_aware import write_previous
+from rxt_jax.stages.memory_writing import write_previous
 from rxt_jax.stages.rollout_batches import RolloutBatch
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
