@@ -182,6 +182,7 @@ _OLD_FIELDS = {
     ("JointPretraining", "loss_on_padding"): "compatibility.loss_on_padding",
     ("JointPretraining", "read_padding"): "compatibility.read_padding",
     ("DirectMemoryPreference", "memory_rule"): "compatibility.memory_rule",
+    ("HistoryReading", "remat"): None,
     ("DataConfig", "parse_control_tokens_in_text"): "compatibility.parse_control_tokens_in_text",
     ("DataConfig", "end_every_answer"): "compatibility.one_eos_per_conversation",
     ("DataConfig", "packing.published"): "compatibility.packed_documents_see_each_other",

@@ -30,7 +30,9 @@ from rxt_jax.losses.sequence_log_probs import (
 from rxt_jax.losses.token_log_probs import (
     TokenLogProbs,
     next_token_log_probs,
+    next_token_loss,
     projected_token_log_probs,
+    projected_token_loss,
     token_log_probs,
 )
 
@@ -56,6 +58,7 @@ __all__ = [
     "memory_targets",
     "new_weight",
     "next_token_log_probs",
+    "next_token_loss",
     "policy_loss",
     "preference_losses",
     "preference_metrics",
@@ -63,6 +66,7 @@ __all__ = [
     "projected_cross_entropy",
     "projected_sequence_log_probs",
     "projected_token_log_probs",
+    "projected_token_loss",
     "reward_pair_losses",
     "sequence_log_probs",
     "shared_length_weights",

@@ -5,6 +5,7 @@ Source: docs/method.md §2.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -15,7 +16,10 @@ from rxt_jax.model.memory_attention import MemoryAttention
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.types import Key
 
-__all__ = ["MemoryWriter"]
+__all__ = ["MemoryWriter", "Tokens"]
+
+Tokens = Int[Array, "*B T"] | Float[Array, "*B T D"]
+"""Ids, or what `embed` makes of them."""
 
 
 class MemoryWriter(nnx.Module):
@@ -37,27 +41,43 @@ class MemoryWriter(nnx.Module):
         scale = 0.02 if config.compatibility.small_initial_memory else 0.01
         return draw_memory(config.initial_memory, shape, key, scale=scale)
 
+    def embed(self, tokens: Tokens) -> Float[Array, "... T D"]:
+        """Look ids up in the table that encoder and decoder share; what is embedded already stays as it is.
+
+        Whoever calls them in a loop embeds before it: then the slope of the table is added up once.
+        """
+        is_embedded = jnp.issubdtype(tokens.dtype, jnp.floating)
+        return (tokens if is_embedded else self.embedding(tokens)).astype(self.config.dtype)
+
     def encode(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         *,
         documents: Int[Array, "B T"] | None = None,
         key: Key | None = None,
     ) -> Float[Array, "L B T D"]:
-        """Encode an interaction; the states of every layer are returned. `documents`: see `RowBatch`."""
-        return self.encode_balanced(ids, token_mask, documents=documents, key=key)[0]
+        """Encode an interaction, given as ids or embedded; the states of every layer are returned.
+
+        `documents`: see `RowBatch`.
+        """
+        return self.encode_balanced(tokens, token_mask, documents=documents, key=key)[0]
 
     def encode_balanced(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         *,
         documents: Int[Array, "B T"] | None = None,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
-        """Return also the balance loss of the encoder's routers (0 for a dense model)."""
-        return self.encoder(self._embed(ids), token_mask, documents=documents, key=key)
+    ) -> tuple[Float[Array, "L B T D"], Float[Array, "*groups"]]:
+        """Return also the balance loss of the encoder's routers (0 for a dense model).
+
+        With `balance_groups` the rows r, r + groups, r + 2 · groups, … have a loss of their own: those of the same
+        interaction, where several share a call.
+        """
+        return self.encoder(self.embed(tokens), token_mask, documents=documents, balance_groups=balance_groups, key=key)
 
     def update_memory(
         self,
@@ -76,6 +96,3 @@ class MemoryWriter(nnx.Module):
         # Noise that a stage adds is float32; the network computes in its own dtype all the same.
         encoded = encoded.astype(self.config.dtype)
         return self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
-
-    def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.embedding(ids).astype(self.config.dtype)

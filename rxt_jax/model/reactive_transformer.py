@@ -15,7 +15,7 @@ from rxt_jax.model.encoder import Encoder
 from rxt_jax.model.initial_memory import LearnedMemory
 from rxt_jax.model.masked_language_head import MaskedLanguageHead
 from rxt_jax.model.memory_attention import MemoryAttention
-from rxt_jax.model.memory_writer import MemoryWriter
+from rxt_jax.model.memory_writer import MemoryWriter, Tokens
 from rxt_jax.model.reward_model import RewardModel
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.memory_layer import WatchedWrite
@@ -55,24 +55,33 @@ class ReactiveTransformer(MemoryWriter):
 
     def decode_hidden(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         memory: Float[Array, "L M S D"],
         *,
         memory_mask: Bool[Array, "B *T S"] | None = None,
         documents: Int[Array, "B T"] | None = None,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
         """Return the last hidden states and the routers' balance loss (0 for a dense model).
 
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
         hides slots, from all tokens or from each its own. Memory may have fewer rows than there are,
         M = B / r: then rows 0 … r − 1 read its row 0, and so on (several answers to one query).
-        `documents`: see `RowBatch`.
+        `documents`: see `RowBatch`; `balance_groups`: see `encode_balanced`.
         """
-        if ids.shape[0] % memory.shape[1]:
-            raise ValueError(f"{ids.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
-        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, documents=documents, key=key)
+        if tokens.shape[0] % memory.shape[1]:
+            raise ValueError(f"{tokens.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
+        return self.decoder(
+            self.embed(tokens),
+            token_mask,
+            memory,
+            memory_mask=memory_mask,
+            documents=documents,
+            balance_groups=balance_groups,
+            key=key,
+        )
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the decoder's head to hidden states, in float32."""
@@ -94,7 +103,7 @@ class ReactiveTransformer(MemoryWriter):
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T S"]]:
         """Return the hidden states of `decode_hidden`, and the weights with which every token read the slots."""
-        return self.decoder.watch(self._embed(ids), token_mask, memory)
+        return self.decoder.watch(self.embed(ids), token_mask, memory)
 
     def watch_writing(
         self, memory: Float[Array, "L B S D"], encoded: Float[Array, "L B T D"], token_mask: Bool[Array, "B T"]
@@ -144,7 +153,7 @@ class ReactiveTransformer(MemoryWriter):
         A token's position is also its column in the cache. `logits_at` picks one of the T tokens of
         every row: then logits are `[B V]`, else `[B T V]`.
         """
-        hidden, cache = self.decoder.step(self._embed(ids), positions, token_mask, cache, memory_projection)
+        hidden, cache = self.decoder.step(self.embed(ids), positions, token_mask, cache, memory_projection)
         if logits_at is not None:
             hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
         return self.decoder.logits(hidden), cache

@@ -54,5 +54,5 @@ class Embedding(nnx.Module):
     def __init__(self, vocab_size: int, embed_dim: int, *, std: float = 1.0, rngs: nnx.Rngs):
         self.table = make_parameter(rngs, normal(std), (vocab_size, embed_dim), ("vocab", "embed"))
 
-    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, ids: Int[Array, "... T"]) -> Float[Array, "... T D"]:
         return self.table[...][ids]

@@ -1,7 +1,8 @@
 """Mixture of experts: a router, stacked experts, and experts that everybody shares."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.parameters import constant, make_parameter, normal
 from rxt_jax.ops.activations import Activation
 from rxt_jax.ops.dropout import dropout
-from rxt_jax.ops.routing import BalanceLoss, balance_loss, grouped_product, route, sort_by_expert
+from rxt_jax.ops.routing import BalanceLoss, Routing, balance_loss, grouped_product, route, sort_by_expert
 from rxt_jax.types import Key
 
 __all__ = ["BiasMode", "MixtureConfig", "MixtureOfExperts"]
@@ -124,13 +125,22 @@ class MixtureOfExperts(nnx.Module):
         x: Float[Array, "B T D"],
         token_mask: Bool[Array, "B T"] | None = None,
         *,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
-        """Return the output and the balance loss of this layer; the mask matters to the loss alone."""
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
+        """Return the output and the balance loss of this layer; the mask matters to the loss alone.
+
+        With `balance_groups` the rows r, r + groups, r + 2 · groups, … have a loss of their own.
+        """
         config = self.config
         flat = x.reshape(-1, x.shape[-1])
         routing = route(self._router_logits(flat), config.experts_per_token)
-        loss = balance_loss(routing, None if token_mask is None else token_mask.reshape(-1), config.balance_loss)
+        real = jnp.ones(len(flat), bool) if token_mask is None else token_mask.reshape(-1)
+
+        def charge(routing: Routing, real: Array) -> Array:
+            return balance_loss(routing, real, config.balance_loss)
+
+        loss = _by_group(charge, balance_groups, len(x), routing, real)
         weights = routing.weights
         shared_count = config.num_shared_experts
         share = config.experts_per_token / (config.experts_per_token + shared_count)
@@ -139,9 +149,10 @@ class MixtureOfExperts(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         output = self._routed(flat, routing.experts, weights, keys[0])
         if shared_count:
-            shared, mixing_loss = self._shared(flat, keys[1])
+            shared, uneven = self._shared(flat, keys[1])
             output = output + (shared * (1.0 - share) if config.weigh_shared else shared)
-            loss = loss + mixing_loss
+            if uneven is not None:
+                loss = loss + _by_group(jnp.mean, balance_groups, len(x), uneven)
         return output.reshape(x.shape), loss
 
     def _router_logits(self, x: Float[Array, "N D"]) -> Float[Array, "N E"]:
@@ -171,8 +182,9 @@ class MixtureOfExperts(nnx.Module):
         output = jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
         return output + self.bias[...].astype(x.dtype) if self.config.bias == "global" else output
 
-    def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
-        mixing_loss = jnp.float32(0.0)
+    def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Array | None]:
+        """Return also how unevenly every token mixes the shared experts, `[N E]`, where that is charged for."""
+        uneven = None
         if self.config.num_shared_experts == 1:
             output = self.shared_expert(x, key=key)
         else:
@@ -187,7 +199,19 @@ class MixtureOfExperts(nnx.Module):
             mixing = jax.nn.softmax(self.shared_gate(x.astype(jnp.float32), precision=_EXACT), axis=-1)
             output = jnp.einsum("NE,NED->ND", mixing.astype(x.dtype), each)
             if self.config.balance_loss == "published":
-                mixing_loss = jnp.mean(jnp.abs(mixing - 1.0 / mixing.shape[-1]))
+                uneven = jnp.abs(mixing - 1.0 / mixing.shape[-1])
         if self.config.shared_bias == "global":
             output = output + self.shared_bias[...].astype(x.dtype)
-        return output, mixing_loss
+        return output, uneven
+
+
+def _by_group(function: Callable[..., Array], groups: int | None, rows: int, *tokens: Any) -> Array:
+    """Apply a function of the N = rows · T tokens to all of them, or to those of every group of rows."""
+    if groups is None:
+        return function(*tokens)
+
+    def split(leaf: Array) -> Array:
+        by_row = leaf.reshape(rows // groups, groups, len(leaf) // rows, *leaf.shape[1:])
+        return jnp.swapaxes(by_row, 0, 1).reshape(groups, -1, *leaf.shape[1:])
+
+    return jax.vmap(function)(*jax.tree.map(split, tokens))

@@ -20,7 +20,7 @@ from rxt_jax.losses.reward_pairs import RewardPairConfig, reward_pair_losses
 from rxt_jax.model.episode import scan_interactions
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.stages.answer_scoring import Answers, answers_of
-from rxt_jax.stages.memory_aware import row_cosine, write_previous
+from rxt_jax.stages.memory_writing import row_cosine, write_previous
 from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 

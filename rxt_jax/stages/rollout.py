@@ -20,7 +20,7 @@ from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.rewards import Reward, RewardContext, RewardInput, Tokens
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, StepPlan
-from rxt_jax.stages.memory_aware import write_previous
+from rxt_jax.stages.memory_writing import write_previous
 from rxt_jax.stages.reward_modeling import require_reward_model
 from rxt_jax.stages.rollout_batches import RolloutBatch, needs_score
 from rxt_jax.stages.trajectory import Trajectory
