@@ -5,6 +5,7 @@ writes what is one for the run; checkpoints are written by all, each its part. W
 formality. Source: docs.jax.dev, multi-process JAX.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -17,9 +18,19 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-__all__ = ["agree", "end_together", "gather", "is_writer", "said_by_writer", "start_processes", "wait_for_all"]
+__all__ = [
+    "CompiledTogether",
+    "agree",
+    "end_together",
+    "gather",
+    "is_writer",
+    "said_by_writer",
+    "start_processes",
+    "wait_for_all",
+]
 
 _A_DAY = 24 * 3600
+_barriers = itertools.count()
 _BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
 
@@ -101,8 +112,35 @@ def wait_for_all(name: str) -> None:
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
-        # A barrier of the coordinator: one among the devices would give up after a few minutes.
+        # A barrier of the coordinator: one among the devices would give up after a few minutes. Names are used once.
+        name = f"{name} {next(_barriers)}"
         multihost.sync_global_processes(name, timeout=_A_DAY, processes=set(range(jax.process_count())))
+
+
+class CompiledTogether:
+    """A jitted function that no process calls before all of them have compiled it.
+
+    One may find the program in its cache where another compiles for a minute: it would wait within a collective, and
+    those between CPUs give up after 30 seconds. With one process it is the function itself.
+    """
+
+    def __init__(self, jitted: Any, name: str):
+        self._jitted, self._name = jitted, name
+        self._compiled: dict[Any, Any] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        if jax.process_count() == 1:
+            return self._jitted(*arguments)
+        leaves, structure = jax.tree.flatten(arguments)
+        key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        if key not in self._compiled:
+            self._compiled[key] = self._jitted.lower(*arguments).compile()
+            wait_for_all(f"{self._name} is compiled")
+        return self._compiled[key](*arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        """Lower for inspection or for compiling ahead of time."""
+        return self._jitted.lower(*arguments)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model import AnyModelConfig
 from rxt_jax.model.operation_count import device_peak
 from rxt_jax.nn.parameters import with_parameters
-from rxt_jax.processes import is_writer
+from rxt_jax.processes import CompiledTogether, is_writer
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.report import note_stage
 from rxt_jax.run_data import make_batches
@@ -248,18 +248,19 @@ class StageInFolder:
         stage = self.run.stage
         prepared = [self._place(batches[number]) for number in range(_HELD_OUT_BATCHES)]
 
-        @jax.jit
         def score(params: nnx.State, carry: Any, batch: Any) -> Any:
             rebuild = rebuilder(self.graphdef, params)
             arguments = stage.objective_arguments(carry, rebuild)
             loss, metrics = stage.objective(rebuild({}), batch, None, stage.label_counts(batch), **arguments)
             return metrics | stage.batch_metrics(batch) | {"loss": (loss, jax.numpy.float32(1.0))}
 
+        together = CompiledTogether(jax.jit(score), "evaluation")
+
         def evaluate(state: TrainState) -> dict[str, float]:
             sums = MetricSums()
             for number, batch in enumerate(prepared):
                 acted = batch if act is None else act(state, batch, number)
-                sums.add(score(state.params, state.carry, acted))
+                sums.add(together(state.params, state.carry, acted))
             return sums.read()
 
         return evaluate

@@ -122,6 +122,7 @@ RUN = {
 """Commands that are run, in this order, with what makes them short. `runs/toy` is a copy of the companion."""
 
 _TRAINS = "trains for minutes; the notebooks and tests/test_configs.py train the same recipes small"
+_SEVERAL = "needs two machines; tests/train starts two processes"
 _SERVES = "does not end; tests/server runs it and talks to it"
 _PUBLISHED = "needs what is not in this repository; tests/golden converts and reads small ones"
 NOT_RUN = {
@@ -152,6 +153,13 @@ NOT_RUN = {
     "rxt data inspect sgd:dstc8-schema-guided-dialogue:dev": _PUBLISHED,
     "rxt benchmark --preset rxt_alpha_micro": "minutes; it would measure the machine of the tests",
     "rxt benchmark --preset toy --interactions 4 --steps 1": "minutes; it would measure the machine of the tests",
+    "rxt compile-check configs/scale/v5e_8_dense_300m.py --topology v5e:2x4": "needs libtpu",
+    "rxt compile-check configs/toy.py --topology cpu:8 --memory 16": "minutes; tests/cli compiles a small stage",
+    "rxt train configs/scale/h100_8_dense_1b.py --data.source.path train.jsonl "
+    "--data.evaluation-source.path held_out.jsonl": "needs eight GPUs",
+    "rxt train recipe.py --coordinator 10.0.0.1:1234 --processes 2 --process 0": _SEVERAL,
+    "rxt train recipe.py --coordinator 10.0.0.1:1234 --processes 2 --process 1": _SEVERAL,
+    "rxt train configs/toy.py --profile 40:5": _TRAINS,
     "rxt tokenizer train FOLDER --data FILE --config.vocab-size 32000 --config.kind bpe": "needs a large text",
 }
 

@@ -89,10 +89,15 @@ def _as_json(
     return {
         "topology": topology.name,
         "devices": topology.size,
-        "stages": {name: dataclasses.asdict(stage) | {"fits": stage.fits} for name, stage in found.items()},
+        "stages": {name: _stage_as_json(stage) for name, stage in found.items()},
         "skipped": skipped,
-        "suggested": {name: each and dataclasses.asdict(each) for name, each in better.items()},
+        "suggested": {name: each and _stage_as_json(each) for name, each in better.items()},
     }
+
+
+def _stage_as_json(stage: CompiledStage) -> dict[str, Any]:
+    collectives = {kind: total._asdict() for kind, total in stage.collectives.items()}
+    return dataclasses.asdict(stage) | {"fits": stage.fits, "collectives": collectives}
 
 
 def _show(
@@ -102,16 +107,23 @@ def _show(
     skipped: dict[str, str],
     better: dict[str, CompiledStage | None],
 ) -> None:
-    table = Table(title=f"{topology.name}, {topology.size} devices; of one device, in GiB")
-    columns = ("stage", "mesh", "rows", "fits", "peak", "of", "parameters", "optimizer", "rest of state", "activations")
-    for column in (*columns, "TFLOP", "s at peak", "compile s"):
-        table.add_column(column, justify="left" if column in ("stage", "mesh") else "right")
-    for stage in found.values():
-        _add(table, stage, stage.stage)
-    for name, stage in better.items():
-        if stage is not None:
-            _add(table, stage, f"{name}, suggested")
+    columns = [(stage.stage, stage) for stage in found.values()]
+    columns += [(f"{name}, suggested", stage) for name, stage in better.items() if stage is not None]
+    table = Table(title=f"{topology.name}, {topology.size} devices: an update, of one device")
+    table.add_column("")
+    for title, _ in columns:
+        table.add_column(title, justify="right")
+    for row in zip(*(_lines(stage) for _, stage in columns), strict=True):
+        table.add_row(row[0][0], *(value for _, value in row))
     console.print(table)
+    sent = Table(title="collectives of an update, of one device")
+    for column in ("stage", "kind", "instructions", "executed", "MiB"):
+        sent.add_column(column, justify="left" if column in ("stage", "kind") else "right")
+    for stage in found.values():
+        for kind, total in stage.collectives.items():
+            sent.add_row(stage.stage, kind, str(total.instructions), str(total.times), f"{total.bytes / 2**20:,.1f}")
+    if sent.row_count:
+        console.print(sent)
     for name, reason in skipped.items():
         console.print(f"{name} is not checked: {reason}")
     for name, stage in better.items():
@@ -119,27 +131,27 @@ def _show(
             console.print(f"{name}: nothing that was tried fits; raise --tries, use more devices or fewer rows")
 
 
-def _add(table: Table, stage: CompiledStage, title: str) -> None:
-    mesh = " ".join(f"{axis}={size}" for axis, size in stage.mesh.items() if size > 1) or "one device"
-    rows = str(stage.batch_size) + (f" / {stage.accumulation}" if stage.accumulation > 1 else "")
-    fits, memory = "?", "?"
+def _lines(stage: CompiledStage) -> list[tuple[str, str]]:
+    """Say what a stage needs, line by line."""
+    fits = "?"
     if stage.memory is not None:
         spare = (stage.memory - stage.peak) / _GIB
         fits = f"yes, {spare:.2f} left" if stage.fits else f"no, {-spare:.2f} over"
-        memory = f"{stage.memory / _GIB:.2f}"
-    sizes = (stage.parameters, stage.optimizer, stage.carry + stage.batch, stage.activations)
-    table.add_row(
-        title,
-        mesh,
-        rows,
-        fits,
-        f"{stage.peak / _GIB:.2f}",
-        memory,
-        *(f"{size / _GIB:.2f}" for size in sizes),
-        "?" if stage.operations is None else f"{stage.operations / 1e12:.3f}",
-        "?" if stage.seconds_at_peak is None else f"{stage.seconds_at_peak:.3f}",
-        f"{stage.compile_seconds:.0f}",
-    )
+    split = (f"{axis}={size}" for axis, size in stage.mesh.items() if size > 1)
+    return [
+        ("mesh", " ".join(split) or "one device"),
+        ("rows / micro-batches", f"{stage.batch_size} / {stage.accumulation}"),
+        ("fits, GiB", fits),
+        ("memory, GiB", "?" if stage.memory is None else f"{stage.memory / _GIB:.2f}"),
+        ("peak, GiB", f"{stage.peak / _GIB:.2f}"),
+        ("  parameters", f"{stage.parameters / _GIB:.2f}"),
+        ("  optimizer", f"{stage.optimizer / _GIB:.2f}"),
+        ("  carry and batch", f"{(stage.carry + stage.batch) / _GIB:.2f}"),
+        ("  activations", f"{stage.activations / _GIB:.2f}"),
+        ("TFLOP", "?" if stage.operations is None else f"{stage.operations / 1e12:.3f}"),
+        ("seconds at peak", "?" if stage.seconds_at_peak is None else f"{stage.seconds_at_peak:.3f}"),
+        ("seconds to compile", f"{stage.compile_seconds:.0f}"),
+    ]
 
 
 if __name__ == "__main__":

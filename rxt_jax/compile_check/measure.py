@@ -14,6 +14,7 @@ from rxt_jax.compile_check.example_batch import example_batch
 from rxt_jax.model.operation_count import device_peak
 from rxt_jax.recipe import Recipe
 from rxt_jax.run_parameters import describe_parameters
+from rxt_jax.scaling import CollectiveTotal, collectives_of, total_by_kind
 from rxt_jax.sharding import batch_shardings, make_mesh
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import abstract_state
@@ -48,6 +49,9 @@ class CompiledStage:
     seconds_at_peak: float | None
     """How long that takes at the device's peak; None where either is not known."""
     compile_seconds: float
+    collectives: dict[str, CollectiveTotal]
+    """What a device sends and gets in an update, by kind, loops counted as often as they run; empty where the program
+    did not compile."""
 
     @property
     def fits(self) -> bool | None:
@@ -81,11 +85,15 @@ def check_stage(recipe: Recipe, name: str, devices: list[Any], memory: int | Non
     }
     began = time.perf_counter()
     lowered = step.lower(state, shapes)
+    collectives: dict[str, CollectiveTotal] = {}
     try:
-        peak = lowered.compile().memory_analysis().peak_memory_in_bytes
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - began
+        peak = compiled.memory_analysis().peak_memory_in_bytes
+        collectives = total_by_kind(collectives_of(compiled.as_text()))
     except jax.errors.JaxRuntimeError as error:
+        seconds = time.perf_counter() - began
         peak = _needed(str(error))
-    seconds = time.perf_counter() - began
     operations = run.stage.operations(recipe.model, batch)
     operations = None if operations is None else operations / mesh.size
     device_operations = device_peak(mesh.devices.flat[0].device_kind)
@@ -101,6 +109,7 @@ def check_stage(recipe: Recipe, name: str, devices: list[Any], memory: int | Non
         operations=operations,
         seconds_at_peak=operations / device_operations if operations and device_operations else None,
         compile_seconds=seconds,
+        collectives=collectives,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from rxt_jax import run_stage
 from rxt_jax.cli import train
 
-PAUSE = 0.03
+PAUSE = 0.5
 place_batch = run_stage.place_batch
 
 
