@@ -130,8 +130,8 @@ def _latency(latency: dict[str, Any]) -> Iterable[str]:
 
 
 def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
-    yield from _title("Attention variants: time", "attention-time --lengths 1024 2048 4096", found)
     lengths = list(found["by_length"]) if found else []
+    yield from _title("Attention variants: time", f"attention-time --lengths {' '.join(lengths) or '1024 2048'}", found)
     base = ATTENTION["MHA"][2]
     rows = []
     for name, (_, _, minutes) in ATTENTION.items():
@@ -143,7 +143,7 @@ def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
     yield from _table(("variant", "published, T = 1024", *(f"ours, T = {length}" for length in lengths)), rows)
     yield (
         "Time as a share of MHA's; below 1 is faster. Published: a whole training, width 256, 16 heads [SQA]. Ours: forward and backward pass of two layers, width 128, "
-        "8 heads, one row, least processor time of a few passes in turn.\n"
+        "8 heads, one row, the variants of a length in one run, least processor time of a few passes in turn.\n"
     )
     yield (
         "**Where we differ.** Fewer query heads are worth more here than in the published trainings: scores are most of the work of so narrow a model at these lengths, and their "
@@ -232,7 +232,7 @@ def _title(title: str, command: str, found: dict[str, Any] | None) -> Iterable[s
     yield f"## {title}\n"
     yield f"    python benchmarks/paper_tables.py {command}\n"
     if found:
-        yield f"{found['date']}, {found['machine']}, {found['seconds']} s.\n"
+        yield f"{found['date']}, {found['machine']}, {found['seconds']} s (the last run).\n"
     else:
         yield "Ours is not measured yet; the command does it.\n"
 
