@@ -19,6 +19,7 @@ from rxt_jax.losses.memory_targets import (
 )
 from rxt_jax.losses.policy_gradient import SurrogateConfig, kl_estimate, surrogate_loss
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+from rxt_jax.losses.reward_pairs import RewardPairConfig, reward_pair_losses
 from rxt_jax.losses.sequence_log_probs import (
     LogProbReduction,
     SequenceLogProbs,
@@ -43,6 +44,7 @@ __all__ = [
     "MemoryPolicyConfig",
     "PairLogProbs",
     "PreferenceConfig",
+    "RewardPairConfig",
     "SequenceLogProbs",
     "SurrogateConfig",
     "TokenLogProbs",
@@ -65,6 +67,7 @@ __all__ = [
     "projected_sequence_log_probs",
     "projected_token_log_probs",
     "projected_token_loss",
+    "reward_pair_losses",
     "sequence_log_probs",
     "shared_length_weights",
     "shifted_weights",

@@ -84,6 +84,7 @@ class Decoder(nnx.Module):
         self.ignores_padding = config.compatibility.causal_ignores_padding
         self.num_balanced = _count_balanced(config)
 
+    @jax.named_scope("read")
     def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
         """Compute what cross-attention needs of memory."""
 
@@ -107,6 +108,7 @@ class Decoder(nnx.Module):
         mask = jnp.zeros((batch, length), bool)
         return KeyValueCache(room(self.stateless), room(self.layers), room(self.final), mask)
 
+    @jax.named_scope("read")
     def __call__(
         self,
         embedded: Float[Array, "B T D"],
@@ -144,6 +146,7 @@ class Decoder(nnx.Module):
 
         return join_layers(self.layers.scan(apply, None, self.layers.split(memory))[1])
 
+    @jax.named_scope("read")
     def step(
         self,
         embedded: Float[Array, "B T D"],
@@ -166,6 +169,7 @@ class Decoder(nnx.Module):
         hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None, unroll=unroll)
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
+    @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Apply the head; products accumulate and come out in float32."""
         if self.head is None:

@@ -1,5 +1,6 @@
 """The encoder: reads a whole interaction in both directions and keeps the states of every layer."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -27,6 +28,7 @@ class Encoder(nnx.Module):
         self.zero_padding = config.compatibility.zero_padding
         self.num_mixtures = sum(isinstance(layer.feed_forward, MixtureConfig) for layer in config.encoder_layers())
 
+    @jax.named_scope("encode")
     def __call__(
         self,
         embedded: Float[Array, "B T D"],

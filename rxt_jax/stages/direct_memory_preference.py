@@ -15,21 +15,24 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.loader import Batches, PreferenceBatches
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.stages.answer_scoring import Answers, Scored, answers_of, score_answers
 from rxt_jax.stages.memory_writing import WriteReport, row_cosine, write_memories
 from rxt_jax.stages.precomputed_reference import precompute_reference
 from rxt_jax.stages.stage import Beginning, EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
-__all__ = ["DirectMemoryPreference", "ReferenceKind"]
+__all__ = ["DirectMemoryPreference", "Memories", "ReferenceKind"]
 
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
@@ -39,7 +42,7 @@ computed once before training and kept in a file (`stages.precomputed_reference`
 _SMOOTHED = ("conservative", "robust", "simpo", "exo_pair", "aot", "aot_unpaired")
 
 
-class _Memories(NamedTuple):
+class Memories(NamedTuple):
     """What is carried from interaction to interaction; `reference` is None unless it has a chain of its own."""
 
     policy: Array
@@ -195,13 +198,13 @@ class DirectMemoryPreference(EpisodeStage):
         )
         return answers._replace(interaction=written)
 
-    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> _Memories:
+    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> Memories:
         """Give the memories at the start of an episode; without a key always the same ones."""
         # The same draw for both: where memory starts at random they start alike.
         policy = beginning_memory(model, batch_size, key)
         if self.reference != "full" or reference is None:
-            return _Memories(policy, None)
-        return _Memories(policy, beginning_memory(reference, batch_size, key))
+            return Memories(policy, None)
+        return Memories(policy, beginning_memory(reference, batch_size, key))
 
     def label_counts(self, batch: PreferenceBatch | Answers) -> dict[str, Array]:
         """Count pairs and chosen tokens per interaction, `[I]`, interactions that have any, and memory writes."""
@@ -226,7 +229,7 @@ class DirectMemoryPreference(EpisodeStage):
         reference: Any = None,
     ) -> tuple[Array, Metrics]:
         """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
-        memory = self.begin(model, batch.chosen.ids.shape[1], key, reference=reference)
+        memory = self.first_memory(model, batch, key, reference=reference)
         answers = self.interactions(batch)
         loss, (memory, metrics) = self.window_objective(model, memory, answers, key, counts, reference=reference)
         return loss, metrics | {"memory/row_cosine": row_cosine(memory.policy)}
@@ -234,14 +237,14 @@ class DirectMemoryPreference(EpisodeStage):
     def window_objective(
         self,
         model: Any,
-        memory: _Memories,
+        memory: Memories,
         answers: Answers,
         key: Key | None,
         counts: dict[str, Array],
         *,
         start: int | Array = 0,
         reference: Any = None,
-    ) -> tuple[Array, tuple[_Memories, Metrics]]:
+    ) -> tuple[Array, tuple[Memories, Metrics]]:
         """Score a window of interactions that starts with `memory`; return the memories after it."""
         if (reference is None) != (self.reference in ("none", "precomputed")):
             raise ValueError(
@@ -251,7 +254,7 @@ class DirectMemoryPreference(EpisodeStage):
         memories, written = chain(model, memory.policy, key)
         before = jnp.concatenate([memory.policy[None], memories[:-1]])
         read_by_reference = jax.lax.stop_gradient(before if self._writes_itself_first else memories)
-        after = _Memories(memories[-1], memory.reference)
+        after = Memories(memories[-1], memory.reference)
         if memory.reference is not None:
             read_by_reference, _ = chain(reference, memory.reference, None)
             read_by_reference = jax.lax.stop_gradient(read_by_reference)
@@ -284,6 +287,21 @@ class DirectMemoryPreference(EpisodeStage):
         metrics = written.metrics(answers.interaction) | self._metrics(policy, frozen, answers)
         return loss, (after, _by_interaction(metrics) | balances)
 
+    def operations(self, config: ModelConfig, batch: PreferenceBatch) -> float:
+        """Count an update's operations, those of a reference that runs beside the policy included."""
+        kinds = (batch.chosen, batch.rejected, batch.neutral)[: 3 if self.anchor_weight > 0.0 else 2]
+        interactions, rows, length = batch.chosen.ids.shape
+        one = count_operations(config, length)
+        scored = sum(float(np.sum(kind.loss_mask[..., 1:] & kind.valid[..., None])) for kind in kinds)
+        read = rows * interactions * len(kinds) * one.read + scored * one.head
+        write = rows * (interactions - 1) * (one.encode + one.write)
+        reference = {"decoder": read, "full": read + write}.get(self.reference, 0.0)
+        return forward_passes(True) * read + forward_passes(self._learns_to_write) * write + reference
+
+    @property
+    def _learns_to_write(self) -> bool:
+        return bool({"encoder", "memory_attention"} & set(self.trainable))
+
     def reference_scores(self, model: Any, batch: PreferenceBatch) -> Array:
         """Score all three answers with a memory chain of the model's own, `[I B 3]`: what 'precomputed' reads."""
         answers = answers_of(batch, neutral=True)
@@ -300,7 +318,7 @@ class DirectMemoryPreference(EpisodeStage):
             memory,
             answers.interaction,
             key,
-            gradient=bool({"encoder", "memory_attention"} & set(self.trainable)),
+            gradient=self._learns_to_write,
             memory_gradient_steps=self.memory_gradient_steps,
             interactions_per_call=self.interactions_per_call,
             remat=self.remat,

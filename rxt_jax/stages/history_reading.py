@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.data.loader import EpisodeBatches
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, with_previous
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.stages.answers import (
     answer_factors,
     answer_labels,
@@ -76,6 +79,16 @@ class HistoryReading(Stage):
         """Count labelled tokens and decoder passes."""
         labels = answer_labels(with_previous(batch), self.train_first_interaction)
         return count_answers(labels, "tokens")
+
+    def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
+        """Count an update's operations: every interaction but the last encoded, each read with all of them as slots."""
+        interactions, rows, length = batch.ids.shape
+        earlier = max(interactions - 1, 1)
+        one = count_operations(config, length, earlier * length)
+        encoder_trains = "encoder" in self.trainable and not self.detach_encoder_states
+        scored = float(np.sum(batch.loss_mask[..., 1:]))
+        encoded = forward_passes(encoder_trains) * rows * earlier * one.encode
+        return encoded + forward_passes(True) * (rows * interactions * one.read + scored * one.head)
 
     def objective(
         self, model: Any, batch: EpisodeBatch, key: Key | None, counts: dict[str, Array]

@@ -16,11 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rxt_jax.data.loader import Batches
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import episode_operations
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
     answer_factors,
@@ -131,7 +134,7 @@ class MemoryAware(EpisodeStage):
             memory,
             to_write,
             key,
-            gradient=bool({"encoder", "memory_attention"} & set(self.trainable)),
+            gradient=self._learns_to_write,
             before_write=self._forget_rows if self.memory_dropout > 0.0 and key is not None else None,
             memory_gradient_steps=self.memory_gradient_steps,
             interactions_per_call=self.interactions_per_call,
@@ -165,6 +168,24 @@ class MemoryAware(EpisodeStage):
             model, memory, interactions, key, counts, start=past, first_is_written=past > 0
         )
         return loss, metrics | {"memory/row_cosine": row_cosine(memory)}
+
+    def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
+        """Count an update's operations: writes without their gradient where no writer trains, or before a window."""
+        interactions, rows, length = batch.ids.shape
+        past = 0 if self.window is None else max(interactions - self.window, 0)
+        return episode_operations(
+            config,
+            rows=rows,
+            interactions=interactions,
+            length=length,
+            scored_tokens=int(np.sum(batch.loss_mask[..., 1:])),
+            past=past,
+            writer_trains=self._learns_to_write,
+        )
+
+    @property
+    def _learns_to_write(self) -> bool:
+        return bool({"encoder", "memory_attention"} & set(self.trainable))
 
     def _remember(self, model: Any, memory: Array, interactions: Interaction, key: Key | None) -> Array:
         """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""

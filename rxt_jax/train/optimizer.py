@@ -108,6 +108,7 @@ class Optimizer:
             for group, transform in self.transforms.items()
         }
 
+    @jax.named_scope("optimizer")
     def apply(
         self,
         gradients: dict[str, Array],
