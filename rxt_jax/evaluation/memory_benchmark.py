@@ -17,7 +17,7 @@ from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import evaluate_split, sample_episodes
 from rxt_jax.evaluation.memory_probes import MEASUREMENTS, Level, ProbeSource, levels
 from rxt_jax.evaluation.memory_report import MemoryReport, MemoryRow
-from rxt_jax.evaluation.recall import BUCKETS, Recall, guess_from_the_rest, guess_level, recalls_of
+from rxt_jax.evaluation.recall import BUCKETS, Recall, absences_of, guess_from_the_rest, guess_level, recalls_of
 from rxt_jax.evaluation.report import ConditionResult
 
 __all__ = ["MemoryBenchmarkConfig", "evaluate_memory", "evaluate_questions"]
@@ -102,12 +102,12 @@ def _ask_file(
     wanted = _evaluation(config, config.episodes)
     episodes, _ = sample_episodes(source, wanted)
     longest = max(len(episode["interactions"]) for episode in episodes)
+    asked = recalls_of(episodes, longest)
+    if not asked and not absences_of(episodes, longest):
+        raise ValueError(f"{path}: no interaction has a 'recall' annotation, so nothing is asked of memory")
     data = replace(data, max_interactions=longest, use_system_prompt=False, overlong="cut_input_first")
     result = evaluate_split(model, tokenizer, source, data, wanted)
-    asked = recalls_of(episodes, longest)
     one, zeroed = (result.conditions[name] for name in _CONDITIONS)
-    if not asked and not one.absences[1]:
-        raise ValueError(f"{path}: no interaction has a 'recall' annotation, so nothing is asked of memory")
     name = Path(path.partition(":")[2] or path).stem
     absences = _absence_rows(name, one, zeroed, result.cut_rows)
     if not asked:

@@ -179,7 +179,8 @@ def test_questions_of_a_file_are_asked_by_distance(tmp_path):
     (tmp_path / "rooms.txt").write_text("\n".join(lines * 4), encoding="utf-8")
     told = {"query": "My cat is Tom.", "answer": "Noted."}
     never = {"query": "Where is my dog?", "answer": "You never said.", "intent": "absence"}
-    (tmp_path / "chats.jsonl").write_text(json.dumps({"interactions": [told, told, told, never]}) + "\n")
+    chats = [json.dumps({"interactions": [told, told, told, never]})] * 4
+    (tmp_path / "chats.jsonl").write_text("\n".join(chats))
     tokenizer = dialogue_tokenizer()
     model = small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=64))
     config = MemoryBenchmarkConfig(episodes=4, batch_size=4, max_new_tokens=3)
@@ -188,7 +189,7 @@ def test_questions_of_a_file_are_asked_by_distance(tmp_path):
     assert [(row.measurement, row.level, row.asked) for row in report.rows] == [
         ("rooms", "all", 8),
         ("rooms", "2 ago", 8),
-        ("chats", "never said", 1),
+        ("chats", "never said", 4),
     ]
     assert report.rows[0].guess == 0.5  # "attic" and "hall" are as frequent in the other stories
     assert report.rows[0].wrong_fact is not None and report.rows[0].one_of_its_type is None

@@ -31,6 +31,7 @@ from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.reinforcement_plans import curriculum_steps, unfreeze_plan
 from rxt_jax.stages.replay import ReplayConfig
 from rxt_jax.stages.rollout import RolloutConfig
+from rxt_jax.stages.trajectory_metrics import Drawn, trajectory_metrics
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -228,6 +229,18 @@ def test_the_chance_of_a_fresh_memory_follows_its_schedule():
     assert not np.array_equal(memory[:, 0], memory[:, 3])
     with pytest.raises(ValueError, match="each update once"):
         MemoryResets(schedule=((5, 1.0), (1, 0.0)))
+
+
+def test_recall_is_of_the_answers_that_were_asked_for_a_value():
+    answered = jnp.array([[False, False], [True, True], [True, False]])
+    asked = jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 5.0]])
+    exact = jnp.array([[0.0, 0.0], [0.5, 0.0], [1.0, 1.0]])
+    components = {"facts/asked": asked, "facts/exact": exact}
+    nothing = jnp.zeros((3, 2))
+    metrics = trajectory_metrics(Drawn(nothing, answered, jnp.ones((3, 2, 4), bool), nothing > 0, components))
+    assert mean(metrics, "facts/recall") == pytest.approx(0.75) and mean(metrics, "facts/exact") == pytest.approx(0.5)
+    shown = set(MemoryReinforcement.watched)
+    assert {"facts/recall", "reward/total", "policy/reference_kl", "answer/length", "held_out/total"} <= shown
 
 
 def test_later_runs_of_a_curriculum_go_on_with_the_critic():
