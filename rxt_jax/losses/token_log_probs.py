@@ -6,11 +6,15 @@ Source: docs/method.md, eq. 63 and §16.1.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from rxt_jax.nn.projection import Projection
+from rxt_jax.row_sharding import map_rows
 
 __all__ = ["TokenLogProbs", "next_token_log_probs", "projected_token_log_probs", "token_log_probs"]
 
@@ -52,9 +56,20 @@ def projected_token_log_probs(
 
     An answer is a fraction of its row and the head a large share of a small model's work. The scored positions of every
     few neighbouring rows are moved to the front and projected in chunks of at most 64 tokens of a row; chunks without
-    one are skipped, and logits are computed again in the backward pass. Rows of a shard stay on their device as long as
-    it holds a multiple of four.
+    one are skipped, and logits are computed again in the backward pass. On a mesh every device does so with its own
+    rows, as long as `project` is a `Projection`, which says what its parameters are: the head is gathered once for all
+    chunks, and so is its gradient added up.
     """
+    if not isinstance(project, Projection):
+        return _score_rows(project, hidden, targets, mask)
+
+    def own(rows: Any, parameters: Any, _: tuple[str, ...]) -> tuple[TokenLogProbs, tuple[()]]:
+        return _score_rows(replace(project, parameters=parameters), *rows), ()
+
+    return map_rows(own, (hidden, jnp.asarray(targets), jnp.asarray(mask)), project.parameters)[0]
+
+
+def _score_rows(project: Callable[[Array], Array], hidden: Array, targets: Array, mask: Array) -> TokenLogProbs:
     batch, length = mask.shape
     rows = math.gcd(batch, _ROWS_TOGETHER)
     groups, places = batch // rows, rows * length

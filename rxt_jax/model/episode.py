@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import EpisodeBatch, Interaction, Key, Metrics
 
 __all__ = [
@@ -172,7 +173,7 @@ def _walk(
         # Merged here, not outside: a Variable belongs to the trace that made it.
         here = nnx.merge(graphdef, params, copy=True)
         loss, (updated, metrics) = interaction_objective(here, memory, interaction, fold_key(key, index))
-        memory = keep_rows(interaction.valid, updated, memory, batch_axes)
+        memory = _constrain_rows(keep_rows(interaction.valid, updated, memory, batch_axes), batch_axes)
         return memory, (loss.astype(jnp.float32), metrics, memory if keep else None)
 
     if remat:
@@ -180,4 +181,16 @@ def _walk(
         # speed.
         body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
     indices = start + jnp.arange(interactions.valid.shape[0])
-    return jax.lax.scan(body, memory, (interactions, indices))
+    return jax.lax.scan(body, _constrain_rows(memory, batch_axes), (interactions, indices))
+
+
+def _constrain_rows(memory: PyTree, batch_axes: int | PyTree) -> PyTree:
+    """Split the rows of what is carried over the devices; a loop has one layout for all of its rounds."""
+
+    def part(axis: int, memory: PyTree) -> PyTree:
+        def one(leaf: Array) -> Array:
+            return constrain(leaf, ["batch" if place == axis else None for place in range(leaf.ndim)])
+
+        return jax.tree.map(one, memory)
+
+    return jax.tree.map(part, batch_axes, memory)

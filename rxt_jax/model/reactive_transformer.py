@@ -4,6 +4,8 @@ answer   ← decode(query, memory)
 memory′  ← update_memory(memory, encode(query + answer))
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +20,8 @@ from rxt_jax.model.masked_language_head import MaskedLanguageHead
 from rxt_jax.model.memory_attention import MemoryAttention
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.memory_layer import WatchedWrite
+from rxt_jax.nn.projection import Projection
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
 __all__ = ["ReactiveTransformer"]
@@ -98,7 +102,9 @@ class ReactiveTransformer(nnx.Module):
             )
         # Noise that a stage adds is float32; the network computes in its own dtype all the same.
         encoded = encoded.astype(self.config.dtype)
-        return self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
+        memory = constrain(memory, (None, "batch", None, None))
+        written = self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
+        return constrain(written, (None, "batch", None, None))
 
     def decode_hidden(
         self,
@@ -121,9 +127,10 @@ class ReactiveTransformer(nnx.Module):
             raise ValueError(f"{ids.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
         return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, documents=documents, key=key)
 
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Apply the decoder's head to hidden states, in float32."""
-        return self.decoder.logits(hidden)
+    @property
+    def logits(self) -> Projection:
+        """The decoder's head, a function of hidden states: `[... D]` → logits `[... V]`, float32."""
+        return self.decoder.logits
 
     def decode(
         self,
@@ -135,7 +142,8 @@ class ReactiveTransformer(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
-        return self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
+        logits = self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
+        return constrain(logits, ("batch", None, "vocab"))
 
     def watch_reading(
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
@@ -156,9 +164,10 @@ class ReactiveTransformer(nnx.Module):
         """
         return self.logits(self.decoder.slot_outputs(memory.astype(self.config.dtype)))
 
-    def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Restore masked tokens from the last encoder state."""
-        return self.masked_language_head(hidden)
+    @property
+    def masked_language_logits(self) -> Projection:
+        """The masked-language head, a function of the last encoder states: `[B T D]` → logits `[B T V]`, float32."""
+        return Projection.of(_restore, {"head": self.masked_language_head})
 
     def value(
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
@@ -197,4 +206,8 @@ class ReactiveTransformer(nnx.Module):
         return self.decoder.logits(hidden), cache
 
     def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.embedding(ids).astype(self.config.dtype)
+        return constrain(self.embedding(ids).astype(self.config.dtype), ("batch", None, None))
+
+
+def _restore(modules: dict[str, Any], hidden: Array) -> Array:
+    return modules["head"](hidden)

@@ -19,6 +19,7 @@ from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.norms import NormKind, make_norm
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.ops.attention import AttentionMask
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
 __all__ = ["CachedKeys", "LayerConfig", "TokenContext", "TransformerLayer"]
@@ -112,7 +113,7 @@ class TransformerLayer(nnx.Module):
             update, balance = self.feed_forward(normed, context.token_mask, key=keys[2])
         else:
             update = self.feed_forward(normed, key=keys[2])
-        return x + update, balance, cache
+        return constrain(x + update, ("batch", None, None)), balance, cache
 
     def memory_weights(
         self, x: Float[Array, "B T D"], context: TokenContext, memory: CachedKeys

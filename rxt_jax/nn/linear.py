@@ -1,6 +1,7 @@
 """Linear maps between named axes, and the embedding table."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.parameters import Initializer, make_parameter, normal, uniform_fan_in
+from rxt_jax.row_sharding import map_rows
 
 __all__ = ["Embedding", "Linear"]
 
@@ -55,4 +57,10 @@ class Embedding(nnx.Module):
         self.table = make_parameter(rngs, normal(std), (vocab_size, embed_dim), ("vocab", "embed"))
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.table[...][ids]
+        layout, parameters = nnx.split(self)
+
+        def look_up(ids: Array, parameters: Any, _: tuple[str, ...]) -> tuple[Array, tuple[()]]:
+            return nnx.merge(layout, parameters).table[...][ids], ()
+
+        # Every device looks up its own rows: a table that is split over the width would hand out parts of all rows.
+        return map_rows(look_up, ids, parameters)[0]

@@ -1,12 +1,12 @@
 """Mixture of experts: a router, stacked experts, and experts that everybody shares."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig, gate_hidden
 from rxt_jax.nn.linear import Linear
@@ -14,6 +14,7 @@ from rxt_jax.nn.parameters import constant, make_parameter, normal
 from rxt_jax.ops.activations import Activation
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.ops.routing import BalanceLoss, balance_loss, grouped_product, route, sort_by_expert
+from rxt_jax.row_sharding import map_rows
 from rxt_jax.types import Key
 
 __all__ = ["BiasMode", "MixtureConfig", "MixtureOfExperts"]
@@ -67,6 +68,11 @@ class MixtureConfig:
         if self.num_shared_experts < 0:
             raise ValueError(f"num_shared_experts must not be negative, got {self.num_shared_experts}.")
         self.expert(self.mlp_dim, bias=False)
+
+    @property
+    def routed_share(self) -> float:
+        """Weight of the routed experts where shared ones are weighed, k/(k + Sh) (docs/method.md, eq. 44)."""
+        return self.experts_per_token / (self.experts_per_token + self.num_shared_experts)
 
     def expert(self, mlp_dim: int, *, bias: bool) -> FeedForwardConfig:
         """Describe one expert as a dense layer."""
@@ -128,33 +134,51 @@ class MixtureOfExperts(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
         """Return the output and the balance loss of this layer; the mask matters to the loss alone."""
         config = self.config
-        flat = x.reshape(-1, x.shape[-1])
-        routing = route(self._router_logits(flat), config.experts_per_token)
-        loss = balance_loss(routing, None if token_mask is None else token_mask.reshape(-1), config.balance_loss)
-        weights = routing.weights
-        shared_count = config.num_shared_experts
-        share = config.experts_per_token / (config.experts_per_token + shared_count)
-        if config.weigh_shared and shared_count:
-            weights = weights * share
         keys = (None, None) if key is None else jax.random.split(key)
-        output = self._routed(flat, routing.experts, weights, keys[0])
-        if shared_count:
-            shared, mixing_loss = self._shared(flat, keys[1])
-            output = output + (shared * (1.0 - share) if config.weigh_shared else shared)
+        output, loss = self._route(x, token_mask, keys[0])
+        flat = output.reshape(-1, x.shape[-1])
+        if config.bias == "global":
+            flat = flat + self.bias[...].astype(x.dtype)
+        if config.num_shared_experts:
+            shared, mixing_loss = self._shared(x.reshape(flat.shape), keys[1])
+            flat = flat + (shared * (1.0 - config.routed_share) if config.weigh_shared else shared)
             loss = loss + mixing_loss
-        return output.reshape(x.shape), loss
+        return flat.reshape(x.shape), loss
 
-    def _router_logits(self, x: Float[Array, "N D"]) -> Float[Array, "N E"]:
-        return self.router(x.astype(self.config.router_dtype), precision=_EXACT)
+    def _route(
+        self, x: Float[Array, "B T D"], token_mask: Bool[Array, "B T"] | None, key: Key | None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+        """Send tokens to their experts, every device its own: sorting those of all devices would have each device
+        compute the experts of all of them."""
+        graphdef, params = nnx.split({"router": self.router, "experts": self.experts})
+        mask = jnp.ones(x.shape[:2], bool) if token_mask is None else token_mask
 
-    def _routed(
+        def local(rows: Any, given: Any, over: tuple[str, ...]) -> tuple[Array, Array]:
+            x, mask, numbers = rows
+            params, key = given
+            if over and key is not None:
+                key = jax.random.fold_in(key, numbers[0])
+            parts = nnx.merge(graphdef, params)
+            flat = x.reshape(-1, x.shape[-1])
+            logits = parts["router"](flat.astype(self.config.router_dtype), precision=_EXACT)
+            routing = route(logits, self.config.experts_per_token)
+            loss = balance_loss(routing, mask.reshape(-1), self.config.balance_loss, over)
+            weights = routing.weights
+            if self.config.weigh_shared and self.config.num_shared_experts:
+                weights = weights * self.config.routed_share
+            return self._apply(parts["experts"], flat, routing.experts, weights, key).reshape(x.shape), loss
+
+        return map_rows(local, (x, mask, jnp.arange(len(x))), (params, key))
+
+    def _apply(
         self,
+        stack: "_StackedExperts",
         x: Float[Array, "N D"],
-        experts: Array,
+        experts: Int[Array, "N k"],
         weights: Float[Array, "N k"],
         key: Key | None,
     ) -> Float[Array, "N D"]:
-        stack = self.experts
+        """Apply to every token its experts, and join what they say."""
         places = sort_by_expert(experts, self.config.num_experts)
         expert_of_row = jnp.repeat(places.tile_expert, places.tile)
         rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[places.token]
@@ -168,8 +192,7 @@ class MixtureOfExperts(nnx.Module):
         rows = grouped_product(hidden, stack.down[...], places)
         if stack.config.bias:
             rows = rows + stack.down_bias[...][expert_of_row].astype(x.dtype)
-        output = jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
-        return output + self.bias[...].astype(x.dtype) if self.config.bias == "global" else output
+        return jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
 
     def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
         mixing_loss = jnp.float32(0.0)

@@ -31,23 +31,33 @@ def route(logits: Float[Array, "N E"], experts_per_token: int) -> Routing:
 
 
 def balance_loss(
-    routing: Routing, token_mask: Bool[Array, "N"] | None, kind: BalanceLoss = "switch"
+    routing: Routing,
+    token_mask: Bool[Array, "N"] | None,
+    kind: BalanceLoss = "switch",
+    over: tuple[str, ...] = (),
 ) -> Float[Array, ""]:
     """Charge for uneven use of experts; 1 is even, E is one expert for all.
 
     `switch` is E · Σ_e load_e · mean probability_e over real tokens (Fedus et al., 2021). `published`
     is E × the mean selected probability over all tokens, padding included: it does not depend on the
-    load, which is why it is not the default. Source: docs/method.md, eq. 45 and 46.
+    load, which is why it is not the default. `over` names the axes of a mesh whose devices have other tokens of the
+    same batch: loads and probabilities are those of all of them. Source: docs/method.md, eq. 45 and 46.
     """
     probabilities, experts, _ = routing
     count = probabilities.shape[-1]
+
+    def everywhere(x: Array) -> Array:
+        return jax.lax.psum(x, over) if over else x
+
     if kind == "published":
-        return count * jnp.mean(jnp.take_along_axis(probabilities, experts, axis=-1))
+        chosen = jnp.mean(jnp.take_along_axis(probabilities, experts, axis=-1))
+        return count * (jax.lax.pmean(chosen, over) if over else chosen)
     real = jnp.ones(len(probabilities)) if token_mask is None else token_mask.astype(jnp.float32)
-    total = jnp.maximum(jnp.sum(real), 1.0)
-    used = jnp.sum(jax.nn.one_hot(experts, count) * real[:, None, None], axis=(0, 1))
+    total = jnp.maximum(everywhere(jnp.sum(real)), 1.0)
+    used = everywhere(jnp.sum(jax.nn.one_hot(experts, count) * real[:, None, None], axis=(0, 1)))
     load = used / (total * experts.shape[-1])
-    mean = jnp.sum(probabilities * real[:, None], axis=0) / total
+    # Both are means over all devices before they are multiplied: a device's own product would be another loss.
+    mean = everywhere(jnp.sum(probabilities * real[:, None], axis=0)) / total
     return count * jnp.sum(jax.lax.stop_gradient(load) * mean)
 
 

@@ -91,17 +91,15 @@ def score_answers(
         memories, ids, token_mask, loss_mask, weights, paired, number = inputs
 
         def read(memories: Array) -> tuple[SequenceLogProbs, Array]:
-            # Row b of interaction i and its k answers are neighbours; k of them share a memory.
-            flat = (together * rows * kinds, length)
-            memory = jnp.moveaxis(memories, 1, 0).reshape(memories.shape[1], together * rows, *memories.shape[3:])
-            hidden, balance = model.decode_hidden(
-                ids.reshape(flat), token_mask.reshape(flat), memory, key=fold_key(key, number)
-            )
-            found = projected_sequence_log_probs(
-                model.logits, hidden, ids.reshape(flat), loss_mask.reshape(flat), weights.reshape(flat)
-            )
-            shape = (together, rows, kinds)
-            return SequenceLogProbs(found.total.reshape(shape), found.length.reshape(shape)), jnp.float32(balance)
+            # Answers to one query are neighbours, which share a memory. Rows lead: those of a device stay there.
+            def joined(leaf: Array) -> Array:
+                return leaf.swapaxes(0, 1).reshape(rows * together * kinds, length)
+
+            memory = jnp.moveaxis(memories, 0, 2).reshape(memories.shape[1], rows * together, *memories.shape[3:])
+            hidden, balance = model.decode_hidden(joined(ids), joined(token_mask), memory, key=fold_key(key, number))
+            found = projected_sequence_log_probs(model.logits, hidden, joined(ids), joined(loss_mask), joined(weights))
+            totals, lengths = (leaf.reshape(rows, together, kinds).swapaxes(0, 1) for leaf in found)
+            return SequenceLogProbs(totals, lengths), jnp.float32(balance)
 
         def skip(memories: Array) -> tuple[SequenceLogProbs, Array]:
             zero = jnp.zeros((together, rows, kinds), jnp.float32)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rxt_jax.nn.parameters import with_parameters
+from rxt_jax.row_sharding import on_mesh
 from rxt_jax.stages.stage import EpisodeStage, Rebuild, Stage
 from rxt_jax.train.optimizer import Optimizer
 from rxt_jax.train.passes import make_passes
@@ -63,7 +64,7 @@ def make_train_step(
 
     `accumulation` splits a batch into that many micro-batches of interleaved rows, `stream` tells
     the stages of one run apart. With `state_shardings` (see `rxt_jax.sharding`) the state stays
-    placed.
+    placed, and activations are split over the same mesh.
     """
     if accumulation < 1:
         raise ValueError(f"accumulation must be at least 1, got {accumulation}. Use 1 for none.")
@@ -75,7 +76,13 @@ def make_train_step(
             f"interactions_per_update instead: it accumulates over interactions."
         )
 
+    mesh = None if state_shardings is None else jax.tree.leaves(state_shardings)[0].mesh
+
     def step(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
+        with on_mesh(mesh):
+            return update(state, batch, root)
+
+    def update(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(root, state.update)
         rebuild = rebuilder(graphdef, state.params)
         arguments = stage.objective_arguments(state.carry, rebuild)

@@ -96,7 +96,7 @@ def test_a_mesh_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one of them may be -1"):
         MeshConfig(data=-1, fsdp=-1)
     batch = random_conversations(rows=3)
-    with pytest.raises(ValueError, match=r"multiple of data × fsdp = 8"):
+    with pytest.raises(ValueError, match=r"multiple of data × fsdp × expert = 8"):
         batch_shardings(batch, make_mesh(MeshConfig()), 1)
 
 
