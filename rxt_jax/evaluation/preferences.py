@@ -122,7 +122,7 @@ class ReadPairs:
         def score(group: Array) -> SequenceLogProbs:
             taken = take_rows(rows, group, len(memories))
             answers = jax.tree.map(lambda leaf: leaf[None], taken)
-            found, _ = score_answers(model, take_memories(memories, group)[None], answers, remat=False)
+            found, _ = score_answers(model, take_memories(memories, group)[None], answers, remat="none")
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         return Findings((), read_groups(score, groups))

@@ -19,6 +19,7 @@ from rxt_jax.nn.layers import LayerConfig
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.norms import NormKind
 from rxt_jax.nn.projection import Projection
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
@@ -58,10 +59,13 @@ class BaselineConfig:
     """Type of activations; parameters, norms, softmax and losses stay float32."""
     scan_unroll: int = 1
     """Layers that share one scan step: more is faster to run and slower to compile."""
+    remat: str = "none"
+    """What of a layer is kept for the gradient: none (all of it), full, names or offload (`nn/remat.py`)."""
     compatibility: Compatibility = field(default_factory=Compatibility)
     """Published behaviour, off by default."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("vocab_size", "embed_dim", "num_layers", "max_length", "scan_unroll"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

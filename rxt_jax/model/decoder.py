@@ -31,6 +31,8 @@ class DecoderLayout(Protocol):
     @property
     def scan_unroll(self) -> int: ...
     @property
+    def remat(self) -> str: ...
+    @property
     def compatibility(self) -> Compatibility: ...
     @property
     def decoder(self) -> Any: ...
@@ -70,6 +72,7 @@ class Decoder(nnx.Module):
                 layers,
                 lambda layer, rngs: TransformerLayer(config.embed_dim, layer, rngs=rngs),
                 unroll=config.scan_unroll,
+                remat=config.remat,
                 rngs=rngs,
             )
 

@@ -17,6 +17,7 @@ from rxt_jax.nn.attention import Attention, AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.norms import NormKind, make_norm
+from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.row_sharding import constrain
@@ -113,7 +114,8 @@ class TransformerLayer(nnx.Module):
             update, balance = self.feed_forward(normed, context.token_mask, key=keys[2])
         else:
             update = self.feed_forward(normed, key=keys[2])
-        return constrain(x + update, ("batch", None, None)), balance, cache
+        x = named_activation(constrain(x + update, ("batch", None, None)), "states")
+        return x, balance, cache
 
     def memory_weights(
         self, x: Float[Array, "B T D"], context: TokenContext, memory: CachedKeys

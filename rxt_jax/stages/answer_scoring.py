@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from rxt_jax.losses.sequence_log_probs import SequenceLogProbs, projected_sequence_log_probs, shared_length_weights
 from rxt_jax.model.episode import fold_key, with_previous
+from rxt_jax.nn.remat import rematerialised
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, PreferenceBatch
 
 __all__ = ["Answers", "answers_of", "score_answers"]
@@ -61,7 +62,7 @@ def score_answers(
     key: Key | None = None,
     *,
     interactions_per_call: int = 2,
-    remat: bool = True,
+    remat: str = "full",
     length_desensitisation: float | None = None,
 ) -> tuple[SequenceLogProbs, Array]:
     """Read memories `[I L B S D]` with all answers: log-probabilities `[I B k]`, and the routers' loss.
@@ -109,8 +110,7 @@ def score_answers(
 
     rest = (answers.ids, answers.token_mask, answers.loss_mask, weights, answers.paired)
     inputs = (arrange(memories, batch_axis=2), *(arrange(leaf) for leaf in rest), jnp.arange(calls))
-    run = jax.checkpoint(call, prevent_cse=False) if remat else call
-    _, (found, balances) = jax.lax.scan(run, jnp.float32(0.0), inputs)
+    _, (found, balances) = jax.lax.scan(rematerialised(call, remat), jnp.float32(0.0), inputs)
     back = jnp.argsort(order, axis=0)[..., None]
 
     def put_back(leaf: Array) -> Array:

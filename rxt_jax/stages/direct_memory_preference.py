@@ -23,6 +23,7 @@ from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
 from rxt_jax.model.episode import fold_key, scan_memories
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
 from rxt_jax.stages.memory_aware import row_cosine, write_previous
 from rxt_jax.stages.precomputed_reference import precompute_reference
@@ -82,8 +83,8 @@ class DirectMemoryPreference(EpisodeStage):
     """Factor of the router losses of encoder and decoder; a dense model has none."""
     interactions_per_call: int = 2
     """Interactions of a row that one call of the decoder scores; calls that no row needs are skipped."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     compatibility: PreferenceCompatibility = field(default_factory=PreferenceCompatibility)
     """Published behaviour, off by default."""
     trainable: tuple[str, ...] = (
@@ -99,6 +100,7 @@ class DirectMemoryPreference(EpisodeStage):
     """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("memory_gradient_steps", "interactions_per_update", "reference_sync_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

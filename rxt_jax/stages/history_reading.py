@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rxt_jax.data.loader import EpisodeBatches
 from rxt_jax.model.episode import fold_key, scan_interactions, with_previous
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answers import (
     answer_factors,
     answer_labels,
@@ -76,10 +77,13 @@ class HistoryReading(Stage):
     """Whether the answer to the first query, which has no history, is scored."""
     balance_loss_scale: float = 0.01
     """Factor of the decoder's router loss; a dense model has none."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = ("embedding", "encoder", "decoder", "cross_attention")
     """Parameter groups that train; the others stand still."""
+
+    def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
 
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:
         """Count labelled tokens and decoder passes."""

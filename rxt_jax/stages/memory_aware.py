@@ -20,6 +20,7 @@ from flax import nnx
 from rxt_jax.data.loader import Batches
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
     answer_factors,
@@ -150,8 +151,8 @@ class MemoryAware(EpisodeStage):
     """Interactions of the one window that an episode trains, drawn anew on every visit: memory of everything before
     it is written without gradient, and the loader puts it at the end of the batch. None = the episode from its
     beginning, as far as the data's `max_interactions`."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -166,6 +167,7 @@ class MemoryAware(EpisodeStage):
     """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("memory_gradient_steps", "interactions_per_update", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -241,7 +243,8 @@ class MemoryAware(EpisodeStage):
         """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""
         graphdef, params = nnx.split(model)
         still, memory_before = nnx.merge(graphdef, jax.lax.stop_gradient(params)), jax.lax.stop_gradient(memory)
-        _, (written, _) = scan_interactions(write_without_scoring, still, memory_before, interactions, key, remat=False)
+        walk = (write_without_scoring, still, memory_before, interactions, key)
+        _, (written, _) = scan_interactions(*walk, remat="none")
         return keep_rows(jnp.any(interactions.previous_valid, axis=0), written, memory)
 
     def _interaction_objective(

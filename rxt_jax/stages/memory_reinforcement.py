@@ -30,6 +30,7 @@ from rxt_jax.losses.policy_gradient import critic_loss
 from rxt_jax.model.episode import scan_interactions
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.nn.parameters import with_parameters
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.rewards import Reward, make_reward_context
 from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.replay import ReplayConfig, empty_replay, episode_scores, next_replay, with_replay
@@ -122,8 +123,8 @@ class MemoryReinforcement(EpisodeStage):
     """Bound of the logits that are scored, None for none."""
     balance_loss_scale: float = 0.01
     """Scale of the routers' balance loss."""
-    remat: bool = True
-    """Whether activations of an interaction are computed again in the backward pass."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -138,6 +139,7 @@ class MemoryReinforcement(EpisodeStage):
     """(update, groups): groups that begin to move later (`stages.reinforcement_plans.unfreeze_plan`)."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("update_epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
