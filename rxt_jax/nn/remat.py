@@ -28,7 +28,7 @@ REMAT_NAMES = {
 _POLICIES = ("none", "full", "names", "offload")
 
 
-def check_remat(remat: str, field: str) -> None:
+def check_remat(remat: Any, field: str) -> None:
     """Raise a `ValueError` that names the field where this is no option of the table above."""
     policy, _, listed = remat.partition(":") if isinstance(remat, str) else (remat, "", "")
     if policy not in _POLICIES or (":" in str(remat) and policy in ("none", "full")):
