@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.parameters import Initializer, make_parameter, normal, uniform_fan_in
+from rxt_jax.nn.rounding import rounded_copy, rounded_product
 from rxt_jax.row_sharding import map_rows
 
 __all__ = ["Embedding", "Linear"]
@@ -17,9 +18,12 @@ __all__ = ["Embedding", "Linear"]
 class Linear(nnx.Module):
     """y = x W + b, where inputs and outputs may span several axes, such as heads and head width.
 
-    The product is computed in the dtype of x. `wide` accumulates it in float32 and returns that, for logits;
-    `precision` overrides the default of the device, which on accelerators rounds float32 factors.
+    The product is computed in the dtype of x, with a kernel that may be rounded beforehand (`nn/rounding.py`). `wide`
+    accumulates it in float32 and returns that, for logits; `precision` overrides the default of the device, which on
+    accelerators rounds float32 factors.
     """
+
+    rounded_kernels = ("kernel",)
 
     def __init__(
         self,
@@ -40,13 +44,14 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "..."], *, wide: bool = False, precision: jax.lax.Precision | None = None
     ) -> Float[Array, "..."]:
-        y = jnp.tensordot(
-            x,
-            self.kernel[...].astype(x.dtype),
-            axes=self.num_inputs,
-            precision=precision,
-            preferred_element_type=jnp.float32 if wide else x.dtype,
-        )
+        kernel, rounded = self.kernel[...], rounded_copy(self, "kernel")
+        result = jnp.float32 if wide else x.dtype
+        if rounded is not None and rounded.dtype == x.dtype and precision is None:
+            y: Any = rounded_product(x, kernel, rounded, self.num_inputs, result)
+        else:
+            y = jnp.tensordot(
+                x, kernel.astype(x.dtype), axes=self.num_inputs, precision=precision, preferred_element_type=result
+            )
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 

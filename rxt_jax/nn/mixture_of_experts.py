@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig, gate_hidden
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.parameters import constant, make_parameter, normal
+from rxt_jax.nn.rounding import rounded_copy
 from rxt_jax.ops.activations import Activation
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.ops.routing import BalanceLoss, balance_loss, grouped_product, route, sort_by_expert
@@ -87,6 +88,8 @@ class MixtureConfig:
 
 class _StackedExperts(nnx.Module):
     """E feed-forward layers in one array each; `axis` is the name of E."""
+
+    rounded_kernels = ("up", "down")
 
     def __init__(self, embed_dim: int, count: int, config: FeedForwardConfig, axis: str, *, rngs: nnx.Rngs):
         self.config = config
@@ -182,14 +185,16 @@ class MixtureOfExperts(nnx.Module):
         places = sort_by_expert(experts, self.config.num_experts)
         expert_of_row = jnp.repeat(places.tile_expert, places.tile)
         rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[places.token]
-        kernel = stack.up[...]
-        hidden = grouped_product(rows, kernel.reshape(*kernel.shape[:2], -1), places)
-        hidden = hidden.reshape(-1, *kernel.shape[2:])
+        kernel, rounded = stack.up[...], rounded_copy(stack, "up")
+        flat = (*kernel.shape[:2], -1)
+        hidden = grouped_product(
+            rows, kernel.reshape(flat), places, None if rounded is None else rounded.reshape(flat)
+        ).reshape(-1, *kernel.shape[2:])
         if stack.config.bias:
             # Picked before rounding, so that the slopes of an expert's tokens add up in float32.
             hidden = hidden + stack.up_bias[...][expert_of_row].astype(x.dtype)
         hidden = dropout(gate_hidden(stack.config, hidden), self.config.dropout, key)
-        rows = grouped_product(hidden, stack.down[...], places)
+        rows = grouped_product(hidden, stack.down[...], places, rounded_copy(stack, "down"))
         if stack.config.bias:
             rows = rows + stack.down_bias[...][expert_of_row].astype(x.dtype)
         return jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])

@@ -92,35 +92,47 @@ def sort_by_expert(experts: Int[Array, "N k"], num_experts: int) -> SortedTokens
 
 
 def grouped_product(
-    x: Float[Array, "P D"], kernels: Float[Array, "E D F"], sorted_tokens: SortedTokens
+    x: Float[Array, "P D"],
+    kernels: Float[Array, "E D F"],
+    sorted_tokens: SortedTokens,
+    rounded: Float[Array, "E D F"] | None = None,
 ) -> Float[Array, "P F"]:
     """Multiply every tile with the kernel of its expert, in the dtype of x.
 
-    What the tiles of an expert contribute to the slope of its kernel is float32 from the product to the sum.
+    What the tiles of an expert contribute to the slope of its kernel is float32 from the product to the sum. `rounded`
+    are the kernels in the dtype of x, for who has them.
     """
     tiles = x.reshape(-1, sorted_tokens.tile, x.shape[-1])
-    return _multiply(tiles, kernels, sorted_tokens.tile_expert).reshape(x.shape[0], -1)
+    rounded = kernels.astype(x.dtype) if rounded is None else rounded.astype(x.dtype)
+    rounded = jax.lax.stop_gradient(rounded)  # the slope is that of `kernels`
+    return _multiply(tiles, kernels, rounded, sorted_tokens.tile_expert).reshape(x.shape[0], -1)
 
 
 # The derivative is written by hand because the one that JAX derives rounds and adds up the tiles' contributions in
 # the dtype of x, and keeps the kernels of all tiles, which are as large as everything else of a layer together.
 @jax.custom_vjp
 def _multiply(
-    tiles: Float[Array, "P b D"], kernels: Float[Array, "E D F"], tile_expert: Int[Array, "P"]
+    tiles: Float[Array, "P b D"],
+    kernels: Float[Array, "E D F"],
+    rounded: Float[Array, "E D F"],
+    tile_expert: Int[Array, "P"],
 ) -> Float[Array, "P b F"]:
-    return jnp.einsum("PbD,PDF->PbF", tiles, kernels.astype(tiles.dtype)[tile_expert])
+    return jnp.einsum("PbD,PDF->PbF", tiles, rounded[tile_expert])
 
 
-def _multiply_forward(tiles: Array, kernels: Array, tile_expert: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _multiply(tiles, kernels, tile_expert), (tiles, kernels, tile_expert)
+def _multiply_forward(
+    tiles: Array, kernels: Array, rounded: Array, tile_expert: Array
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    # Of the kernels themselves only the dtype is kept.
+    return _multiply(tiles, kernels, rounded, tile_expert), (tiles, rounded, tile_expert, kernels[:0])
 
 
-def _multiply_backward(kept: tuple[Array, Array, Array], slope: Array) -> tuple[Array, Array, None]:
-    tiles, kernels, tile_expert = kept
-    tile_slope = jnp.einsum("PbF,PDF->PbD", slope, kernels.astype(tiles.dtype)[tile_expert])
+def _multiply_backward(kept: tuple[Array, Array, Array, Array], slope: Array) -> tuple[Array, Array, None, None]:
+    tiles, rounded, tile_expert, none = kept
+    tile_slope = jnp.einsum("PbF,PDF->PbD", slope, rounded[tile_expert])
     each = jnp.einsum("PbD,PbF->PDF", tiles, slope, preferred_element_type=jnp.float32)
-    kernel_slope = jnp.zeros(kernels.shape, jnp.float32).at[tile_expert].add(each)
-    return tile_slope, kernel_slope.astype(kernels.dtype), None
+    kernel_slope = jnp.zeros(rounded.shape, jnp.float32).at[tile_expert].add(each)
+    return tile_slope, kernel_slope.astype(none.dtype), None, None
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rxt_jax.nn.parameters import with_parameters
+from rxt_jax.nn.rounding import with_rounded_kernels
 from rxt_jax.row_sharding import on_mesh
 from rxt_jax.stages.stage import EpisodeStage, Rebuild, Stage
 from rxt_jax.train.optimizer import Optimizer
@@ -118,8 +119,11 @@ def step_root(seed: int, stream: int) -> Key:
 
 
 def rebuilder(graphdef: nnx.GraphDef, params: nnx.State) -> Rebuild:
-    """Make a function that makes the model with other values (path → array) for some of its parameters."""
-    return lambda values: nnx.merge(graphdef, with_parameters(params, values))
+    """Make a function that makes the model with other values (path → array) for some of its parameters.
+
+    Kernels of a model that computes in another type than float32 are rounded here, once for all that happens in a step.
+    """
+    return lambda values: with_rounded_kernels(nnx.merge(graphdef, with_parameters(params, values)))
 
 
 def _accumulate(
