@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rxt_jax.ops.grouped_kernel import kernel_slopes, kernels_run_here, multiply_tiles, tile_slopes
+
 __all__ = ["BalanceLoss", "Routing", "balance_loss", "grouped_product", "route", "sort_by_expert"]
 
 BalanceLoss = Literal["switch", "published"]
@@ -117,7 +119,12 @@ def _multiply(
     rounded: Float[Array, "E D F"],
     tile_expert: Int[Array, "P"],
 ) -> Float[Array, "P b F"]:
-    return jnp.einsum("PbD,PDF->PbF", tiles, rounded[tile_expert])
+    def blocks(tiles: Array, rounded: Array, tile_expert: Array) -> Array:
+        return jnp.einsum("PbD,PDF->PbF", tiles, rounded[tile_expert])
+
+    if not kernels_run_here():
+        return blocks(tiles, rounded, tile_expert)
+    return jax.lax.platform_dependent(tiles, rounded, tile_expert, tpu=multiply_tiles, default=blocks)
 
 
 def _multiply_forward(
@@ -129,9 +136,20 @@ def _multiply_forward(
 
 def _multiply_backward(kept: tuple[Array, Array, Array, Array], slope: Array) -> tuple[Array, Array, None, None]:
     tiles, rounded, tile_expert, none = kept
-    tile_slope = jnp.einsum("PbF,PDF->PbD", slope, rounded[tile_expert])
-    each = jnp.einsum("PbD,PbF->PDF", tiles, slope, preferred_element_type=jnp.float32)
-    kernel_slope = jnp.zeros(rounded.shape, jnp.float32).at[tile_expert].add(each)
+
+    def blocks(tiles: Array, slope: Array, rounded: Array, tile_expert: Array) -> tuple[Array, Array]:
+        tile_slope = jnp.einsum("PbF,PDF->PbD", slope, rounded[tile_expert])
+        each = jnp.einsum("PbD,PbF->PDF", tiles, slope, preferred_element_type=jnp.float32)
+        return tile_slope, jnp.zeros(rounded.shape, jnp.float32).at[tile_expert].add(each)
+
+    def kernel(tiles: Array, slope: Array, rounded: Array, tile_expert: Array) -> tuple[Array, Array]:
+        return tile_slopes(slope, rounded, tile_expert), kernel_slopes(tiles, slope, tile_expert, len(rounded))
+
+    given = (tiles, slope, rounded, tile_expert)
+    if kernels_run_here():
+        tile_slope, kernel_slope = jax.lax.platform_dependent(*given, tpu=kernel, default=blocks)
+    else:
+        tile_slope, kernel_slope = blocks(*given)
     return tile_slope, kernel_slope.astype(none.dtype), None, None
 
 
