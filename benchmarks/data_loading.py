@@ -195,7 +195,7 @@ def idle(updates: int) -> list[dict[str, Any]]:
             run_recipe(replace(recipe, folder=folder, stages=runs), quiet=True)
             for line in (Path(folder) / "metrics.jsonl").read_text().splitlines():
                 line = json.loads(line)
-                share = line["device_idle_share"]
+                share = line["time/data"]
                 print(f"{recipe.name} {line['stage']:20} idle at most {100 * share:6.3f} %", flush=True)
                 results.append({"recipe": recipe.name, "stage": line["stage"], "idle": share})
     return results

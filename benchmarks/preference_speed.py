@@ -17,9 +17,10 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from rxt_jax.cli.benchmark import best_time, forward_flops_per_token, random_conversations
+from rxt_jax.cli.benchmark import best_time, random_conversations
 from rxt_jax.model import ModelConfig, presets
 from rxt_jax.model.fresh_parameters import build_model
+from rxt_jax.model.operation_count import count_operations
 from rxt_jax.stages import DirectMemoryPreference, MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
@@ -78,7 +79,9 @@ def main(options: Options) -> None:
     """Measure and print."""
     config = presets.PRESETS[options.preset]()
     config = replace(config, max_length=max(config.max_length, options.length))
-    write, read = forward_flops_per_token(config, options.length)
+    operations = count_operations(config, options.length)
+    # Half of the tokens of a row are its answer; the head sees no others.
+    write, read = operations.encode + operations.write, operations.read + operations.head * options.length / 2
     batch = preferences(config, options)
     tokens = batch.chosen.ids.size
     smat = seconds(config, MemoryAware(), batch.chosen, options.steps)

@@ -1,6 +1,6 @@
 """Reinforcement on a task with a known optimum: say the token that was planted some interactions ago.
 
-python benchmarks/reinforcement.py [--algorithms impo ppo grpo rloo] [--seeds 3] [--distance 2] [--updates 150]
+python benchmarks/reinforcement.py [--algorithms impo ppo grpo rloo] [--seeds 0 1 2] [--distance 2] [--updates 150]
 
 A conversation plants one of 8 tokens, talks about something else, and is asked for the token: 1 for the right one, the
 optimum, 0 for another; chance is 1 in 8. Stage 4 is stopped when it says about half of them; every algorithm goes on
@@ -153,7 +153,8 @@ def pretrain(graphdef, params, measure, seed: int, distance: int, target: float 
     rng = np.random.default_rng(seed)
     for update in range(most):
         state, _ = step(state, conversations(rng, 64, distance))
-        if update % 10 == 9 and (found := measure(state.params)) >= target:
+        # Every 5 updates: later it may have jumped past the target.
+        if update % 5 == 4 and (found := measure(state.params)) >= target:
             return state.params, update + 1, found
     raise SystemExit(f"stage 4 did not reach {target:.0%} in {most} updates")
 
@@ -178,14 +179,14 @@ def reinforce(graphdef, params, stage, measure, seed: int, distance: int, update
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithms", nargs="+", default=["impo", "ppo", "grpo", "rloo"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--distance", type=int, default=2, help="interactions between planting and asking")
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=FOLDER / "reinforcement.json")
     options = parser.parse_args()
-    found = []
-    for seed in range(options.seeds):
+    found = json.loads(options.out.read_text()) if options.out.is_file() else []
+    for seed in options.seeds:
         began = time.perf_counter()
         graphdef, params = nnx.split(ReactiveTransformer(make_config(), rngs=nnx.Rngs(seed)))
         measure = accuracy_of(graphdef, options.distance)

@@ -84,6 +84,7 @@ def measure() -> None:
     import jax
 
     from rxt_jax import run as runs
+    from rxt_jax import run_stage
     from rxt_jax.data.config import DataConfig
     from rxt_jax.data.tokenizer_training import TokenizerConfig
     from rxt_jax.model import presets
@@ -102,7 +103,7 @@ def measure() -> None:
         stages={"first": stage, "second": stage},
     )
     watch, found = Watch(), {}
-    write_recipe, close = runs.write_recipe, runs.CheckpointStore.close
+    write_recipe, close = runs.write_recipe, run_stage.CheckpointStore.close
 
     def note_before(*arguments):
         write_recipe(*arguments)
@@ -125,9 +126,9 @@ def measure() -> None:
         note("resume" if start else "start" if name == "first" else "stage change")
         found["state"] = sum(leaf.nbytes * replicas(leaf) for leaf in jax.tree.leaves(state))
         save(updates if name == "first" else start + 1, state, {})
-        return LoopResult(state, name == "first", 0.0, 0.0, 0.0)
+        return LoopResult(state, name == "first", 0.0, 0.0, {"data": 0.0})
 
-    runs.write_recipe, runs.run_loop, runs.CheckpointStore.close = note_before, only_save, note_written
+    runs.write_recipe, run_stage.run_loop, run_stage.CheckpointStore.close = note_before, only_save, note_written
     try:
         with tempfile.TemporaryDirectory() as empty:
             for name in ("unmeasured", "measured"):

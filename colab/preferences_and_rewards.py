@@ -5,9 +5,12 @@
 #     gpuType: V5E1
 #   jupytext:
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: accelerator,colab
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -15,10 +18,11 @@
 # ---
 
 # %% [markdown]
-# # Preferences that only memory can decide
+# # Preferences and rewards that only memory can decide
 #
-# A preference says which of two answers is better. Here the worse one names another value of the same kind, so nothing but memory tells them apart.
-# Learning it sends a gradient through every write: DMPO (docs/preferences.md). It begins with the model that comes with the package.
+# Two ways to go on where the stages end. DMPO learns from pairs: the worse answer names another value of the same kind, so nothing but memory tells the
+# two apart (docs/preferences.md). Memory reinforcement lets the model lead conversations of its own and rewards the values that it remembers
+# (docs/reinforcement.md). Both send a gradient through every write. It begins with the model that comes with the package.
 
 # %%
 # First, before anything imports jax.
@@ -59,13 +63,13 @@ for interaction in interactions:
             print(name.ljust(8), interaction[name]["answer"])
 
 # %% [markdown]
-# ## Train
+# ## Learn the pairs
 #
 # A share of plain likelihood (`sft_weight`) keeps answers fluent: without it both answers lose probability.
 
 # %%
 from rxt_jax.losses import PreferenceConfig
-from rxt_jax.recipe import StageRun, shortened
+from rxt_jax.recipe import StageRun, load_recipe, shortened
 from rxt_jax.run import run_recipe
 from rxt_jax.stages import DirectMemoryPreference
 
@@ -80,9 +84,17 @@ recipe = replace(
     data=replace(companion.data, source=pairs),
     stages={"preference": StageRun(stage=stage, updates=200, batch_size=16, optimizer=last.optimizer, loop=last.loop)},
 )
-if SIZE == "small":
+
+
+def sized(recipe):
+    """Keep every step and little of its length where SIZE is "small"."""
+    if SIZE != "small":
+        return recipe
     recipe = shortened(recipe, 0.01, episodes=4)
-    recipe = replace(recipe, evaluation=replace(recipe.evaluation, splits=("iid",)))
+    return replace(recipe, evaluation=replace(recipe.evaluation, splits=("iid",), conditions=("memory", "zeroed")))
+
+
+recipe = sized(recipe)
 _ = run_recipe(recipe)
 
 # %% [markdown]
@@ -96,8 +108,33 @@ import rich
 for table in rxt_jax.evaluate_run(recipe.run_folder).tables():
     rich.print(table)
 
+# %% [markdown]
+# ## Let it earn rewards
+#
+# Eight answers to every query, compared with each other (GRPO); an answer earns 1 for the value that was asked for and loses for another value of the
+# conversation. What the model said itself is what it remembers. Watch `reward/total`, and recall beside it: a reward that rises while recall falls is
+# being gamed.
+
 # %%
-session = rxt_jax.open_session(recipe.run_folder)
-for query in ("My cat is called Tom and my dog is called Rex.", "What is my dog's name?"):
-    print("you   ", query)
-    print("model ", session.answer(query))
+reinforced = load_recipe("configs/companion_reinforcement.py")
+reinforced = replace(
+    reinforced,
+    folder=str(FOLDER / "notebook_reinforced"),
+    start_from=str(recipe.run_folder),
+    model=replace(reinforced.model, dtype=DTYPE),
+)
+reinforced = sized(reinforced)
+_ = run_recipe(reinforced)
+for table in rxt_jax.evaluate_run(reinforced.run_folder).tables():
+    rich.print(table)
+
+# %% [markdown]
+# ## Talk to both
+
+# %%
+for folder in (recipe.run_folder, reinforced.run_folder):
+    session = rxt_jax.open_session(folder)
+    print(folder.name)
+    for query in ("My cat is called Tom and my dog is called Rex.", "What is my dog's name?"):
+        print("you   ", query)
+        print("model ", session.answer(query))

@@ -56,7 +56,7 @@ recipe = Recipe(
         "interaction_sft": StageRun(stage=InteractionSft(), updates=300, batch_size=32, optimizer=optimizer, loop=loop),
         # Then from the past as it was said, then from memory.
         "history_reading": StageRun(
-            stage=HistoryReading(remat="none"),
+            stage=HistoryReading(),
             updates=250,
             batch_size=16,
             max_interactions=6,

@@ -3,16 +3,21 @@
 A checkpoint has three items: `params` and `optimizer` (path → array, each readable on its own) and `meta` (JSON).
 The last good one wins: one that cannot be read is reported and passed over. One that can be read but has other
 optimizer state than is wanted is an error. Whatever is read goes directly to the devices that are to have it.
+
+Several processes write a checkpoint together, each the arrays of its devices, into one folder that all of them see.
+They read it each on its own, and agree on the newest one that all of them can read.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from rxt_jax.processes import agree, said_by_writer
 
 __all__ = ["Checkpoint", "CheckpointStore"]
 
@@ -21,6 +26,8 @@ _FILE_BYTES = 16 * 2**20
 _PART_BYTES = 64 * 2**20
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Checkpoint(NamedTuple):
@@ -32,16 +39,25 @@ class Checkpoint(NamedTuple):
     meta: dict[str, Any]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Asks nobody whether the run is to stop: the training loop does, and counts updates over all stages."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class CheckpointStore:
     """Checkpoints of one stage in one folder; the `keep_last` newest and the best one stay.
 
     `streamed` is for conversions: parameters are written while the caller waits, a few chunks at a time, so that
-    hardly more memory is needed than the model itself takes.
+    hardly more memory is needed than the model itself takes. `together`: all processes of a run have this store open
+    and call the same methods; False: one process reads for itself, whatever the others do.
     """
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 2, streamed: bool = False):
+    def __init__(self, folder: str | Path, *, keep_last: int = 2, streamed: bool = False, together: bool = False):
         self.folder = Path(folder).absolute()
         self._streamed = streamed
+        self._together = together and jax.process_count() > 1
         self._unreadable: set[int] = set()
         policies = [
             keep.LatestN(keep_last),
@@ -49,24 +65,42 @@ class CheckpointStore:
                 get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
             ),
         ]
-        self._manager = ocp.CheckpointManager(
+        alone = jax.process_count() > 1 and not self._together
+        if alone:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._manager = self._open(alone, policies)
+        # Who reads waits for nobody: another process may fail to read what this one can.
+        self._reader = self._open(True, policies) if self._together else self._manager
+
+    def _open(self, alone: bool, policies: list[Any]) -> ocp.CheckpointManager:
+        """Open the folder for all processes, or for this one alone."""
+        me = jax.process_index()
+        processes = ocp.options.MultiprocessingOptions()
+        if alone:
+            # One process creates no folders, Orbax says, and names its barriers.
+            processes = ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
+        return _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep.AnyPreservationPolicy(policies),
-                create=True,
-                enable_async_checkpointing=not streamed,
+                create=not alone,
+                enable_async_checkpointing=not (self._streamed or alone),
+                multiprocessing_options=processes,
             ),
             item_handlers={
-                "params": ocp.PyTreeCheckpointHandler(save_concurrent_gb=1 if streamed else None),
-                "optimizer": ocp.PyTreeCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
+                "params": ocp.PyTreeCheckpointHandler(
+                    save_concurrent_gb=1 if self._streamed else None, multiprocessing_options=processes
+                ),
+                "optimizer": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
+                "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
             },
         )
 
     @property
     def updates(self) -> list[int]:
         """Return the updates that have a checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        found = sorted(self._manager.all_steps())
+        return said_by_writer(found) if self._together else found
 
     def save(
         self, update: int, params: dict[str, Any], optimizer: Any, meta: dict[str, Any], loss: float | None = None
@@ -106,20 +140,14 @@ class CheckpointStore:
         """
         wanted = _by_path(optimizer)
         for update, meta in self._described(check):
-            try:
-                stored = self._manager.item_metadata(update)["optimizer"] if wanted else {}
-                if stored is None:
-                    raise ValueError("it has no optimizer state")
-            except Exception as error:
-                self._pass_over(update, error)
+            stored = self._attempt(update, self._stored_optimizer) if wanted else {}
+            if stored is None:
                 continue
             named = self._as_stored(update, wanted, stored) if wanted else {}
-            try:
-                restored_params = self._restore_parts(update, "params", params)
-                leaves = self._restore_parts(update, "optimizer", named)
-            except Exception as error:
-                self._pass_over(update, error)
+            read = self._attempt(update, self._restore_arrays, params, named)
+            if read is None:
                 continue
+            restored_params, leaves = read
             restored = jax.tree.unflatten(jax.tree.structure(optimizer), list(leaves.values()))
             return Checkpoint(update, restored_params, restored, meta)
         return None
@@ -131,14 +159,36 @@ class CheckpointStore:
     def _described(self, check: Callable[[dict[str, Any]], None] | None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield updates and metadata, newest first."""
         for update in reversed(self.updates):
-            try:
-                meta = self._manager.restore(update, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            except Exception as error:
-                self._pass_over(update, error)
+            meta = self._attempt(update, self._restore_meta)
+            if meta is None:
                 continue
             if check is not None:
                 check(meta)
             yield update, meta
+
+    def _attempt(self, update: int, read: Callable[..., T], *arguments: Any) -> T | None:
+        """Call `read(update, *arguments)`; None where that cannot be read, here or in another process."""
+        found, reason = None, None
+        try:
+            found = read(update, *arguments)
+        except Exception as error:
+            reason = error
+        if not (agree(reason is None) if self._together else reason is None):
+            self._pass_over(update, reason or RuntimeError("another process cannot read it"))
+            return None
+        return found
+
+    def _restore_meta(self, update: int) -> dict[str, Any]:
+        return self._reader.restore(update, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def _stored_optimizer(self, update: int) -> Mapping[str, Any]:
+        stored = self._reader.item_metadata(update)["optimizer"]
+        if stored is None:
+            raise ValueError("it has no optimizer state")
+        return stored
+
+    def _restore_arrays(self, update: int, params: dict[str, Any], optimizer: dict[str, Any]) -> tuple[dict, dict]:
+        return self._restore_parts(update, "params", params), self._restore_parts(update, "optimizer", optimizer)
 
     def _as_stored(self, update: int, wanted: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
         """Name what is wanted as the checkpoint does: by path, or by number as checkpoints were written before."""
@@ -177,7 +227,7 @@ class CheckpointStore:
             arguments = ocp.args.PyTreeRestore(
                 part, ocp.checkpoint_utils.construct_restore_args(part), partial_restore=len(parts) > 1
             )
-            restored |= self._manager.restore(update, args=ocp.args.Composite(**{item: arguments}))[item]
+            restored |= self._reader.restore(update, args=ocp.args.Composite(**{item: arguments}))[item]
         # A partial restore gives back, without a word, what was asked for where nothing is stored.
         missing = [path for path, leaf in restored.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
         if missing:
@@ -191,6 +241,8 @@ class CheckpointStore:
     def close(self) -> None:
         """Finish writing and let go of the folder."""
         self._manager.close()
+        if self._reader is not self._manager:
+            self._reader.close()
 
     def _pass_over(self, update: int, error: Exception) -> None:
         self._unreadable.add(update)

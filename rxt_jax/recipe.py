@@ -6,7 +6,7 @@ A file in `configs/` is Python that defines `recipe`; it says only what differs 
 import copy
 import dataclasses
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -24,7 +24,16 @@ from rxt_jax.train.groups import GROUP_PATTERNS
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
 
-__all__ = ["Recipe", "StageRun", "curriculum_runs", "from_json", "load_recipe", "shortened", "to_json"]
+__all__ = [
+    "Recipe",
+    "StageRun",
+    "curriculum_runs",
+    "from_json",
+    "lengthening_runs",
+    "load_recipe",
+    "shortened",
+    "to_json",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +155,25 @@ def curriculum_runs(
         if entry.eval_dataset is not None:
             own = replace(own, evaluation_source=entry.eval_dataset)
         place = f"{name}-{entry.steps}" + ("-lr" if entry.is_long_range else "")
-        runs[place] = replace(run, data=own, max_interactions=entry.max_interactions)
+        stage = run.stage.continued() if runs else run.stage
+        runs[place] = replace(run, stage=stage, data=own, max_interactions=entry.max_interactions)
     return runs
+
+
+def lengthening_runs(name: str, run: StageRun, steps: Sequence[int]) -> dict[str, StageRun]:
+    """Make the stage runs of a curriculum on the same data: `run` on episodes of 2, then 4, then 8 answers, say.
+
+    `steps` are the answers of an episode, one by one (`stages.reinforcement_plans.curriculum_steps`); the first
+    interaction is written and not answered, so an episode has one more. What should differ from step to step,
+    `dataclasses.replace` changes in the runs that this returns. Names are `name-2`, `name-4`.
+    """
+    if len(set(steps)) < len(steps) or not steps or min(steps) < 1:
+        raise ValueError(f"steps must be different numbers of at least 1, got {list(steps)}.")
+    stages = (run.stage.continued() if number else run.stage for number in range(len(steps)))
+    return {
+        f"{name}-{length}": replace(run, stage=stage, max_interactions=length + 1)
+        for length, stage in zip(steps, stages, strict=True)
+    }
 
 
 _OLD_FIELDS = {
@@ -156,6 +182,7 @@ _OLD_FIELDS = {
     ("JointPretraining", "loss_on_padding"): "compatibility.loss_on_padding",
     ("JointPretraining", "read_padding"): "compatibility.read_padding",
     ("DirectMemoryPreference", "memory_rule"): "compatibility.memory_rule",
+    ("HistoryReading", "remat"): None,
     ("DataConfig", "parse_control_tokens_in_text"): "compatibility.parse_control_tokens_in_text",
     ("DataConfig", "end_every_answer"): "compatibility.one_eos_per_conversation",
     ("DataConfig", "packing.published"): "compatibility.packed_documents_see_each_other",
@@ -171,8 +198,11 @@ _OLD_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
 }
 """Values of fields (by the names they had) that earlier versions wrote, and what they are called now."""
 
+_LATE_GROUPS = (("critic", "reward_model", "reward_memory"), ("reward_model", "reward_memory"))
 _OLD_DEFAULTS = {
-    ("OptimizerConfig", "groups"): [list(pair) for pair in GROUP_PATTERNS if pair[0] != "critic"],
+    ("OptimizerConfig", "groups"): [
+        [list(pair) for pair in GROUP_PATTERNS if pair[0] not in late] for late in _LATE_GROUPS
+    ],
 }
 """Values that were the default when they were written: they mean today's default."""
 
@@ -242,7 +272,9 @@ def _read(value: Any, place: str, types: Mapping[str, Mapping[str, type]]) -> An
     if len(types[name]) > 1:
         raise ValueError(f"{place}: {name} may be {' or '.join(types[name])}; config classes need names of their own.")
     (cls,) = types[name].values()
-    fields = {key: item for key, item in _of_today(cls, value).items() if item != _OLD_DEFAULTS.get((name, key), ...)}
+    fields = {
+        key: item for key, item in _of_today(cls, value).items() if item not in _OLD_DEFAULTS.get((name, key), ())
+    }
     known = {each.name for each in dataclasses.fields(cls)}
     unknown = sorted(fields.keys() - known)
     if unknown:

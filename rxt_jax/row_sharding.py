@@ -61,21 +61,25 @@ def map_rows(
     function: Callable[[Any, Any, tuple[str, ...]], tuple[Any, Any]],
     rows: Any,
     parameters: Any = (),
+    *,
+    row_axis: int = 0,
+    multiple: int = 1,
 ) -> tuple[Any, Any]:
     """Call `function(rows, parameters, over) -> (by_row, common)` on every device with its own rows.
 
-    Leaves of `rows` and `by_row` lead with the rows; `parameters` is any pytree of variables or arrays and arrives
-    whole. `over` names the axes of the mesh over which the function may add up (`jax.lax.psum`), as it has to for
-    `common`, which must be the same on all devices; it is empty where one device has all rows.
+    `row_axis` of all leaves of `rows` and `by_row` counts rows, of which a device gets a multiple of `multiple`.
+    `parameters` is any pytree of variables or arrays and arrives whole. `over` names the axes of the mesh over which
+    the function may add up (`jax.lax.psum`), as it has to for `common`, which must be the same on all devices; it is
+    empty where one device has all rows.
 
     Parameters that are split are gathered inside, so that their gradients come back split; all others are added up over
     the devices once, behind everything that the function does.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    count = jax.tree.leaves(rows)[0].shape[0]
+    count = jax.tree.leaves(rows)[0].shape[row_axis]
     over = () if mesh.empty else tuple(axis for axis in BATCH_AXES if axis in mesh.auto_axes)
     parts = math.prod(mesh.shape[axis] for axis in over)
-    if parts == 1 or count % parts:
+    if parts == 1 or count % (parts * multiple):
         return function(rows, parameters, ())
     variables = jax.tree.leaves(parameters, is_leaf=_is_variable)
     specs = [_own_spec(each, mesh, over) for each in variables]
@@ -87,10 +91,11 @@ def map_rows(
 
     # Manual over the other axes too where they split nothing: a program that is manual throughout is the simple case.
     alone = all(mesh.shape[axis] == 1 for axis in mesh.axis_names if axis not in over)
+    split = P(*[None] * row_axis, over)
     mapped = jax.shard_map(
         local,
-        in_specs=(P(over), specs),
-        out_specs=(P(over), P()),
+        in_specs=(split, specs),
+        out_specs=(split, P()),
         axis_names=set(mesh.axis_names if alone else over),
         check_vma=False,
     )

@@ -22,10 +22,12 @@ from rxt_jax.evaluation import (
     evaluate_preferences,
     evaluate_split,
 )
+from rxt_jax.evaluation.preferences import PreferenceJudge
 from rxt_jax.model import BaselineTransformer
 from rxt_jax.recipe import Recipe
 from rxt_jax.run_folder import LoadedRun, loaded_run, run_and_stage
 from rxt_jax.shipped import is_shipped
+from rxt_jax.stages import RewardModeling
 
 __all__ = ["RunEvaluation", "before_preferences", "evaluate_run", "result_folder"]
 
@@ -118,10 +120,14 @@ def _evaluate_preferences(loaded: LoadedRun, folder: Path) -> PreferenceReport |
     recipe = loaded.recipe
     if recipe.preference_stage is None or recipe.held_out_preferences is None:
         return None
-    own, data = recipe.stages[recipe.preference_stage].data, _rows(recipe)
+    run = recipe.stages[recipe.preference_stage]
+    judge: PreferenceJudge = "reward_model" if isinstance(run.stage, RewardModeling) else "likelihood"
+    if judge == "reward_model" and getattr(loaded.model.config, "reward_model", None) is None:
+        return None  # the checkpoint from before there was one
+    own, data = run.data, _rows(recipe)
     data = data if own is None else own.within(data)
     source = open_source(recipe.held_out_preferences)
-    preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, data, recipe.evaluation)
+    preferences = evaluate_preferences(loaded.model, loaded.tokenizer, source, data, recipe.evaluation, judge=judge)
     preferences.save(folder)
     return preferences
 

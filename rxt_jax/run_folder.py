@@ -68,12 +68,13 @@ def load(folder: str | Path) -> LoadedRun:
 def read_parameters(folder: str | Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """Read parameters (path → array, float32) of whatever `load` takes, each directly to where it is to live.
 
-    `wanted` has shapes and shardings; those that the folder's model lacks or has in another shape are left out.
+    `wanted` has shapes and shardings; those that the folder's model lacks or has in another shape are left out. Of
+    several processes all have to call this.
     """
     opened = _open(folder)
     found = flat_parameters(opened.abstract)
     fitting = {path: leaf for path, leaf in wanted.items() if path in found and found[path].shape == leaf.shape}
-    values = _read(opened, fitting)
+    values = _read(opened, fitting, together=True)
     return {path: values[path] for path in fitting}
 
 
@@ -94,9 +95,11 @@ def _open(folder: str | Path) -> _Opened:
     return _Opened(folder, only, recipe, load_tokenizer(folder), *abstract_model(recipe.model))
 
 
-def _read(opened: _Opened, placed: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Read all parameters: those in `placed` as it says, the others on the first device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def _read(
+    opened: _Opened, placed: Mapping[str, jax.ShapeDtypeStruct], *, together: bool = False
+) -> dict[str, jax.Array]:
+    """Read all parameters: those in `placed` as it says, the others on this process's first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = {
         path: placed.get(path, jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=device))
         for path, variable in flat_parameters(opened.abstract).items()
@@ -106,7 +109,7 @@ def _read(opened: _Opened, placed: Mapping[str, jax.ShapeDtypeStruct]) -> dict[s
         weights = read_weights(weights_file, shapes)
         check_tokenizer(weights.meta, opened.tokenizer, opened.folder)
         return weights.params
-    return _newest_parameters(opened.folder, opened.recipe, opened.only, opened.tokenizer, shapes)
+    return _newest_parameters(opened.folder, opened.recipe, opened.only, opened.tokenizer, shapes, together)
 
 
 def loaded_run(run: str | Path | LoadedRun) -> LoadedRun:
@@ -115,7 +118,7 @@ def loaded_run(run: str | Path | LoadedRun) -> LoadedRun:
 
 
 def _newest_parameters(
-    folder: Path, recipe: Recipe, only: str | None, tokenizer: Tokenizer, shapes: dict[str, Any]
+    folder: Path, recipe: Recipe, only: str | None, tokenizer: Tokenizer, shapes: dict[str, Any], together: bool
 ) -> dict[str, Any]:
     """Read the parameters of the last stage that has a checkpoint, or those of one stage."""
     from rxt_jax.checkpoint import CheckpointStore
@@ -124,7 +127,7 @@ def _newest_parameters(
         path = folder / "stages" / name
         if not path.is_dir():
             continue
-        store = CheckpointStore(path)
+        store = CheckpointStore(path, together=together)
         checkpoint = store.restore(shapes, None, functools.partial(check_tokenizer, tokenizer=tokenizer, folder=path))
         store.close()
         if checkpoint is not None:

@@ -31,6 +31,7 @@ __all__ = [
     "parameter_shardings",
     "parameter_spec",
     "place_batch",
+    "process_rows",
     "state_shardings",
 ]
 
@@ -213,13 +214,16 @@ def state_shardings(
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def batch_shardings(batch: Any, mesh: Mesh, batch_axis: int) -> Any:
-    """Split the rows of a batch over `BATCH_AXES`; each process gives its share of them."""
-    rows = jax.tree.leaves(batch)[0].shape[batch_axis] * jax.process_count()
+def batch_shardings(batch: Any, mesh: Mesh, batch_axis: int, rows: int | None = None) -> Any:
+    """Split the rows of a batch over `BATCH_AXES`.
+
+    `rows` of the whole batch, where `batch` is a process's part of it; None = it is the whole.
+    """
+    count = jax.tree.leaves(batch)[0].shape[batch_axis] if rows is None else rows
     parts = batch_parts(mesh)
-    if rows % parts:
+    if count % parts:
         raise ValueError(
-            f"batch_size = {rows} must be a multiple of {' × '.join(BATCH_AXES)} = {parts}. "
+            f"batch_size = {count} must be a multiple of {' × '.join(BATCH_AXES)} = {parts}. "
             f"Change the batch size or the mesh."
         )
 
@@ -236,8 +240,36 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def place_batch(batch: Any, shardings: Any) -> Any:
-    """Put a batch on the devices; with several processes each has a share of the rows and they make one array."""
+def process_rows(mesh: Mesh, rows: int) -> tuple[int, ...] | None:
+    """List the rows of a batch of `rows` that this process's devices hold, in order; None = all of them.
+
+    Processes may hold the same rows (a mesh whose `tensor` axis crosses them), and rows that are not neighbours.
+    """
     if jax.process_count() == 1:
+        return None
+    places = batch_shardings(np.empty(rows), mesh, 0).addressable_devices_indices_map((rows,))
+    held = (index for (index,) in places.values())
+    return tuple(sorted({row for index in held for row in range(*index.indices(rows))}))
+
+
+def place_batch(batch: Any, mesh: Mesh, batch_axis: int, rows: int | None = None) -> Any:
+    """Put a batch on the devices.
+
+    With several processes it has the rows of this one (`process_rows`), of `rows` in all, and those of all processes
+    make one array.
+    """
+    shardings = batch_shardings(batch, mesh, batch_axis, rows)
+    held = None if rows is None else process_rows(mesh, rows)
+    if rows is None or held is None:
         return jax.device_put(batch, shardings)
-    return jax.tree.map(lambda leaf, place: jax.make_array_from_process_local_data(place, leaf), batch, shardings)
+
+    def place(leaf: Any, sharding: NamedSharding) -> Any:
+        shape = (*leaf.shape[:batch_axis], rows, *leaf.shape[batch_axis + 1 :])
+
+        def part(index: Any) -> Any:
+            wanted = range(*index[batch_axis].indices(rows))
+            return np.take(leaf, np.searchsorted(held, wanted), axis=batch_axis)
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(place, batch, shardings)

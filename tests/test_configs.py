@@ -1,29 +1,37 @@
 """Every recipe in configs/ loads, gets batches of its own kind of data, and has a first update that fits its state."""
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 from published_sgd import FERRY, write_split
 from small import dialogue_tokenizer
 
+from rxt_jax.compile_check.example_batch import example_batch
+from rxt_jax.compile_check.topology import parse_topology
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.model import make_model
+from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import load_recipe
 from rxt_jax.run import make_batches
-from rxt_jax.sharding import batch_shardings, make_mesh, state_shardings
+from rxt_jax.sharding import batch_shardings, find_indivisible, make_mesh, state_shardings
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
+ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
+SCALE = [file for file in ALL if file.startswith("scale/")]
+FILES = [file for file in ALL if file not in SCALE]
 DIALOGUES = 64  # as many as the largest batch has rows
 
 
@@ -90,5 +98,23 @@ def test_the_first_update_of_every_stage_compiles(recipe):
         assert jax.jit(update).lower(*given).compile().as_text(), name
 
 
+@pytest.mark.parametrize("file", SCALE)
+def test_recipes_for_accelerators_divide_evenly_and_say_how_to_prove_that_they_fit(file):
+    """Compiling them takes minutes: `rxt compile-check` does it, benchmarks/scaling.md has what it said."""
+    recipe = load_recipe(CONFIGS / file)
+    assert recipe.name == Path(file).stem
+    sizes = [recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.tensor, recipe.mesh.expert]
+    said = re.search(rf"rxt compile-check configs/{re.escape(file)} --topology (\S+)", (CONFIGS / file).read_text())
+    assert said is not None and parse_topology(said[1]).size == math.prod(sizes)
+    parameters = flat_parameters(abstract_model(recipe.model)[1])
+    mesh = AbstractMesh(tuple(sizes), ("data", "fsdp", "tensor", "expert"))
+    assert not find_indivisible(parameters, mesh)  # type: ignore[arg-type]
+    for name, run in recipe.stages.items():
+        assert run.batch_size % (math.prod(sizes) * run.accumulation) == 0, name
+        assert example_batch(run.stage, recipe.data_of(run), 1).loss_mask.any()
+    attention = recipe.model.decoder.attention
+    assert attention.head_dim == 128 and recipe.model.embed_dim % 256 == 0
+
+
 def test_there_are_recipes():
-    assert {"toy.py", "companion.py", "sgd/small.py"} <= set(FILES)
+    assert {"toy.py", "companion.py", "sgd/small.py"} <= set(FILES) and len(SCALE) >= 4

@@ -18,7 +18,13 @@ def read(name):
 
 
 def test_there_are_notebooks():
-    assert {"train_toy", "your_own_data", "preferences_and_rewards"} <= set(NOTEBOOKS)
+    assert {"train_toy", "your_own_data", "preferences_and_rewards", "inside_memory"} == set(NOTEBOOKS)
+
+
+def test_every_notebook_is_a_page_of_the_site():
+    page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    for name in NOTEBOOKS:
+        assert f"\ncolab/{name}\n" in page and f"(../colab/{name}.ipynb)" in page
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -34,7 +34,11 @@ def test_every_package_with_public_names_has_a_page():
     documented = set(
         re.findall(r"(?:auto)?module:: (\S+)", "".join(p.read_text() for p in (DOCS / "api").glob("*.md")))
     )
-    assert found <= {*PUBLIC, "rxt_jax.data.hand_typed", "rxt_jax.data.sgd", "rxt_jax.pages"}
+    assert found <= {
+        *PUBLIC,
+        "rxt_jax.pages",
+        *(f"rxt_jax.data.{name}" for name in ("hand_typed", "question_sets", "sgd")),
+    }
     assert set(PUBLIC) <= documented
 
 
@@ -118,6 +122,7 @@ RUN = {
 """Commands that are run, in this order, with what makes them short. `runs/toy` is a copy of the companion."""
 
 _TRAINS = "trains for minutes; the notebooks and tests/test_configs.py train the same recipes small"
+_SEVERAL = "needs two machines; tests/train starts two processes"
 _SERVES = "does not end; tests/server runs it and talks to it"
 _PUBLISHED = "needs what is not in this repository; tests/golden converts and reads small ones"
 NOT_RUN = {
@@ -132,6 +137,9 @@ NOT_RUN = {
     "rxt chat http://127.0.0.1:8000": _SERVES,
     "rxt inspect-memory runs/toy conversation.jsonl -o memory.html": "runs above, with the companion",
     "rxt report runs/toy runs/other -o report.html": "needs finished runs; tests/report does it with small ones",
+    "rxt benchmark memory runs/toy --data babi:tasks/qa1_test.txt sessions:longmemeval_s.json my_conversations.jsonl": (
+        "needs published files; tests/evaluation asks small ones"
+    ),
     "rxt benchmark mrq runs/toy --baseline runs/toy_baseline": "needs a trained baseline; tests/evaluation has one",
     "rxt benchmark mrq runs/toy --data my_conversations.jsonl --mrq.no-teacher-forcing": "runs above, on other data",
     "rxt evaluate runs/mine": "the run of a reader's own",
@@ -145,6 +153,13 @@ NOT_RUN = {
     "rxt data inspect sgd:dstc8-schema-guided-dialogue:dev": _PUBLISHED,
     "rxt benchmark --preset rxt_alpha_micro": "minutes; it would measure the machine of the tests",
     "rxt benchmark --preset toy --interactions 4 --steps 1": "minutes; it would measure the machine of the tests",
+    "rxt compile-check configs/scale/v5e_8_dense_300m.py --topology v5e:2x4": "needs libtpu",
+    "rxt compile-check configs/toy.py --topology cpu:8 --memory 16": "minutes; tests/cli compiles a small stage",
+    "rxt train configs/scale/h100_8_dense_1b.py --data.source.path train.jsonl "
+    "--data.evaluation-source.path held_out.jsonl": "needs eight GPUs",
+    "rxt train recipe.py --coordinator 10.0.0.1:1234 --processes 2 --process 0": _SEVERAL,
+    "rxt train recipe.py --coordinator 10.0.0.1:1234 --processes 2 --process 1": _SEVERAL,
+    "rxt train configs/toy.py --profile 40:5": _TRAINS,
     "rxt tokenizer train FOLDER --data FILE --config.vocab-size 32000 --config.kind bpe": "needs a large text",
 }
 

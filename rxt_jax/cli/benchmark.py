@@ -19,17 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from rxt_jax.cli.options import parse
-from rxt_jax.model import ModelConfig, ReactiveTransformer, presets
+from rxt_jax.model import ModelConfig, presets
 from rxt_jax.model.fresh_parameters import build_model
-from rxt_jax.nn.mixture_of_experts import MixtureConfig
-from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.model.operation_count import episode_operations
 from rxt_jax.stages import MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 from rxt_jax.types import EpisodeBatch
 
-__all__ = ["BenchmarkOptions", "best_time", "forward_flops_per_token", "random_conversations", "run"]
+__all__ = ["BenchmarkOptions", "best_time", "random_conversations", "run"]
 
 _OF_RUNS = {"memory": "rxt_jax.cli.benchmark_memory", "mrq": "rxt_jax.cli.benchmark_mrq"}
 
@@ -54,40 +53,6 @@ class BenchmarkOptions:
     """Type of activations."""
     json: bool = False
     """Print JSON."""
-
-
-def forward_flops_per_token(config: ModelConfig, length: int) -> tuple[float, float]:
-    """Count the floating-point operations of writing one token into memory, and of decoding one, without the
-    backward pass.
-
-    Two per weight that the token meets (k experts of a mixture), plus attention scores and sums. Tools
-    that count from the compiled program count the body of a scan once.
-    """
-    abstract = nnx.eval_shape(lambda: ReactiveTransformer(config, rngs=nnx.Rngs(0)))
-    write = read = 0.0
-    slots_per_token = config.num_slots / length
-    for path, variable in flat_parameters(nnx.split(abstract)[1]).items():
-        axes = variable.get_metadata()["axes"]
-        if len(axes) < 2 or path.startswith(("embedding", "masked_language_head", "learned_memory")):
-            continue
-        share = 1.0
-        mixture = config.decoder.feed_forward
-        if "/experts/" in path and isinstance(mixture, MixtureConfig):
-            share = mixture.experts_per_token / mixture.num_experts
-        reads_tokens = "/attention/key" in path or "/attention/value" in path
-        runs_on_slots = path.startswith("memory_attention") and not reads_tokens
-        runs_on_slots |= "cross_attention/key" in path or "cross_attention/value" in path
-        flops = 2.0 * variable.size * share * (slots_per_token if runs_on_slots else 1.0)
-        if path.startswith("decoder"):
-            read += flops
-        else:
-            write += flops
-    encoder, decoder = config.encoder.attention, config.decoder.attention
-    cross, memory = config.decoder.cross_attention, config.memory_attention.layer.attention
-    layers, slots = 4.0 * config.num_layers, config.num_slots
-    write += layers * (length * encoder.output_heads * encoder.head_dim + slots * memory.output_heads * memory.head_dim)
-    read += layers * (length * decoder.output_heads * decoder.head_dim + slots * cross.output_heads * cross.head_dim)
-    return write, read
 
 
 def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
@@ -149,8 +114,13 @@ def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOpt
 
     seconds = best_time(once, options.steps)
     tokens = count * options.batch_size * length
-    # Backward costs twice the forward pass; what remat computes again is not counted as useful.
-    flops = 3.0 * tokens * sum(forward_flops_per_token(config, length))
+    flops = episode_operations(
+        config,
+        rows=options.batch_size,
+        interactions=count,
+        length=length,
+        scored_tokens=int(np.sum(batch.loss_mask[..., 1:])),
+    )
     return {
         "interactions": count,
         "compile_seconds": compile_seconds - seconds,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rxt_jax.cli.compilation_cache import use_compilation_cache
 from rxt_jax.cli.options import parse
-from rxt_jax.evaluation.memory_benchmark import MemoryBenchmarkConfig, evaluate_memory
+from rxt_jax.evaluation.memory_benchmark import MemoryBenchmarkConfig, evaluate_memory, evaluate_questions
 from rxt_jax.model import BaselineTransformer
 from rxt_jax.run_evaluation import result_folder
 from rxt_jax.run_folder import load
@@ -26,9 +26,12 @@ class MemoryBenchmarkOptions:
 
     run: Annotated[str, tyro.conf.Positional]
     """Folder of the run, or of one of its stages, or `companion`."""
+    data: tuple[str, ...] = ()
+    """Files whose questions are asked instead: `babi:PATH`, `sessions:PATH`, or episodes with `recall` annotations."""
     memory: MemoryBenchmarkConfig = field(default_factory=MemoryBenchmarkConfig)
     output: str | None = None
-    """Folder that gets `memory.json`, `memory.md` and `memory.png` (default: `evaluation/memory` of the run)."""
+    """Folder that gets `memory.json`, `memory.md` and `memory.png` (default: `evaluation/memory` of the run, with
+    `data` its `evaluation/questions`)."""
     json: bool = False
     """Print the result as JSON and nothing else."""
 
@@ -42,13 +45,20 @@ def run(arguments: Sequence[str]) -> int:
     if isinstance(loaded.model, BaselineTransformer):
         raise ValueError(f"{options.run} is the stateless baseline, which has no memory to measure; name another run.")
     use_compilation_cache()
-    report = evaluate_memory(loaded.model, loaded.tokenizer, loaded.recipe.data, options.memory)
-    place = Path(options.output) if options.output else folder / "evaluation" / (stage or "") / "memory"
+    measured = (loaded.model, loaded.tokenizer, loaded.recipe.data)
+    if options.data:
+        report = evaluate_questions(*measured, options.data, options.memory)
+    else:
+        report = evaluate_memory(*measured, options.memory)
+    part = "questions" if options.data else "memory"
+    place = Path(options.output) if options.output else folder / "evaluation" / (stage or "") / part
     report.save(place)
     if options.json:
         print(json.dumps(report.summary()))
         return 0
     console = Console()
     console.print(report.table())
+    if options.data and (cut := max(row.cut_rows for row in report.rows)):
+        console.print(f"{cut} interactions of a file have more tokens than the model reads at once and were cut")
     console.print(f"written: {place}")
     return 0

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import get_args
 
-from rxt_jax.cli.chat_text import facts_text, memory_text
+from rxt_jax.cli.chat_text import change_text, facts_text, memory_text
 from rxt_jax.cli.facts import facts_known
 from rxt_jax.cli.remote_session import RemoteSession
 from rxt_jax.data.template import ThinkingMode
@@ -83,7 +83,11 @@ def obey(session: Session, command: str, argument: str, said: Sequence[str]) -> 
         session.import_memory(argument)
         return f"memory taken from {argument}"
     if isinstance(session, RemoteSession):
-        return f"{command} needs the memory here, but the server has it; its page shows what a turn wrote"
+        if command == "/facts":
+            return "/facts needs the memory here, but the server has it"
+        if session.change is None:
+            return "nothing was written since the conversation began or was loaded"
+        return change_text(session.change)
     if command == "/facts":
         return facts_text(facts_known(session, said))
     return memory_text(session.memory_change())

@@ -9,7 +9,7 @@ import numpy as np
 from rxt_jax.cli.facts import Fact
 from rxt_jax.serving import Chunk, MemoryChange
 
-__all__ = ["USER", "Reply", "facts_text", "laid_out", "memory_text", "printable"]
+__all__ = ["USER", "Reply", "change_text", "facts_text", "laid_out", "memory_text", "printable"]
 
 USER = "you    "
 _LABELS = {"answer": "model  ", "think": "think  ", "tool_call": "tool   "}
@@ -62,8 +62,17 @@ def facts_text(facts: Sequence[Fact]) -> str:
 
 def memory_text(change: MemoryChange) -> str:
     """Write, layer by layer, how much of memory the last turn changed, how full it is, and how different slots are."""
-    layers, slots = change.level.shape
-    shares = change.change / np.maximum(change.level, 1e-9)
+    away = np.mean(change.distance, axis=1) / np.maximum(np.mean(change.level, axis=1), 1e-9)
+    notes = [
+        f", {_percent(far)} away from empty, slots {_percent(alike)} alike"
+        for far, alike in zip(away, change.likeness, strict=True)
+    ]
+    return change_text(change.change / np.maximum(change.level, 1e-9), notes)
+
+
+def change_text(shares: np.ndarray, notes: Sequence[str] | None = None) -> str:
+    """Write which share of every slot `[L S]` the last turn changed; `notes` are what else is known of every layer."""
+    layers, slots = shares.shape
     largest = float(shares.max())
     lines = [f"memory: {layers} layers of {slots} slots"]
     if largest == 0:
@@ -71,11 +80,7 @@ def memory_text(change: MemoryChange) -> str:
     else:
         lines.append(f"a bar per slot: how much of it the last turn changed, the tallest {_percent(largest)}")
     for layer in range(layers):
-        away = np.mean(change.distance[layer]) / max(float(np.mean(change.level[layer])), 1e-9)
-        lines.append(
-            f"layer {layer}  changed by {_percent(np.mean(shares[layer]))}, {_percent(away)} away from empty, "
-            f"slots {_percent(change.likeness[layer])} alike"
-        )
+        lines.append(f"layer {layer}  changed by {_percent(np.mean(shares[layer]))}{notes[layer] if notes else ''}")
         if largest > 0:
             lines += [f"  {row}" for row in _bars(shares[layer] / largest)]
             most = np.argsort(-shares[layer])[:3]

@@ -22,6 +22,7 @@ _USAGE = """usage: rxt COMMAND [options]
   inspect RUN         parameters, checkpoints and recipe of a run
   inspect-memory RUN CONVERSATION  what memory does in a conversation, slot by slot, as one page
   report RUN [RUN ..] runs side by side as one page: recipe, curves, recall, cost
+  compile-check CONFIG  every stage compiled for devices that are not there: what fits, what it costs
   benchmark           speed and memory of a training step
   benchmark mrq RUN   score the answers over conversations, from memory, without it, and from the text
   benchmark memory RUN  what a memory holds, how much, for how long
@@ -42,6 +43,7 @@ COMMANDS = (
     "inspect",
     "inspect-memory",
     "report",
+    "compile-check",
     "benchmark",
 )
 

@@ -1,4 +1,4 @@
-"""A conversation with a server: the calls of a `ChatSession` over the Responses API, by the standard library alone."""
+"""A conversation with a server: the calls of a `ChatSession`, over HTTP by the standard library."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rxt_jax.data.template import ThinkingMode
 from rxt_jax.model import SamplingConfig
@@ -45,6 +47,8 @@ class RemoteSession:
         self._begin: dict[str, Any] = {}
         self._calls: list[str] = []
         self._last: str | None = None
+        self.change: np.ndarray | None = None
+        """Which share of every memory slot the last turn changed, `[L S]`; None where there was none."""
 
     def send(self, query: str | None = None, *, tool_result: str | None = None) -> Generator[Chunk, None, bool]:
         """Stream the reply to a query or to a tool's result; see `ChatSession.send`.
@@ -60,8 +64,8 @@ class RemoteSession:
                 {"type": "function_call_output", "call_id": call, "output": result}
                 for call, result in zip(self._calls, results, strict=True)
             ]
-        body = {"input": given, "stream": True, "reasoning": {"effort": self.mode}, **self._sampling, **self._begin}
-        return self._stream(body)
+        asked = {"reasoning": {"effort": self.mode}, "include": ["memory.change"]}
+        return self._stream({"input": given, "stream": True, **asked, **self._sampling, **self._begin})
 
     def export_memory(self, path: str | Path) -> None:
         """Write the memory to a file."""
@@ -94,7 +98,7 @@ class RemoteSession:
                 elif kind in ("response.completed", "response.incomplete"):
                     done = event["response"]
                     self._calls = [item["call_id"] for item in done["output"] if item["type"] == "function_call"]
-                    self._last = done["id"]
+                    self._last, self.change = done["id"], np.array(done["memory_change"])
                     self._begin = {"previous_response_id": done["id"]}
                     return kind == "response.completed"
         raise ValueError("the server closed the connection before the reply was complete")

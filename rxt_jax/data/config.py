@@ -111,7 +111,8 @@ class FileData(SourceDescription):
     """Records of files."""
 
     path: str
-    """A file, a folder, a glob, `hub:NAME` or `sgd:FOLDER:SPLIT` (`rxt_jax.data.readers`), or a prepared folder."""
+    """A file, a folder, a glob, `hub:NAME`, `sgd:FOLDER:SPLIT`, `babi:PATH` or `sessions:PATH`
+    (`rxt_jax.data.readers`), or a prepared folder."""
     kind: RecordKind = "episode"
     """What a record is, see `docs/data.md`."""
     fields: dict[str, str] = field(default_factory=dict)

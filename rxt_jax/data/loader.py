@@ -84,7 +84,7 @@ class Batches(ABC):
         self._encoder, self._batch_size, self._seed = encoder, batch_size, seed
         self._reader = RowReader(source, encoder, seed)
         self._order = make_order(source, seed, batch_size)
-        self._share = (shard or Shard()).rows(batch_size)
+        self._shard = shard or Shard()
         elsewhere = ("source", "evaluation_source", "preference_evaluation_source", "workers")
         settings = {name: value for name, value in asdict(encoder.config).items() if name not in elsewhere}
         self._settings = json.loads(json.dumps(settings))
@@ -174,7 +174,7 @@ class EpisodeBatches(Batches):
             total = _bucket(before + self._window, config.interaction_buckets, config.max_interactions)
             lead = total - self._window
         filler, rows = _filler(self._encoder), []
-        for count, before, item in episodes[self._share]:
+        for count, before, item in self._shard.of(episodes):
             if self._window is None and len(item.rows) < count:
                 self.report.shortened(count - len(item.rows))
             rows.append([filler] * (lead - before if lead else 0) + item.rows)
@@ -250,7 +250,7 @@ class _Rows(Batches):
         length, pad = self._row_length, self._encoder.special.pad
         documents = None
         if self._plan is not None and self._config.packing is not None:
-            bins = [[item.rows[0] for item in each] for each in self._plan.batch(update)[self._share]]
+            bins = [[item.rows[0] for item in each] for each in self._shard.of(self._plan.batch(update))]
             published = self._config.compatibility.packed_documents_see_each_other
             *stacked, documents = stack_packed(bins, length, self._encoder.special, published=published)
         else:
@@ -258,10 +258,11 @@ class _Rows(Batches):
             items = self._pool(update // pool)[update % pool]
             if self._config.length_buckets:
                 length = _bucket(max(item.length for item in items), self._config.length_buckets, length)
-            stacked = stack_rows([item.rows[0] for item in items[self._share]], length, pad)
+            stacked = stack_rows([item.rows[0] for item in self._shard.of(items)], length, pad)
         ids, token_mask, loss_mask = stacked
         # Drawn for the whole batch, so that the number of processes changes nothing.
-        draw = np.random.default_rng((self._seed, 2, update)).random((self._batch_size, length))[self._share]
+        draw = np.random.default_rng((self._seed, 2, update)).random((self._batch_size, length))
+        draw = draw if self._shard.rows is None else draw[list(self._shard.rows)]
         mlm_mask = (draw < self._config.mask_probability) & token_mask
         masked_ids = None
         if self._restores_masked:
@@ -363,7 +364,7 @@ class PreferenceBatches(Batches):
             length = _bucket(longest, config.length_buckets, config.max_length)
         most = max(len(chosen) for _, (chosen, _, _) in drawn)
         total = _bucket(most, config.interaction_buckets, config.max_interactions)
-        mine = drawn[self._share]
+        mine = self._shard.of(drawn)
         reference = None
         if self._reference is not None:
             items = [visit % len(self._reference) for visit, _ in mine]

@@ -10,7 +10,7 @@ Grain is imported where it is used: it takes as long as everything else that a c
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ _LARGEST_EPOCH = 1 << 32  # Grain's index shuffle counts in 32 bits.
 _SMALL = 1 << 16
 _PROBED = 256
 
+T = TypeVar("T")
+
 
 class Order(Protocol):
     """Positions to visits."""
@@ -34,24 +36,17 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """Which of `count` processes this one is: it makes an equal, contiguous share of every batch's rows."""
+    """Which rows of every batch a process makes, in order; None = all of them."""
 
-    index: int = 0
-    count: int = 1
+    rows: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(f"shard index must lie in [0, count), got {self.index} of {self.count} processes.")
+        if self.rows is not None and (not self.rows or min(self.rows) < 0):
+            raise ValueError(f"a shard is rows of a batch, at least one and counted from 0, got {self.rows}.")
 
-    def rows(self, batch_size: int) -> slice:
-        """Return this process's rows of a global batch."""
-        if batch_size % self.count:
-            raise ValueError(
-                f"batch_size = {batch_size} must be a multiple of the number of processes, {self.count}. "
-                f"Change the batch size."
-            )
-        share = batch_size // self.count
-        return slice(self.index * share, (self.index + 1) * share)
+    def of(self, items: Sequence[T]) -> list[T]:
+        """Pick this process's items of all items of a batch."""
+        return list(items) if self.rows is None else [items[row] for row in self.rows]
 
 
 class _Endless:

@@ -5,8 +5,10 @@
 
 A path is a file, a folder (all such files in it, by name), a glob, or `hub:NAME[@REVISION][:SUBSET][:SPLIT]`
 with a dataset's id or folder, which Hugging Face `datasets` reads (split `train` unless named), or
-`sgd:FOLDER:SPLIT[:preferences]`, the published Schema-Guided Dialogue data (`rxt_jax.data.sgd`). What cannot be
-read as a record comes out as a `RecordError` in its place, so that whoever reads decides what a bad line costs.
+`sgd:FOLDER:SPLIT[:preferences]`, the published Schema-Guided Dialogue data (`rxt_jax.data.sgd`), or `babi:PATH` and
+`sessions:PATH`, questions about stories and about chats of several sessions (`rxt_jax.data.question_sets`). What
+cannot be read as a record comes out as a `RecordError` in its place, so that whoever reads decides what a bad line
+costs.
 """
 
 import glob
@@ -16,9 +18,17 @@ import importlib
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from rxt_jax.data.faults import RecordError
+from rxt_jax.data.question_sets import (
+    BABI_PREFIX,
+    SESSIONS_PREFIX,
+    babi_files,
+    read_babi,
+    read_sessions,
+    session_files,
+)
 from rxt_jax.data.records import parse_json_lines, parse_text_lines
 from rxt_jax.data.sgd import SGD_PREFIX, read_sgd, sgd_files
 
@@ -31,13 +41,27 @@ _CHUNK = 1 << 20
 _HUB = "hub:"
 
 
+class _Published(NamedTuple):
+    """A published layout: how its records are read, and the files that decide what they are."""
+
+    read: Callable[[str], Iterator[Raw]]
+    files: Callable[[str], list[Path]]
+
+
+_PUBLISHED = {
+    SGD_PREFIX: _Published(read_sgd, sgd_files),
+    BABI_PREFIX: _Published(read_babi, babi_files),
+    SESSIONS_PREFIX: _Published(read_sessions, session_files),
+}
+
+
 def read_raw(path: str | Path) -> Iterator[Raw]:
     """Yield every record of a file, folder or glob, in the order of the files' names."""
     if str(path).startswith(_HUB):
         yield from _read_hub(str(path))
         return
-    if str(path).startswith(SGD_PREFIX):
-        yield from read_sgd(str(path))
+    if (published := _published(path)) is not None:
+        yield from published.read(str(path))
         return
     for file in data_files(path):
         yield from _reader(file)(file)
@@ -65,13 +89,18 @@ def files_fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256()
     if str(path).startswith(_HUB):
         return _open_hub(str(path))._fingerprint
-    files = sgd_files(str(path)) if str(path).startswith(SGD_PREFIX) else data_files(path)
+    published = _published(path)
+    files = data_files(path) if published is None else published.files(str(path))
     for file in files:
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
         digest.update(b"\0end of file\0")
     return digest.hexdigest()[:16]
+
+
+def _published(path: str | Path) -> _Published | None:
+    return next((layout for prefix, layout in _PUBLISHED.items() if str(path).startswith(prefix)), None)
 
 
 def _suffix(path: Path) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "chance_level",
     "contains_value",
     "find_value_tokens",
+    "guess_from_the_rest",
     "guess_level",
     "recalls_of",
     "words_of",
@@ -121,6 +122,24 @@ def guess_level(recalls: Iterable[Recall], others: Iterable[Recall]) -> float:
     guess = {kind: counter.most_common(1)[0][0] for kind, counter in by_kind.items()}
     right = [guess.get(recall.kind) == words_of(recall.value) for recall in recalls]
     return sum(right) / len(right) if right else 0.0
+
+
+def guess_from_the_rest(recalls: Sequence[Recall]) -> float:
+    """Give the share of values that are right when each is guessed from the other conversations that are asked.
+
+    For data that end: there is nowhere else to guess from.
+    """
+    everywhere: dict[str, Counter[str]] = {}
+    here: dict[tuple[int, str], Counter[str]] = {}
+    for recall in recalls:
+        word = words_of(recall.value)
+        everywhere.setdefault(recall.kind, Counter())[word] += 1
+        here.setdefault((recall.episode, recall.kind), Counter())[word] += 1
+    right = 0
+    for (_, kind), own in here.items():
+        rest = everywhere[kind] - own
+        right += own[rest.most_common(1)[0][0]] if rest else 0
+    return right / len(recalls) if recalls else 0.0
 
 
 def find_value_tokens(ids: Sequence[int], start: int, value: str, token_bytes: Sequence[bytes]) -> range | None:

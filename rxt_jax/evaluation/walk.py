@@ -24,7 +24,7 @@ from rxt_jax.model.episode import scan_findings, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.sharding import batch_parts, batch_shardings, make_mesh, state_shardings
-from rxt_jax.stages.memory_aware import write_previous
+from rxt_jax.stages.memory_writing import write_previous
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
 
 __all__ = ["Findings", "PlacedModel", "Reader", "place_model", "read_batch", "split_rows", "under_conditions", "walk"]

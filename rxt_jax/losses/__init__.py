@@ -19,6 +19,7 @@ from rxt_jax.losses.memory_targets import (
 )
 from rxt_jax.losses.policy_gradient import SurrogateConfig, kl_estimate, surrogate_loss
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+from rxt_jax.losses.reward_pairs import RewardPairConfig, reward_pair_losses
 from rxt_jax.losses.sequence_log_probs import (
     LogProbReduction,
     SequenceLogProbs,
@@ -29,7 +30,9 @@ from rxt_jax.losses.sequence_log_probs import (
 from rxt_jax.losses.token_log_probs import (
     TokenLogProbs,
     next_token_log_probs,
+    next_token_loss,
     projected_token_log_probs,
+    projected_token_loss,
     token_log_probs,
 )
 
@@ -41,6 +44,7 @@ __all__ = [
     "MemoryPolicyConfig",
     "PairLogProbs",
     "PreferenceConfig",
+    "RewardPairConfig",
     "SequenceLogProbs",
     "SurrogateConfig",
     "TokenLogProbs",
@@ -54,6 +58,7 @@ __all__ = [
     "memory_targets",
     "new_weight",
     "next_token_log_probs",
+    "next_token_loss",
     "policy_loss",
     "preference_losses",
     "preference_metrics",
@@ -61,6 +66,8 @@ __all__ = [
     "projected_cross_entropy",
     "projected_sequence_log_probs",
     "projected_token_log_probs",
+    "projected_token_loss",
+    "reward_pair_losses",
     "sequence_log_probs",
     "shared_length_weights",
     "shifted_weights",

@@ -1,15 +1,15 @@
 """Cross-entropy as sums and counts, so that accumulation, devices and batches can be joined exactly."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.losses.token_log_probs import (
+    Project,
     TokenLogProbs,
-    next_token_log_probs,
-    projected_token_log_probs,
+    next_token_loss,
+    projected_token_loss,
     token_log_probs,
 )
 
@@ -52,24 +52,26 @@ def answer_cross_entropy(
 
 
 def projected_cross_entropy(
-    project: Callable[[Float[Array, "G C D"]], Float[Array, "G C V"]],
+    project: Project,
     hidden: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
 ) -> TokenLoss:
     """Score `project(hidden)` like `token_cross_entropy`, without the logits of all positions."""
-    return _total(projected_token_log_probs(project, hidden, targets, mask), mask)
+    loss, found = projected_token_loss(project, hidden, targets, mask, jnp.ones(mask.shape))
+    return _total(found, mask)._replace(loss=loss)
 
 
 def projected_answer_cross_entropy(
-    project: Callable[[Float[Array, "G C D"]], Float[Array, "G C V"]],
+    project: Project,
     hidden: Float[Array, "B T D"],
     ids: Int[Array, "B T"],
     loss_mask: Bool[Array, "B T"],
 ) -> TokenLoss:
     """Score the next token like `answer_cross_entropy`, without the logits of all positions."""
-    found = next_token_log_probs(project, hidden, ids, loss_mask)
-    return _total(TokenLogProbs(*(leaf[:, 1:] for leaf in found)), loss_mask[:, 1:])
+    scored = jnp.asarray(loss_mask).at[:, 0].set(False)
+    loss, found = next_token_loss(project, hidden, ids, scored, jnp.ones(scored.shape))
+    return _total(found, scored)._replace(loss=loss)
 
 
 def _total(found: TokenLogProbs, mask: Bool[Array, "B T"]) -> TokenLoss:

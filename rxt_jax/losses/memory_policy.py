@@ -205,13 +205,15 @@ def policy_loss(
     change: tuple[Float[Array, "B"], Float[Array, "B"]] | None = None,
     *,
     number: Int[Array, ""] | int = 1,
+    reference_weight: Float[Array, ""] | None = None,
     tokens: Array | None = None,
     sequences: Array | None = None,
     shared: Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Add up the terms for the answers of one interaction, the `number`-th that is answered, counted from 1.
 
-    `change` is what `memory_change` says of the write before it. `tokens`, `sequences` and `shared` are the
+    `change` is what `memory_change` says of the write before it. `reference_weight` stands in place of the config's
+    where it moves in training. `tokens`, `sequences` and `shared` are the
     denominators of a larger batch that these rows are a part of (see `aggregate`); the last counts the places that are
     compared with the answer before (`shared_places`). Source: docs/method.md, eq. 130 to 133.
     """
@@ -249,7 +251,8 @@ def policy_loss(
     if given.reference_log_probs is not None:
         distance = kl_estimate(config.reference_estimator, scores.log_probs, given.reference_log_probs)
         terms["reference_kl"] = mean(distance, config.reference_aggregation or config.aggregation)
-        loss = loss + config.reference_weight * terms["reference_kl"]
+        weight = config.reference_weight if reference_weight is None else reference_weight
+        loss = loss + weight * terms["reference_kl"]
     if given.before is not None:
         there_was_one = jnp.any(given.before.mask, axis=1, keepdims=True)
         compared = read_mask(mask) & there_was_one if published else mask & given.before.mask
@@ -266,6 +269,8 @@ def policy_loss(
     distance = kl_estimate("k3", given.old_log_probs, scores.log_probs)
     counted = (own["sequences"] > 0).astype(jnp.float32)
     metrics = {f"policy/{name}": (value, counted) for name, value in terms.items()}
+    if reference_weight is not None:
+        metrics["policy/reference_weight"] = (reference_weight * counted, counted)
     metrics |= {
         "policy/loss": (loss, counted),
         "policy/ratio": (jnp.sum(surrogate.ratio), own["tokens"]),

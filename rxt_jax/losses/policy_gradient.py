@@ -79,7 +79,7 @@ class SurrogateLoss(NamedTuple):
     clipped: Float[Array, "B A"]
 
 
-def log_ratio(log_probs: Float[Array, "B A"], old_log_probs: Float[Array, "B A"]) -> Float[Array, "B A"]:
+def log_ratio(log_probs: Float[Array, "*B A"], old_log_probs: Float[Array, "*B A"]) -> Float[Array, "*B A"]:
     """Return s − o, at most ±20, so that no ratio overflows."""
     return jnp.clip(log_probs - old_log_probs, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
 
@@ -117,8 +117,8 @@ def surrogate_loss(
 
 
 def kl_estimate(
-    kind: KlEstimator, log_probs: Float[Array, "B A"], other_log_probs: Float[Array, "B A"]
-) -> Float[Array, "B A"]:
+    kind: KlEstimator, log_probs: Float[Array, "*B A"], other_log_probs: Float[Array, "*B A"]
+) -> Float[Array, "*B A"]:
     """Estimate KL(policy ‖ other) from each token that the policy drew. Source: docs/method.md, eq. 131."""
     difference = log_ratio(other_log_probs, log_probs)
     if kind == "k1":

@@ -13,10 +13,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rxt_jax.model.calls import add_up_calls
 from rxt_jax.nn.projection import Projection
 from rxt_jax.row_sharding import map_rows
 
-__all__ = ["TokenLogProbs", "next_token_log_probs", "projected_token_log_probs", "token_log_probs"]
+__all__ = [
+    "TokenLogProbs",
+    "next_token_log_probs",
+    "next_token_loss",
+    "projected_token_log_probs",
+    "projected_token_loss",
+    "token_log_probs",
+]
+
+Project = Callable[[Float[Array, "G C D"]], Float[Array, "G C V"]]
+"""Makes logits of hidden states."""
 
 _ROWS_TOGETHER = 4  # rows whose scored positions are gathered in common
 _CHUNKS = 8  # at least, so that an eighth of the logits exists at a time
@@ -47,7 +58,7 @@ def token_log_probs(
 
 
 def projected_token_log_probs(
-    project: Callable[[Float[Array, "G C D"]], Float[Array, "G C V"]],
+    project: Project,
     hidden: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
@@ -69,25 +80,11 @@ def projected_token_log_probs(
     return map_rows(own, (hidden, jnp.asarray(targets), jnp.asarray(mask)), project.parameters)[0]
 
 
-def _score_rows(project: Callable[[Array], Array], hidden: Array, targets: Array, mask: Array) -> TokenLogProbs:
-    batch, length = mask.shape
-    rows = math.gcd(batch, _ROWS_TOGETHER)
-    groups, places = batch // rows, rows * length
-    size = min(-(-places // _CHUNKS), rows * _PLACES)
-    chunks = -(-places // size)
-    scored_first = jnp.argsort(~jnp.asarray(mask).reshape(groups, places), axis=1, stable=True)
-
-    def in_chunks(x: Array) -> Array:
-        x = jax.vmap(_permute)(jnp.asarray(x).reshape(groups, places, -1), scored_first)
-        x = jnp.pad(x, ((0, 0), (0, chunks * size - places), (0, 0)))
-        return jnp.moveaxis(x.reshape(groups, chunks, size, -1), 1, 0)
-
-    def put_back(x: Array) -> Array:
-        x = jnp.moveaxis(x, 0, 1).reshape(groups, chunks * size)[:, :places]
-        return jax.vmap(_unpermute)(x, scored_first).reshape(batch, length)
+def _score_rows(project: Project, hidden: Array, targets: Array, mask: Array) -> TokenLogProbs:
+    chunks = _Chunks.of(mask)
 
     def score_chunk(carry: None, chunk: tuple[Array, Array, Array]) -> tuple[None, TokenLogProbs]:
-        hidden, targets, mask = chunk[0], chunk[1][..., 0], chunk[2][..., 0]
+        hidden, targets, mask = chunk
 
         def score(hidden: Array) -> TokenLogProbs:
             return token_log_probs(project(hidden), targets, mask)
@@ -97,13 +94,54 @@ def _score_rows(project: Callable[[Array], Array], hidden: Array, targets: Array
 
         return carry, jax.lax.cond(jnp.any(mask), score, nothing, hidden)
 
-    given = (in_chunks(hidden), in_chunks(targets), in_chunks(mask))
+    given = tuple(chunks.cut(x) for x in (hidden, targets, mask))
     _, found = jax.lax.scan(jax.checkpoint(score_chunk, prevent_cse=False), None, given)
-    return jax.tree.map(put_back, found)
+    return jax.tree.map(chunks.put_back, found)
+
+
+def projected_token_loss(
+    project: Project,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    weights: Float[Array, "B T"],
+) -> tuple[Float[Array, ""], TokenLogProbs]:
+    """Return −Σ weight · log-probability over the scored positions, and what `projected_token_log_probs` gives.
+
+    Where nothing but this sum has a gradient, logits need not be computed twice: the slope of a chunk is computed with
+    it (`model.calls.add_up_calls`). Weights are constants, and the log-probabilities pass on no gradient. On a mesh it
+    is as with `projected_token_log_probs`.
+    """
+    if not isinstance(project, Projection):
+        return _add_up_rows(project, hidden, targets, mask, weights)
+
+    def own(rows: Any, parameters: Any, over: tuple[str, ...]) -> tuple[TokenLogProbs, Array]:
+        total, found = _add_up_rows(replace(project, parameters=parameters), *rows)
+        return found, jax.lax.psum(total, over) if over else total
+
+    rows = (hidden, *(jnp.asarray(each) for each in (targets, mask, weights)))
+    found, total = map_rows(own, rows, project.parameters)
+    return total, found
+
+
+def _add_up_rows(
+    project: Project, hidden: Array, targets: Array, mask: Array, weights: Array
+) -> tuple[Array, TokenLogProbs]:
+    chunks = _Chunks.of(mask)
+    targets, mask, weights = (chunks.cut(x) for x in (targets, mask, weights))
+
+    def loss(hidden: Array, fixed: tuple[Array, Array, Array], _: Array) -> tuple[Array, TokenLogProbs]:
+        targets, mask, weights = fixed
+        found = token_log_probs(project(hidden[0]), targets[0], mask[0])
+        return -jnp.sum(weights[0] * found.log_probs), jax.tree.map(lambda x: x[None], found)
+
+    needed = jnp.any(mask, axis=(1, 2))
+    total, found = add_up_calls(loss, chunks.cut(hidden), (targets, mask, weights), needed)
+    return total, jax.tree.map(chunks.put_back, found)
 
 
 def next_token_log_probs(
-    project: Callable[[Float[Array, "G C D"]], Float[Array, "G C V"]],
+    project: Project,
     hidden: Float[Array, "B T D"],
     ids: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
@@ -112,9 +150,63 @@ def next_token_log_probs(
 
     Entry t of the result is that of token t. The first token of a row is never scored. Source: docs/method.md §13.3.
     """
-    scored = jnp.roll(jnp.asarray(mask), -1, axis=1).at[:, -1].set(False)
-    found = projected_token_log_probs(project, hidden, jnp.roll(ids, -1, axis=1), scored)
-    return jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), found)
+    found = projected_token_log_probs(project, hidden, _from_next(ids), _scored_from_next(mask))
+    return jax.tree.map(_to_next, found)
+
+
+def next_token_loss(
+    project: Project,
+    hidden: Float[Array, "B T D"],
+    ids: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    weights: Float[Array, "B T"],
+) -> tuple[Float[Array, ""], TokenLogProbs]:
+    """Do the same as `projected_token_loss`; `weights[t]` is that of token t."""
+    loss, found = projected_token_loss(project, hidden, _from_next(ids), _scored_from_next(mask), _from_next(weights))
+    return loss, jax.tree.map(_to_next, found)
+
+
+class _Chunks(NamedTuple):
+    """Positions of rows in the order in which they are projected, those that are scored first."""
+
+    order: Int[Array, "groups places"]
+    batch: int
+    size: int  # positions of a group in a chunk
+
+    @classmethod
+    def of(cls, mask: Bool[Array, "B T"]) -> "_Chunks":
+        """Put the positions of neighbouring rows in order."""
+        batch, length = mask.shape
+        rows = math.gcd(batch, _ROWS_TOGETHER)
+        places = rows * length
+        order = jnp.argsort(~jnp.asarray(mask).reshape(batch // rows, places), axis=1, stable=True)
+        return cls(order, batch, min(-(-places // _CHUNKS), rows * _PLACES))
+
+    def cut(self, x: Any) -> Array:
+        """`[B T ...]` → `[chunks groups size ...]`, the last chunk filled up with zeros."""
+        x = jnp.asarray(x)
+        groups, places = self.order.shape
+        x = jax.vmap(_permute)(x.reshape(groups, places, *x.shape[2:]), self.order)
+        x = jnp.pad(x, ((0, 0), (0, -places % self.size), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(groups, -1, self.size, *x.shape[2:]), 1, 0)
+
+    def put_back(self, x: Array) -> Array:
+        """`[chunks groups size]` → `[B T]`."""
+        groups, places = self.order.shape
+        x = jnp.moveaxis(x, 0, 1).reshape(groups, -1)[:, :places]
+        return jax.vmap(_unpermute)(x, self.order).reshape(self.batch, -1)
+
+
+def _from_next(x: Any) -> Array:
+    return jnp.roll(jnp.asarray(x), -1, axis=1)
+
+
+def _scored_from_next(mask: Any) -> Array:
+    return _from_next(mask).at[:, -1].set(False)
+
+
+def _to_next(x: Array) -> Array:
+    return jnp.roll(x, 1, axis=1)
 
 
 def _permute(rows: Array, order: Array) -> Array:

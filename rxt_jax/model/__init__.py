@@ -3,7 +3,14 @@
 from flax import nnx
 
 from rxt_jax.model.baseline import BaselineConfig, BaselineTransformer
-from rxt_jax.model.config import CriticConfig, DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
+from rxt_jax.model.config import (
+    CriticConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MemoryConfig,
+    ModelConfig,
+    RewardModelConfig,
+)
 from rxt_jax.model.generation import Generated, generate
 from rxt_jax.model.generation_rules import SamplingConfig, make_rules
 from rxt_jax.model.interaction import Answered, interact
@@ -25,6 +32,7 @@ __all__ = [
     "MemoryConfig",
     "ModelConfig",
     "ReactiveTransformer",
+    "RewardModelConfig",
     "SamplingConfig",
     "generate",
     "interact",

@@ -13,7 +13,15 @@ from rxt_jax.nn.norms import NormKind
 from rxt_jax.nn.remat import check_remat
 from rxt_jax.nn.rotary import RotaryConfig
 
-__all__ = ["CriticConfig", "DecoderConfig", "EncoderConfig", "InitialMemory", "MemoryConfig", "ModelConfig"]
+__all__ = [
+    "CriticConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "InitialMemory",
+    "MemoryConfig",
+    "ModelConfig",
+    "RewardModelConfig",
+]
 
 InitialMemory = Literal["learned", "standard", "normal", "uniform", "zeros", "ones"]
 """Memory before the first interaction: a parameter, N(0, 1), N(0, 0.01²), U[0, 0.01), zeros, ones."""
@@ -98,6 +106,20 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewardModelConfig:
+    """The network that says how good an answer is, given memory. Source: docs/method.md §19.10.
+
+    It reads an interaction with its layers and a memory that it writes itself. Scores have no unit: what counts is by
+    how much one answer is above another.
+    """
+
+    activation: Literal["sigmoid", "tanh", "linear"] = "linear"
+    """The function that a score goes through last; "tanh" bounds what any answer can earn."""
+    scale: float = 1.0
+    """What that is multiplied by at first; it is learnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A Reactive Transformer. Source: docs/method.md §2."""
 
@@ -131,6 +153,8 @@ class ModelConfig:
     """What of a layer is kept for the gradient: none (all of it), full, names or offload (`nn/remat.py`)."""
     critic: CriticConfig | None = None
     """None: the model has no critic; only reinforcement with values needs one."""
+    reward_model: RewardModelConfig | None = None
+    """None: the model has no reward model; only rewards that are learnt from preferences need one."""
     compatibility: Compatibility = field(default_factory=Compatibility)
     """Published behaviour, off by default."""
 

@@ -1,4 +1,8 @@
-"""The critic: what a conversation's state is worth, read by an encoder of its own. Source: docs/method.md §19.6."""
+"""The critic: what a text is worth, read by an encoder of its own, with memory where it is told to.
+
+As a component of its own it says what the state of a conversation is worth (docs/method.md §19.6); a reward model reads
+answers with it (§19.10).
+"""
 
 from dataclasses import replace
 
@@ -6,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rxt_jax.model.config import ModelConfig
+from rxt_jax.model.config import CriticConfig, ModelConfig
 from rxt_jax.model.critic_head import CriticHead
 from rxt_jax.nn.layers import TokenContext, TransformerLayer
 from rxt_jax.nn.linear import Embedding
@@ -23,10 +27,8 @@ class Critic(nnx.Module):
     It shares no parameter with the model that answers, so that fitting values moves no answer.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        if config.critic is None:
-            raise ValueError("this model has no critic; set `critic` in its config.")
-        self.dtype, self.reads_memory = config.dtype, config.critic.reads_memory
+    def __init__(self, config: ModelConfig, own: CriticConfig, *, rngs: nnx.Rngs):
+        self.dtype, self.reads_memory = config.dtype, own.reads_memory
         layers = config.encoder_layers()
         if self.reads_memory:
             layers = tuple(replace(layer, cross_attention=config.decoder.cross_attention) for layer in layers)
@@ -39,17 +41,20 @@ class Critic(nnx.Module):
         )
         self.head = CriticHead(
             config.embed_dim,
-            activation=config.critic.activation,
-            scale=config.critic.scale,
-            shift=config.critic.shift,
+            activation=own.activation,
+            scale=own.scale,
+            shift=own.shift,
             rngs=rngs,
         )
         self.zero_padding = config.compatibility.zero_padding
 
     def __call__(
-        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
+        self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L M S D"]
     ) -> Float[Array, "B"]:
-        """Score texts of any length; `memory` is read where the critic reads memory."""
+        """Score texts of any length; `memory` is read where the critic reads memory.
+
+        It may have fewer rows than there are texts, M = B / r: then texts 0 … r − 1 read its row 0, and so on.
+        """
         visible = None if self.zero_padding else AttentionMask(keys=token_mask)
         positions = jnp.arange(ids.shape[1])[None]
         context = TokenContext(positions=positions, token_mask=token_mask, attention_mask=visible)

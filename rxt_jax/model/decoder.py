@@ -19,6 +19,8 @@ from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection", "norm_before_head"]
 
+_UNROLLED = 8  # layers in a turn of the loop that reads a single token; more would take long to compile
+
 
 @runtime_checkable
 class DecoderLayout(Protocol):
@@ -86,6 +88,7 @@ class Decoder(nnx.Module):
         self.ignores_padding = config.compatibility.causal_ignores_padding
         self.num_balanced = _count_balanced(config)
 
+    @jax.named_scope("read")
     def project_memory(self, memory: Float[Array, "L B S D"]) -> MemoryProjection:
         """Compute what cross-attention needs of memory."""
 
@@ -109,6 +112,7 @@ class Decoder(nnx.Module):
         mask = jnp.zeros((batch, length), bool)
         return KeyValueCache(room(self.stateless), room(self.layers), room(self.final), mask)
 
+    @jax.named_scope("read")
     def __call__(
         self,
         embedded: Float[Array, "B T D"],
@@ -117,13 +121,16 @@ class Decoder(nnx.Module):
         *,
         memory_mask: Bool[Array, "B *T S"] | None = None,
         documents: Int[Array, "B T"] | None = None,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
         """Return the last hidden states and the mean balance loss of the mixture layers.
 
-        A memory mask may differ from token to token; `documents` keeps those of packed rows apart.
+        A memory mask may differ from token to token; `documents` keeps those of packed rows apart. `balance_groups`:
+        see `TokenContext`.
         """
         context = self._context(token_mask, embedded.shape[1], memory_mask, documents)
+        context = context._replace(balance_groups=balance_groups)
         hidden, balance, _, _ = self._run(embedded, context, self.layers.split(memory), None, key)
         return hidden, balance
 
@@ -143,6 +150,7 @@ class Decoder(nnx.Module):
 
         return join_layers(self.layers.scan(apply, None, self.layers.split(memory))[1])
 
+    @jax.named_scope("read")
     def step(
         self,
         embedded: Float[Array, "B T D"],
@@ -160,7 +168,9 @@ class Decoder(nnx.Module):
             token_mask=token_mask,
             attention_mask=AttentionMask(keys=mask, pairs=columns <= positions[..., None]),
         )
-        hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None)
+        # A single token is little work: a loop whose every turn copies a layer's kernels and caches costs more.
+        unroll = _UNROLLED if embedded.shape[1] == 1 else None
+        hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None, unroll=unroll)
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
     @property
@@ -194,6 +204,7 @@ class Decoder(nnx.Module):
         key: Key | None,
         *,
         watched: bool = False,
+        unroll: int | None = None,
     ) -> tuple[Array, Array, tuple, tuple]:
         """Return tokens, balance loss, caches, and where `watched` the weights of memory by segment."""
 
@@ -212,11 +223,11 @@ class Decoder(nnx.Module):
             cached = empty if cache is None else cache[number]
             inputs = tuple(zip(memories or empty, cached, strict=True))
             part_key = None if key is None else jax.random.fold_in(key, number)
-            x, outputs = stack.scan(apply, x, inputs, key=part_key)
+            x, outputs = stack.scan(apply, x, inputs, unroll=unroll, key=part_key)
             caches.append(tuple(cached for _, cached, _ in outputs))
             read = tuple(weights for _, _, weights in outputs) if number == 1 else read
             if number < 2 or self.num_balanced.final:
-                total = total + sum(jnp.sum(balance) for balance, _, _ in outputs)
+                total = total + sum(jnp.sum(balance, axis=0) for balance, _, _ in outputs)
         return x, total / max(self.num_balanced.total, 1), tuple(caches), read
 
 
@@ -225,6 +236,7 @@ def norm_before_head(modules: dict[str, Any], hidden: Float[Array, "... D"]) -> 
     return modules["norm"](hidden) if "norm" in modules else hidden
 
 
+@jax.named_scope("head")
 def _apply_head(modules: dict[str, Any], hidden: Array) -> Array:
     return modules["head"](norm_before_head(modules, hidden), wide=True)
 

@@ -100,12 +100,20 @@ def read(
 
 
 def extend(
-    model: Any, generation: Generation, count: int, *, end_id: int, pad_id: int = 0
+    model: Any,
+    generation: Generation,
+    count: int,
+    *,
+    end_id: int,
+    pad_id: int = 0,
+    most: int | Int[Array, ""] | None = None,
 ) -> tuple[Generation, Generated]:
     """Make up to `count` more tokens per row; the loop stops early when no row goes on.
 
-    A row ends behind `end_id` or at its limit; `pad_id` fills what is behind.
+    A row ends behind `end_id` or at its limit; `pad_id` fills what is behind. `most` bounds the tokens of this call
+    further, as data: another bound compiles nothing.
     """
+    bound = count if most is None else jnp.minimum(count, most)
     batch, rules = len(generation.position), generation.rules
     empty = Generated(
         jnp.full((batch, count), pad_id, jnp.int32),
@@ -116,7 +124,7 @@ def extend(
 
     def going(carry: tuple) -> Array:
         number, generation, _ = carry
-        return (number < count) & jnp.any(generation.active)
+        return (number < bound) & jnp.any(generation.active)
 
     def step(carry: tuple) -> tuple:
         number, generation, made = carry

@@ -18,6 +18,7 @@ class MaskedLanguageHead(nnx.Module):
         self.norm = LayerNorm(embed_dim, rngs=rngs)
         self.head = Linear({"embed": embed_dim}, {"vocab": vocab_size}, rngs=rngs)
 
+    @jax.named_scope("head")
     def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         activated = jax.nn.gelu(self.dense(hidden), approximate=False)
         return self.head(self.norm(activated), wide=True)

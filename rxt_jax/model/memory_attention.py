@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -36,6 +37,7 @@ class MemoryAttention(nnx.Module):
         if self.reads_mean:
             self.mean_norm = MemoryNorm(config.num_slots, config.embed_dim, layer_config.norm, rngs=rngs)
 
+    @jax.named_scope("write")
     def __call__(
         self,
         memory: Float[Array, "L B S D"],

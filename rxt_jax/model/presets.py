@@ -13,6 +13,7 @@ from flax import nnx
 from rxt_jax.model.baseline import BaselineConfig, BaselineTransformer
 from rxt_jax.model.config import DecoderConfig, EncoderConfig, MemoryConfig, ModelConfig
 from rxt_jax.model.reactive_transformer import ReactiveTransformer
+from rxt_jax.model.scale_presets import dense_1b, dense_300m, experts_1b, experts_300m
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.memory_layer import MemoryLayerConfig
@@ -23,6 +24,10 @@ from rxt_jax.nn.rotary import RotaryConfig
 __all__ = [
     "PRESETS",
     "baseline_like",
+    "dense_1b",
+    "dense_300m",
+    "experts_1b",
+    "experts_300m",
     "rxt_alpha_micro",
     "rxt_alpha_micro_plus",
     "rxt_alpha_mini",
@@ -253,6 +258,17 @@ def baseline_like(config: ModelConfig, *, max_length: int) -> BaselineConfig:
 
 PRESETS = {
     preset.__name__: preset
-    for preset in (toy, companion, rxt_alpha_micro, rxt_alpha_micro_plus, rxt_alpha_mini, rxt_beta_3b_a190m)
+    for preset in (
+        toy,
+        companion,
+        rxt_alpha_micro,
+        rxt_alpha_micro_plus,
+        rxt_alpha_mini,
+        rxt_beta_3b_a190m,
+        dense_300m,
+        dense_1b,
+        experts_300m,
+        experts_1b,
+    )
 }
 """Name → function of the vocabulary size."""

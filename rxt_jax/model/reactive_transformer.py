@@ -6,7 +6,6 @@ memory′  ← update_memory(memory, encode(query + answer))
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -15,9 +14,11 @@ from rxt_jax.model.config import ModelConfig
 from rxt_jax.model.critic import Critic
 from rxt_jax.model.decoder import Decoder, KeyValueCache, MemoryProjection
 from rxt_jax.model.encoder import Encoder
-from rxt_jax.model.initial_memory import LearnedMemory, draw_memory
+from rxt_jax.model.initial_memory import LearnedMemory
 from rxt_jax.model.masked_language_head import MaskedLanguageHead
 from rxt_jax.model.memory_attention import MemoryAttention
+from rxt_jax.model.memory_writer import MemoryWriter, Tokens
+from rxt_jax.model.reward_model import RewardModel
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.memory_layer import WatchedWrite
 from rxt_jax.nn.projection import Projection
@@ -27,7 +28,7 @@ from rxt_jax.types import Key
 __all__ = ["ReactiveTransformer"]
 
 
-class ReactiveTransformer(nnx.Module):
+class ReactiveTransformer(MemoryWriter):
     """All parameters of a model, and the functions of its parts; no memory, cache or key lives here.
 
     `token_mask` is True for real tokens. `key` drives dropout, None means none.
@@ -52,80 +53,39 @@ class ReactiveTransformer(nnx.Module):
             )
 
         if config.critic is not None:
-            self.critic = Critic(config, rngs=rngs)
-
-    def initial_memory(self, batch: int, key: Key | None = None) -> Float[Array, "L B S D"]:
-        """Return the memory before a conversation, float32; the random kinds need a key."""
-        if self.config.initial_memory == "learned":
-            return self.learned_memory(batch)
-        config = self.config
-        shape = (config.num_layers, batch, config.num_slots, config.embed_dim)
-        key = jax.random.key(0) if key is None else key
-        scale = 0.02 if config.compatibility.small_initial_memory else 0.01
-        return draw_memory(config.initial_memory, shape, key, scale=scale)
-
-    def encode(
-        self,
-        ids: Int[Array, "B T"],
-        token_mask: Bool[Array, "B T"],
-        *,
-        documents: Int[Array, "B T"] | None = None,
-        key: Key | None = None,
-    ) -> Float[Array, "L B T D"]:
-        """Encode an interaction; the states of every layer are returned. `documents`: see `RowBatch`."""
-        return self.encode_balanced(ids, token_mask, documents=documents, key=key)[0]
-
-    def encode_balanced(
-        self,
-        ids: Int[Array, "B T"],
-        token_mask: Bool[Array, "B T"],
-        *,
-        documents: Int[Array, "B T"] | None = None,
-        key: Key | None = None,
-    ) -> tuple[Float[Array, "L B T D"], Float[Array, ""]]:
-        """Return also the balance loss of the encoder's routers (0 for a dense model)."""
-        return self.encoder(self._embed(ids), token_mask, documents=documents, key=key)
-
-    def update_memory(
-        self,
-        memory: Float[Array, "L B S D"],
-        encoded: Float[Array, "L B T D"],
-        token_mask: Bool[Array, "B T"],
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "L B S D"]:
-        """Write an encoded interaction; the result has the dtype of `memory`, which is not rounded on the way."""
-        if memory.shape[1] != encoded.shape[1]:
-            raise ValueError(
-                f"memory and encoded must have the same batch, got {memory.shape[1]} and "
-                f"{encoded.shape[1]}. Repeat the memory if one conversation branches."
-            )
-        # Noise that a stage adds is float32; the network computes in its own dtype all the same.
-        encoded = encoded.astype(self.config.dtype)
-        memory = constrain(memory, (None, "batch", None, None))
-        written = self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
-        return constrain(written, (None, "batch", None, None))
+            self.critic = Critic(config, config.critic, rngs=rngs)
+        if config.reward_model is not None:
+            self.reward_model = RewardModel(config, rngs=rngs)
 
     def decode_hidden(
         self,
-        ids: Int[Array, "B T"],
+        tokens: Tokens,
         token_mask: Bool[Array, "B T"],
         memory: Float[Array, "L M S D"],
         *,
         memory_mask: Bool[Array, "B *T S"] | None = None,
         documents: Int[Array, "B T"] | None = None,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
         """Return the last hidden states and the routers' balance loss (0 for a dense model).
 
         The number of slots is free: encoder states can stand in for memory. `memory_mask` False
         hides slots, from all tokens or from each its own. Memory may have fewer rows than there are,
         M = B / r: then rows 0 … r − 1 read its row 0, and so on (several answers to one query).
-        `documents`: see `RowBatch`.
+        `documents`: see `RowBatch`; `balance_groups`: see `encode_balanced`.
         """
-        if ids.shape[0] % memory.shape[1]:
-            raise ValueError(f"{ids.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
-        return self.decoder(self._embed(ids), token_mask, memory, memory_mask=memory_mask, documents=documents, key=key)
+        if tokens.shape[0] % memory.shape[1]:
+            raise ValueError(f"{tokens.shape[0]} rows cannot share a memory of {memory.shape[1]} rows evenly.")
+        return self.decoder(
+            self.embed(tokens),
+            token_mask,
+            memory,
+            memory_mask=memory_mask,
+            documents=documents,
+            balance_groups=balance_groups,
+            key=key,
+        )
 
     @property
     def logits(self) -> Projection:
@@ -149,7 +109,7 @@ class ReactiveTransformer(nnx.Module):
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T S"]]:
         """Return the hidden states of `decode_hidden`, and the weights with which every token read the slots."""
-        return self.decoder.watch(self._embed(ids), token_mask, memory)
+        return self.decoder.watch(self.embed(ids), token_mask, memory)
 
     def watch_writing(
         self, memory: Float[Array, "L B S D"], encoded: Float[Array, "L B T D"], token_mask: Bool[Array, "B T"]
@@ -200,13 +160,10 @@ class ReactiveTransformer(nnx.Module):
         A token's position is also its column in the cache. `logits_at` picks one of the T tokens of
         every row: then logits are `[B V]`, else `[B T V]`.
         """
-        hidden, cache = self.decoder.step(self._embed(ids), positions, token_mask, cache, memory_projection)
+        hidden, cache = self.decoder.step(self.embed(ids), positions, token_mask, cache, memory_projection)
         if logits_at is not None:
             hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
         return self.decoder.logits(hidden), cache
-
-    def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return constrain(self.embedding(ids).astype(self.config.dtype), ("batch", None, None))
 
 
 def _restore(modules: dict[str, Any], hidden: Array) -> Array:

@@ -53,6 +53,8 @@ class TokenContext(NamedTuple):
     token_mask: Bool[Array, "B T"]
     attention_mask: AttentionMask | None
     memory_mask: AttentionMask | None = None
+    balance_groups: int | None = None
+    """The rows r, r + groups, r + 2 · groups, … have a balance loss of their own; None = one loss for all rows."""
 
 
 class CachedKeys(NamedTuple):
@@ -102,16 +104,17 @@ class TransformerLayer(nnx.Module):
         cache: CachedKeys | None = None,
         *,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""], CachedKeys | None]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"], CachedKeys | None]:
         """Return the tokens, the balance loss (0 for a dense layer) and the cache with these tokens."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         x, cache = self._attend_to_tokens(x, context, cache, keys[0])
         if memory is not None:
             x = x + self._read(self._memory_query(x, context), memory, context, keys[1])
         normed = self.feed_forward_norm(x)
-        balance = jnp.float32(0.0)
+        groups = context.balance_groups
+        balance = jnp.zeros(() if groups is None else groups, jnp.float32)
         if isinstance(self.feed_forward, MixtureOfExperts):
-            update, balance = self.feed_forward(normed, context.token_mask, key=keys[2])
+            update, balance = self.feed_forward(normed, context.token_mask, balance_groups=groups, key=keys[2])
         else:
             update = self.feed_forward(normed, key=keys[2])
         x = named_activation(constrain(x + update, ("batch", None, None)), "states")

@@ -61,11 +61,12 @@ class Embedding(nnx.Module):
     def __init__(self, vocab_size: int, embed_dim: int, *, std: float = 1.0, rngs: nnx.Rngs):
         self.table = make_parameter(rngs, normal(std), (vocab_size, embed_dim), ("vocab", "embed"))
 
-    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, ids: Int[Array, "... T"]) -> Float[Array, "... T D"]:
         layout, parameters = nnx.split(self)
 
         def look_up(ids: Array, parameters: Any, _: tuple[str, ...]) -> tuple[Array, tuple[()]]:
             return nnx.merge(layout, parameters).table[...][ids], ()
 
         # Every device looks up its own rows: a table that is split over the width would hand out parts of all rows.
-        return map_rows(look_up, ids, parameters)[0]
+        # Of `[I B ...]` rows come second.
+        return map_rows(look_up, ids, parameters, row_axis=1 if ids.ndim > 2 else 0)[0]

@@ -1,5 +1,6 @@
 """Mixture of experts: a router, stacked experts, and experts that everybody shares."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from rxt_jax.nn.parameters import constant, make_parameter, normal
 from rxt_jax.nn.rounding import rounded_copy
 from rxt_jax.ops.activations import Activation
 from rxt_jax.ops.dropout import dropout
-from rxt_jax.ops.routing import BalanceLoss, balance_loss, grouped_product, route, sort_by_expert
+from rxt_jax.ops.routing import BalanceLoss, Routing, balance_loss, grouped_product, route, sort_by_expert
 from rxt_jax.row_sharding import map_rows
 from rxt_jax.types import Key
 
@@ -133,24 +134,29 @@ class MixtureOfExperts(nnx.Module):
         x: Float[Array, "B T D"],
         token_mask: Bool[Array, "B T"] | None = None,
         *,
+        balance_groups: int | None = None,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
-        """Return the output and the balance loss of this layer; the mask matters to the loss alone."""
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
+        """Return the output and the balance loss of this layer; the mask matters to the loss alone.
+
+        With `balance_groups` the rows r, r + groups, r + 2 · groups, … have a loss of their own.
+        """
         config = self.config
         keys = (None, None) if key is None else jax.random.split(key)
-        output, loss = self._route(x, token_mask, keys[0])
+        output, loss = self._route(x, token_mask, balance_groups, keys[0])
         flat = output.reshape(-1, x.shape[-1])
         if config.bias == "global":
             flat = flat + self.bias[...].astype(x.dtype)
         if config.num_shared_experts:
-            shared, mixing_loss = self._shared(x.reshape(flat.shape), keys[1])
+            shared, uneven = self._shared(x.reshape(flat.shape), keys[1])
             flat = flat + (shared * (1.0 - config.routed_share) if config.weigh_shared else shared)
-            loss = loss + mixing_loss
+            if uneven is not None:
+                loss = loss + _by_group(jnp.mean, balance_groups, len(x), uneven)
         return flat.reshape(x.shape), loss
 
     def _route(
-        self, x: Float[Array, "B T D"], token_mask: Bool[Array, "B T"] | None, key: Key | None
-    ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
+        self, x: Float[Array, "B T D"], token_mask: Bool[Array, "B T"] | None, groups: int | None, key: Key | None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
         """Send tokens to their experts, every device its own: sorting those of all devices would have each device
         compute the experts of all of them."""
         graphdef, params = nnx.split({"router": self.router, "experts": self.experts})
@@ -165,13 +171,17 @@ class MixtureOfExperts(nnx.Module):
             flat = x.reshape(-1, x.shape[-1])
             logits = parts["router"](flat.astype(self.config.router_dtype), precision=_EXACT)
             routing = route(logits, self.config.experts_per_token)
-            loss = balance_loss(routing, mask.reshape(-1), self.config.balance_loss, over)
+
+            def charge(routing: Routing, real: Array) -> Array:
+                return balance_loss(routing, real, self.config.balance_loss, over)
+
+            loss = _by_group(charge, groups, len(x), routing, mask.reshape(-1))
             weights = routing.weights
             if self.config.weigh_shared and self.config.num_shared_experts:
                 weights = weights * self.config.routed_share
             return self._apply(parts["experts"], flat, routing.experts, weights, key).reshape(x.shape), loss
 
-        return map_rows(local, (x, mask, jnp.arange(len(x))), (params, key))
+        return map_rows(local, (x, mask, jnp.arange(len(x))), (params, key), multiple=groups or 1)
 
     def _apply(
         self,
@@ -199,8 +209,9 @@ class MixtureOfExperts(nnx.Module):
             rows = rows + stack.down_bias[...][expert_of_row].astype(x.dtype)
         return jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
 
-    def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
-        mixing_loss = jnp.float32(0.0)
+    def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Array | None]:
+        """Return also how unevenly every token mixes the shared experts, `[N E]`, where that is charged for."""
+        uneven = None
         if self.config.num_shared_experts == 1:
             output = self.shared_expert(x, key=key)
         else:
@@ -215,7 +226,19 @@ class MixtureOfExperts(nnx.Module):
             mixing = jax.nn.softmax(self.shared_gate(x.astype(jnp.float32), precision=_EXACT), axis=-1)
             output = jnp.einsum("NE,NED->ND", mixing.astype(x.dtype), each)
             if self.config.balance_loss == "published":
-                mixing_loss = jnp.mean(jnp.abs(mixing - 1.0 / mixing.shape[-1]))
+                uneven = jnp.abs(mixing - 1.0 / mixing.shape[-1])
         if self.config.shared_bias == "global":
             output = output + self.shared_bias[...].astype(x.dtype)
-        return output, mixing_loss
+        return output, uneven
+
+
+def _by_group(function: Callable[..., Array], groups: int | None, rows: int, *tokens: Any) -> Array:
+    """Apply a function of the N = rows · T tokens to all of them, or to those of every group of rows."""
+    if groups is None:
+        return function(*tokens)
+
+    def split(leaf: Array) -> Array:
+        by_row = leaf.reshape(rows // groups, groups, len(leaf) // rows, *leaf.shape[1:])
+        return jnp.swapaxes(by_row, 0, 1).reshape(groups, -1, *leaf.shape[1:])
+
+    return jax.vmap(function)(*jax.tree.map(split, tokens))

@@ -129,11 +129,34 @@ def _curves(records: Sequence[RunRecord], lines: Sequence[list[dict[str, Any]]])
 
 def _samples(records: Sequence[RunRecord]) -> str:
     shown = [
-        f"<div><h3>{escape(record.name)}: {escape(name)}</h3><pre>{escape(sample)}</pre></div>"
+        f"<div><h3>{escape(record.name)}: {escape(name)}</h3>{_sample(sample, record.sources.get(name[:-4]))}</div>"
         for record in records
         for name, sample in record.samples.items()
     ]
-    return f"<div class='curves'>{''.join(shown)}</div>" if shown else '<p class="faint">The folder has no samples.</p>'
+    if not shown:
+        return _note("The folder has no samples.")
+    note = (
+        "<p>Memory: what the answer's log-probability loses, in nats, when memory is zeros (measured). Said before: "
+        "words of the answer by the one earlier turn that said them (compared, not measured).</p>"
+    )
+    known = any(record.sources for record in records)
+    return f"{note if known else ''}<div class='curves'>{''.join(shown)}</div>"
+
+
+def _sample(sample: str, sources: list[dict[str, Any]] | None) -> str:
+    if sources is None:
+        return f"<pre>{escape(sample)}</pre>"
+    rows = [
+        (
+            str(number),
+            turn["query"],
+            turn["answer"],
+            f"{turn['memory_nats']:+.1f}",
+            "; ".join(f"turn {int(place) + 1}: {', '.join(words)}" for place, words in turn["said"].items()),
+        )
+        for number, turn in enumerate(sources, 1)
+    ]
+    return _table(("turn", "you", "model", "memory", "said before"), rows)
 
 
 def _cost(records: Sequence[RunRecord]) -> str:

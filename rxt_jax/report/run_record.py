@@ -17,7 +17,8 @@ LACKING = "…"
 
 class RunRecord(NamedTuple):
     """One run. `evaluations` are the contents of every `recall.json` by its folder ("" is the run's own), `metrics` the
-    lines of `metrics.jsonl`, `samples` the texts of `samples/` by file, `account` that of `account.json`."""
+    lines of `metrics.jsonl`, `samples` the texts of `samples/` by file and `sources` what is known of where their
+    answers came from, `account` that of `account.json`."""
 
     name: str
     recipe: dict[str, Any]
@@ -26,6 +27,7 @@ class RunRecord(NamedTuple):
     metrics: list[dict[str, Any]]
     evaluations: dict[str, dict[str, Any]]
     samples: dict[str, str]
+    sources: dict[str, list[dict[str, Any]]]
     account: dict[str, Any]
 
 
@@ -46,10 +48,13 @@ def read_run(run: str | Path) -> RunRecord:
         for file in sorted(results.rglob("recall.json"))
     }
     samples = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "samples").glob("*.txt"))}
+    sources = {file.stem: _json(file) for file in sorted((folder / "samples").glob("*.json"))}
     name = str(run).rstrip("/").rsplit("/", 1)[-1]
     versions = content.get("versions") or {}
     account = read_account(folder)
-    return RunRecord(name, content["recipe"], versions, content.get("git"), metrics, evaluations, samples, account)
+    return RunRecord(
+        name, content["recipe"], versions, content.get("git"), metrics, evaluations, samples, sources, account
+    )
 
 
 def flat_fields(value: Any, place: str = "") -> dict[str, Any]:

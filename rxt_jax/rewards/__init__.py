@@ -12,6 +12,7 @@ from rxt_jax.rewards.presets import (
     learned_only,
     mrq_score,
     published_retention,
+    with_held_out,
 )
 from rxt_jax.rewards.retention import RetentionReward
 from rxt_jax.rewards.reward import (
@@ -58,4 +59,5 @@ __all__ = [
     "make_reward_context",
     "mrq_score",
     "published_retention",
+    "with_held_out",
 ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from rxt_jax.rewards.format_reward import FormatReward
 from rxt_jax.rewards.retention import RetentionReward
+from rxt_jax.rewards.reward import Reward
 from rxt_jax.rewards.reward_sum import LearnedReward, RewardSum, RewardTerm
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "learned_only",
     "mrq_score",
     "published_retention",
+    "with_held_out",
 ]
 
 
@@ -80,6 +82,16 @@ def annealed_retention(updates: int, faults: float = 0.1) -> RewardSum:
             form,
         )
     )
+
+
+def with_held_out(reward: Reward, held_out: Reward) -> RewardSum:
+    """Return a reward beside which another one is reported, as `held_out/total`, and never learnt from.
+
+    A reward that rises while one that nobody optimises falls is being gamed.
+    """
+    terms = reward.terms if isinstance(reward, RewardSum) else (RewardTerm(reward=reward),)
+    watched = RewardTerm(reward=held_out, weight=0.0, label="held_out", not_finite="leave_out")
+    return RewardSum(terms=(*terms, watched))
 
 
 def _faults(weight: float) -> RewardTerm:

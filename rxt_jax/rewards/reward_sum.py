@@ -13,6 +13,8 @@ from rxt_jax.types import Array
 
 __all__ = ["LearnedReward", "RewardSum", "RewardTerm"]
 
+_REMEDY = "A stage that leads conversations computes it by the model's reward model (model.reward_model)."
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedReward(Reward):
@@ -22,7 +24,7 @@ class LearnedReward(Reward):
 
     def score(self, given: RewardInput, context: RewardContext, carry: tuple) -> tuple[Array, dict[str, Array], tuple]:
         """Hand the score on."""
-        score = require(given.learned, self.name, "given.learned", "The stage needs a reward model.")
+        score = require(given.learned, self.name, "given.learned", _REMEDY)
         return score, {"learned/score": score}, carry
 
 

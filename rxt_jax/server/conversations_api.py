@@ -11,6 +11,7 @@ from rxt_jax.server.errors import ApiError, not_found, unsupported
 from rxt_jax.server.exchange import busy_error
 from rxt_jax.server.fields import Fields, parse_body
 from rxt_jax.server.index import Conversation, ConversationMovedError
+from rxt_jax.server.item_lists import conversation_items, find_item, page_of
 from rxt_jax.server.memory_files import DamagedMemoryError, ForeignMemoryError
 from rxt_jax.server.service import BusyError
 
@@ -78,6 +79,28 @@ async def _put_memory(request: Request) -> Response:
     return JSONResponse(_object(found))
 
 
+async def _list_items(request: Request) -> Response:
+    return JSONResponse(page_of(_items(request), request.query_params))
+
+
+async def _get_item(request: Request) -> Response:
+    return JSONResponse(find_item(_items(request), request.path_params["item"]))
+
+
+async def _refuse_items(request: Request) -> Response:
+    _find(request, request.path_params["id"])
+    raise unsupported(
+        "items",
+        "items are what turns leave, and memory has no parts that could be added or taken away: send them as the input "
+        "of a response, or go on from an earlier response",
+    )
+
+
+def _items(request: Request) -> list[dict]:
+    context, found = context_of(request), _find(request, request.path_params["id"])
+    return conversation_items(context.service.index.responses(found.id, context.owner(request)))
+
+
 def _find(request: Request, identity: str) -> Conversation:
     context = context_of(request)
     found = context.service.index.conversation(identity, context.owner(request))
@@ -100,6 +123,10 @@ ROUTES = [
     Route("/v1/conversations/{id}", _get, methods=["GET"]),
     Route("/v1/conversations/{id}", _update, methods=["POST"]),
     Route("/v1/conversations/{id}", _delete, methods=["DELETE"]),
+    Route("/v1/conversations/{id}/items", _list_items, methods=["GET"]),
+    Route("/v1/conversations/{id}/items", _refuse_items, methods=["POST"]),
+    Route("/v1/conversations/{id}/items/{item}", _get_item, methods=["GET"]),
+    Route("/v1/conversations/{id}/items/{item}", _refuse_items, methods=["DELETE"]),
     Route("/v1/conversations/{id}/memory", _get_memory, methods=["GET"]),
     Route("/v1/conversations/{id}/memory", _put_memory, methods=["PUT"]),
 ]

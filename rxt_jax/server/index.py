@@ -18,7 +18,7 @@ __all__ = ["Commit", "Conversation", "ConversationMovedError", "Index", "MemoryR
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS memories (name TEXT PRIMARY KEY, owner TEXT, bytes INTEGER, used REAL, state TEXT);
 CREATE TABLE IF NOT EXISTS responses
-    (id TEXT PRIMARY KEY, owner TEXT, memory TEXT, created REAL, body TEXT, input TEXT);
+    (id TEXT PRIMARY KEY, owner TEXT, memory TEXT, created REAL, body TEXT, input TEXT, conversation TEXT);
 CREATE TABLE IF NOT EXISTS conversations
     (id TEXT PRIMARY KEY, owner TEXT, memory TEXT, created REAL, used REAL, metadata TEXT);
 CREATE TABLE IF NOT EXISTS prefixes (digest TEXT, owner TEXT, memory TEXT, PRIMARY KEY (digest, owner));
@@ -30,6 +30,9 @@ CREATE INDEX IF NOT EXISTS conversations_by_memory ON conversations (memory);
 CREATE INDEX IF NOT EXISTS conversations_by_owner ON conversations (owner);
 CREATE INDEX IF NOT EXISTS prefixes_by_memory ON prefixes (memory);
 """
+_ADDED = "ALTER TABLE responses ADD COLUMN conversation TEXT"
+"""What the tables of earlier versions lack."""
+_LATER = "CREATE INDEX IF NOT EXISTS responses_by_conversation ON responses (conversation)"
 _REFERRED = """
     EXISTS (SELECT 1 FROM responses WHERE responses.memory = name)
     OR EXISTS (SELECT 1 FROM conversations WHERE conversations.memory = name)
@@ -95,6 +98,9 @@ class Index:
         self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
         # FULL: a commit is on the disk when it returns, whatever happens to the machine.
         self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+        with contextlib.suppress(sqlite3.OperationalError):  # it is there already
+            self._connection.execute(_ADDED)
+        self._connection.execute(_LATER)
         self._reader = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
         self._reading = threading.Lock()
 
@@ -112,8 +118,8 @@ class Index:
                 write("INSERT INTO memories VALUES (?, ?, ?, ?, ?)", values)
             if what.response is not None:
                 body, given = json.dumps(what.body), json.dumps(what.input)
-                values = (what.response, what.owner, what.memory, what.time, body, given)
-                write("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)", values)
+                values = (what.response, what.owner, what.memory, what.time, body, given, what.conversation)
+                write("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             if what.prefix is not None:
                 write("INSERT OR REPLACE INTO prefixes VALUES (?, ?, ?)", (what.prefix, what.owner, what.memory))
             if what.conversation is not None:
@@ -133,10 +139,12 @@ class Index:
         """Find a response of an owner."""
         query = "SELECT id, memory, body, input FROM responses WHERE id = ? AND owner = ?"
         rows = self._read(query, (response, owner))
-        if not rows:
-            return None
-        identity, memory, body, given = rows[0]
-        return Response(identity, memory, json.loads(body), json.loads(given))
+        return _response(rows[0]) if rows else None
+
+    def responses(self, conversation: str, owner: str) -> list[Response]:
+        """List the stored responses of a conversation, oldest first."""
+        query = "SELECT id, memory, body, input FROM responses WHERE conversation = ? AND owner = ? ORDER BY rowid"
+        return [_response(row) for row in self._read(query, (conversation, owner))]
 
     def conversation(self, conversation: str, owner: str) -> Conversation | None:
         """Find a conversation of an owner."""
@@ -241,6 +249,11 @@ class Index:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+
+def _response(row: tuple) -> Response:
+    identity, memory, body, given = row
+    return Response(identity, memory, json.loads(body), json.loads(given))
 
 
 def _memory_record(row: tuple) -> MemoryRecord:

@@ -14,6 +14,7 @@ from rxt_jax.server.create_response import CreateResponse, read_create_response,
 from rxt_jax.server.errors import ApiError, not_found
 from rxt_jax.server.exchange import EventStream, Exchange, abort_error, run_to_end
 from rxt_jax.server.fields import parse_body
+from rxt_jax.server.item_lists import input_items, page_of
 from rxt_jax.server.reply_items import ReplyItems
 from rxt_jax.server.rows import TurnRows
 from rxt_jax.server.service import Leaves, Origin, Outcome, new_id
@@ -169,10 +170,8 @@ async def _cancel(request: Request) -> Response:
 
 async def _input_items(request: Request) -> Response:
     context, identity = context_of(request), request.path_params["id"]
-    given = _stored(context, identity, context.owner(request)).input
-    items = [{"id": f"in_{_suffix(identity)}{number:02d}", **item} for number, item in enumerate(given)]
-    ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
-    return JSONResponse({"object": "list", "data": items, **ends, "has_more": False})
+    items = input_items(_stored(context, identity, context.owner(request)))
+    return JSONResponse(page_of(items, request.query_params))
 
 
 async def _memory(request: Request) -> Response:

@@ -31,9 +31,9 @@ __all__ = ["ChatSession", "answer_together"]
 class ChatSession:
     """One conversation with a model. The memory is a value: read `memory`, keep it, put it back.
 
-    Everything runs at fixed shapes: prompts are read at one of a few widths, replies and memory updates have room for
-    `max_length` tokens per interaction. So every function compiles once, reading once per width; sampling and mode
-    are data, and other ones compile nothing.
+    Everything runs at fixed shapes: prompts are read, and interactions written, at one of a few widths; replies have
+    room for `max_length` tokens per interaction. So every function compiles once, reading and writing once per width;
+    sampling and mode are data, and other ones compile nothing.
     `mode` is how replies begin unless a turn says otherwise; `stream_tokens` are made between two looks
     at the device, `reply_tokens` bounds a reply (None = until the interaction is full).
     """
@@ -57,6 +57,7 @@ class ChatSession:
         self.stream_tokens = stream_tokens
         self.reply_tokens = reply_tokens
         self._graphdef, self._params = nnx.split(model)
+        self._reads_padding = model.config.compatibility.zero_padding
         self._turns = 0
         described = repr(model.config) + tokenizer.fingerprint
         self._fingerprint = hashlib.sha256(described.encode()).hexdigest()
@@ -81,7 +82,8 @@ class ChatSession:
         with ThreadPoolExecutor() as threads:
             # XLA compiles without holding Python's lock.
             others = [threads.submit(_prefill, *given, *row, rules, self.max_length) for row in prompts]
-            others.append(threads.submit(_write, *given, *self._padded(prompt, self.max_length)))
+            writes = [self._padded(prompt, width) for width in self._write_widths()]
+            others += [threads.submit(_write, *given, *row) for row in writes]
             one = jax.tree.leaves(self._params)[0]
             place = one.sharding if one.committed else None  # as the results of a real prefill would be
             shapes = _prefill.eval_shape(*given, *prompts[0], rules, self.max_length)
@@ -103,7 +105,7 @@ class ChatSession:
         ids = system_prompt_ids(system_prompt, self.tokenizer.encode, self.tokenizer.special, title=title)
         if len(ids) > self.max_length:
             raise ValueError(f"the system prompt has {len(ids)} tokens, more than {self.max_length}. Shorten it.")
-        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(ids, self.max_length))
+        self.memory = self._written(ids)
 
     def send(
         self,
@@ -168,8 +170,17 @@ class ChatSession:
         generation = _prefill(self._graphdef, self._params, self.memory, *row, rules, self.max_length)
         _, made = yield from stream_reply(self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens)
         self.previous_memory = self.memory
-        self.memory = _write(self._graphdef, self._params, self.memory, *self._padded(prompt + made, self.max_length))
+        self.memory = self._written(prompt + made)
         return self.tokenizer.special.eos in made
+
+    def _written(self, ids: list[int]) -> Array:
+        """Write an interaction into memory, at the narrowest width that it fits into."""
+        width = min(width for width in self._write_widths() if len(ids) <= width)
+        return _write(self._graphdef, self._params, self.memory, *self._padded(ids, width))
+
+    def _write_widths(self) -> tuple[int, ...]:
+        # Where padding is read, its width matters.
+        return (self.max_length,) if self._reads_padding else prompt_widths(self.max_length)
 
     def _first(self, mode: ThinkingMode | None) -> tuple[int, ...]:
         return first_tokens(mode or self.mode, self.tokenizer.special)

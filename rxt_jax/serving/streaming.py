@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from flax import nnx
 
 from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
@@ -75,26 +76,30 @@ def stream_reply(
 ) -> Generator[Chunk, None, tuple[Generation, list[int]]]:
     """Yield the text of a reply of one row; return where the generation stands and the ids made.
 
-    The host looks at the device once per `stream_tokens` tokens. The cache of the generation that goes in is used up.
+    The host looks at the device after every token until there is text, then once per `stream_tokens` tokens. The cache
+    of the generation that goes in is used up.
     """
     special = tokenizer.special
     made: list[int] = []
-    text, going = ReplyText(tokenizer), True
+    text, going, most = ReplyText(tokenizer), True, np.int32(1)
     while going:
         rest = generation._replace(cache=None)
-        generation, new = _extend(graphdef, params, generation.cache, rest, stream_tokens, special.eos, special.pad)
+        settings = (stream_tokens, special.eos, special.pad)
+        generation, new = _extend(graphdef, params, generation.cache, rest, most, *settings)
         (ids,), (mask,), (active,) = jax.device_get((new.ids, new.mask, generation.active))
         going = bool(active)
         made += ids[mask].tolist()
-        yield from text.push(ids[mask].tolist())
+        for chunk in text.push(ids[mask].tolist()):
+            most = np.int32(stream_tokens)
+            yield chunk
     yield from text.close()
     return generation, made
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7), donate_argnums=2)
 def _extend(
-    graphdef: Any, params: Any, cache: Any, rest: Generation, count: int, end_id: int, pad_id: int
+    graphdef: Any, params: Any, cache: Any, rest: Generation, most: Any, count: int, end_id: int, pad_id: int
 ) -> tuple[Generation, Generated]:
     # Only the cache is given up: the rules may be the caller's own arrays.
     generation = rest._replace(cache=cache)
-    return extend(nnx.merge(graphdef, params), generation, count, end_id=end_id, pad_id=pad_id)
+    return extend(nnx.merge(graphdef, params), generation, count, end_id=end_id, pad_id=pad_id, most=most)

@@ -11,6 +11,8 @@ from rxt_jax.stages.joint_pretraining import JointPretraining
 from rxt_jax.stages.memory_aware import MemoryAware
 from rxt_jax.stages.memory_pretraining import MemoryPretraining
 from rxt_jax.stages.memory_reinforcement import MemoryReinforcement
+from rxt_jax.stages.online_preference import OnlineMemoryPreference
+from rxt_jax.stages.reward_modeling import RewardModeling
 from rxt_jax.stages.stage import EpisodeStage, Stage
 
 __all__ = [
@@ -23,5 +25,7 @@ __all__ = [
     "MemoryAware",
     "MemoryPretraining",
     "MemoryReinforcement",
+    "OnlineMemoryPreference",
+    "RewardModeling",
     "Stage",
 ]

@@ -5,17 +5,18 @@
 Source: docs/method.md §16.1 and §16.2.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rxt_jax.losses.sequence_log_probs import SequenceLogProbs, projected_sequence_log_probs, shared_length_weights
+from rxt_jax.model.calls import add_up_calls, join_rows, split_rows
 from rxt_jax.model.episode import fold_key, with_previous
-from rxt_jax.nn.remat import rematerialised
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, PreferenceBatch
 
-__all__ = ["Answers", "answers_of", "score_answers"]
+__all__ = ["Answers", "CallLoss", "Scored", "answers_of", "score_answers"]
 
 
 class Answers(NamedTuple):
@@ -55,27 +56,39 @@ def answers_of(batch: PreferenceBatch, *, neutral: bool = False) -> Answers:
     )
 
 
+class Scored(NamedTuple):
+    """What reading all answers gives: the loss of all calls, log-probabilities `[I B k]`, and the routers' loss."""
+
+    loss: Array
+    answers: SequenceLogProbs
+    balance: Array
+
+
+CallLoss = Callable[[SequenceLogProbs, Array, Any], Array]
+"""`(log-probabilities [c B k], routers' loss, rows [c B ...]) -> loss` of a call."""
+
+
 def score_answers(
     model: Any,
     memories: Array,
     answers: Answers,
     key: Key | None = None,
     *,
+    loss: CallLoss | None = None,
+    rows: Any = None,
     interactions_per_call: int = 2,
-    remat: str = "full",
     length_desensitisation: float | None = None,
-) -> tuple[SequenceLogProbs, Array]:
-    """Read memories `[I L B S D]` with all answers: log-probabilities `[I B k]`, and the routers' loss.
+) -> Scored:
+    """Read memories `[I L B S D]` with all answers.
 
     The answers of `interactions_per_call` interactions of every row are read in one call of the decoder. In every row
     the interactions that have a pair come first: then calls that no row needs are skipped. Interactions without
     a pair get zeros. `length_desensitisation`: what tokens beyond the length that chosen and rejected answer
-    share count, see `shared_length_weights`.
+    share count, see `shared_length_weights`. `loss` is that of a call, and what it gives adds up; `rows`, a pytree with
+    leading `[I B]`, is what else it reads of every interaction. The gradient of a call is computed with it and goes
+    through the loss alone.
     """
-    count, rows, kinds, length = answers.ids.shape
     order = jnp.argsort(~answers.paired, axis=0, stable=True)
-    together = min(interactions_per_call, count)
-    calls = -(-count // together)
     weights = answers.loss_mask.astype(jnp.float32)
     if length_desensitisation is not None:
         pair = shared_length_weights(answers.loss_mask[:, :, :2], length_desensitisation)
@@ -84,40 +97,45 @@ def score_answers(
     def arrange(leaf: Array, batch_axis: int = 1) -> Array:
         shape = [1] * leaf.ndim
         shape[0], shape[batch_axis] = order.shape
-        leaf = jnp.take_along_axis(leaf, order.reshape(shape), axis=0)
-        leaf = jnp.pad(leaf, [(0, calls * together - count), *[(0, 0)] * (leaf.ndim - 1)])
-        return leaf.reshape(calls, together, *leaf.shape[1:])
+        return jnp.take_along_axis(leaf, order.reshape(shape), axis=0)
 
-    def call(carry: Array, inputs: tuple) -> tuple[Array, tuple[SequenceLogProbs, Array]]:
-        memories, ids, token_mask, loss_mask, weights, paired, number = inputs
+    def call(given: tuple, fixed: tuple, number: Array) -> tuple[Array, tuple[SequenceLogProbs, Array]]:
+        embedded, memories = given
+        ids, token_mask, loss_mask, weights, rows = fixed
+        together, _, kinds, length = ids.shape
 
-        def read(memories: Array) -> tuple[SequenceLogProbs, Array]:
-            # Answers to one query are neighbours, which share a memory. Rows lead: those of a device stay there.
-            def joined(leaf: Array) -> Array:
-                return leaf.swapaxes(0, 1).reshape(rows * together * kinds, length)
+        def side_by_side(leaf: Array) -> Array:
+            # Interactions of a conversation and their k answers are neighbours; k of them share a memory.
+            return join_rows(leaf).reshape(-1, length, *leaf.shape[4:])
 
-            memory = jnp.moveaxis(memories, 0, 2).reshape(memories.shape[1], rows * together, *memories.shape[3:])
-            hidden, balance = model.decode_hidden(joined(ids), joined(token_mask), memory, key=fold_key(key, number))
-            found = projected_sequence_log_probs(model.logits, hidden, joined(ids), joined(loss_mask), joined(weights))
-            totals, lengths = (leaf.reshape(rows, together, kinds).swapaxes(0, 1) for leaf in found)
-            return SequenceLogProbs(totals, lengths), jnp.float32(balance)
+        hidden, balance = model.decode_hidden(
+            side_by_side(embedded),
+            side_by_side(token_mask),
+            jax.vmap(join_rows, in_axes=1)(memories),
+            key=fold_key(key, number // together),
+        )
+        found = projected_sequence_log_probs(
+            model.logits, hidden, side_by_side(ids), side_by_side(loss_mask), side_by_side(weights)
+        )
+        found = jax.tree.map(lambda leaf: split_rows(leaf.reshape(-1, kinds), together), found)
+        balance = jnp.float32(balance) * together
+        value = jnp.float32(0.0) if loss is None else loss(found, balance, rows)
+        # A number per call, as one of its first interaction.
+        return value, (found, jnp.zeros(together).at[0].set(balance))
 
-        def skip(memories: Array) -> tuple[SequenceLogProbs, Array]:
-            zero = jnp.zeros((together, rows, kinds), jnp.float32)
-            return SequenceLogProbs(zero, zero), jnp.float32(0.0)
-
-        return carry, jax.lax.cond(jnp.any(paired), read, skip, memories)
-
-    rest = (answers.ids, answers.token_mask, answers.loss_mask, weights, answers.paired)
-    inputs = (arrange(memories, batch_axis=2), *(arrange(leaf) for leaf in rest), jnp.arange(calls))
-    _, (found, balances) = jax.lax.scan(rematerialised(call, remat), jnp.float32(0.0), inputs)
+    ids, token_mask, loss_mask, weights, paired, rows = jax.tree.map(
+        arrange, (answers.ids, answers.token_mask, answers.loss_mask, weights, answers.paired, rows)
+    )
+    total, (found, balances) = add_up_calls(
+        call,
+        (model.embed(ids), arrange(memories, batch_axis=2)),
+        (ids, token_mask, loss_mask, weights, rows),
+        jnp.any(paired, axis=1),
+        most=interactions_per_call,
+    )
     back = jnp.argsort(order, axis=0)[..., None]
-
-    def put_back(leaf: Array) -> Array:
-        leaf = leaf.reshape(calls * together, *leaf.shape[2:])[:count]
-        return jnp.take_along_axis(leaf, back, axis=0)
-
-    return jax.tree.map(put_back, found), jnp.sum(balances) * together
+    found = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, back, axis=0), found)
+    return Scored(total, found, jnp.sum(balances))
 
 
 def _has_answer(batch: EpisodeBatch) -> Array:

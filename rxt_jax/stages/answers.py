@@ -5,7 +5,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from rxt_jax.losses.cross_entropy import TokenLoss, projected_answer_cross_entropy
+from rxt_jax.losses.cross_entropy import TokenLoss
+from rxt_jax.losses.token_log_probs import next_token_loss
+from rxt_jax.model.calls import add_up_calls, join_rows
+from rxt_jax.model.episode import fold_key
 from rxt_jax.types import Array, Interaction, Key, Metrics
 
 __all__ = [
@@ -14,7 +17,7 @@ __all__ = [
     "answer_labels",
     "answer_metrics",
     "count_answers",
-    "read_memory",
+    "read_memories",
 ]
 
 EpisodeNormalisation = Literal["tokens", "interaction_mean", "interaction_sum"]
@@ -59,39 +62,72 @@ def answer_factors(
     return factors, jnp.broadcast_to(balance, num_interactions)
 
 
-def read_memory(
+def read_memories(
     model: Any,
-    memory: Array,
-    interaction: Interaction,
+    memories: Array,
+    interactions: Interaction,
     labels: Array,
+    factors: tuple[Array, Array],
     key: Key | None,
     *,
     memory_mask: Array | None = None,
-) -> tuple[TokenLoss, Array]:
-    """Score an interaction against memory: token sums, and the router's balance loss.
+    interactions_per_call: int = 1,
+    start: int | Array = 0,
+) -> tuple[Array, TokenLoss, Array]:
+    """Score all interactions: their loss, sums over tokens `[I]`, and the routers' balance losses `[I]`.
 
-    Where no row has a label (filler, a first interaction that is not trained) the decoder does
-    not run.
+    `memories` is what each interaction reads, `[I L B S D]`, or what all of them read, `[L B S D]`, as far as
+    `memory_mask[I B S]` lets them. `factors` are those of `answer_factors`. About `interactions_per_call` interactions
+    are decoded in one call, and the gradient of a call is computed with it. Calls without a label (filler, a first
+    interaction that is not trained) do not run. The gradient goes through the loss alone. `start` is the number of
+    interactions that the episode already had.
     """
+    # Filler tokens are no tokens: a router's balance counts all it is shown.
+    token_mask = interactions.token_mask & interactions.valid[..., None]
+    # The first token of a row is predicted by none.
+    labels = labels.at[..., 0].set(False)
+    is_shared = memories.ndim == 4
 
-    def read(memory: Array) -> tuple[TokenLoss, Array]:
-        # Filler tokens are no tokens: a router's balance counts all it is shown.
-        token_mask = interaction.token_mask & interaction.valid[..., None]
-        hidden, balance = model.decode_hidden(interaction.ids, token_mask, memory, memory_mask=memory_mask, key=key)
-        answer = projected_answer_cross_entropy(model.logits, hidden, interaction.ids, labels)
-        return answer, jnp.float32(balance)
+    def loss(given: tuple, fixed: tuple, number: Array) -> tuple[Array, tuple[TokenLoss, Array]]:
+        embedded, own = given
+        ids, token_mask, labels, mask, answer_factor, balance_factor = fixed
+        together, rows, length = ids.shape
+        # The c interactions of a conversation are neighbours: where memory is shared they read the same.
+        memory = memories if own is None else jax.vmap(join_rows, in_axes=1)(own)
+        hidden, balance = model.decode_hidden(
+            join_rows(embedded),
+            join_rows(token_mask),
+            memory,
+            memory_mask=None if mask is None else join_rows(mask),
+            balance_groups=together,
+            key=fold_key(fold_key(key, start + number), 3),
+        )
+        weights = jnp.broadcast_to(answer_factor[:, None, None], ids.shape)
+        value, found = next_token_loss(model.logits, hidden, join_rows(ids), join_rows(labels), join_rows(weights))
 
-    def skip(memory: Array) -> tuple[TokenLoss, Array]:
-        zero = jnp.float32(0.0)
-        return TokenLoss(zero, zero, zero), zero
+        def total(tokens: Array) -> Array:
+            return jnp.sum(tokens.reshape(rows, together, length), axis=(0, 2), dtype=jnp.float32)
 
-    return jax.lax.cond(jnp.any(labels[:, 1:]), read, skip, memory)
+        count = jnp.sum(labels, axis=(1, 2), dtype=jnp.float32)
+        answer = TokenLoss(-total(found.log_probs), count, total(found.correct))
+        balance = jnp.where(count > 0, balance, 0.0).astype(jnp.float32)
+        return value + jnp.sum(balance_factor * balance), (answer, balance)
+
+    value, (answer, balance) = add_up_calls(
+        loss,
+        (model.embed(interactions.ids), None if is_shared else memories),
+        (interactions.ids, token_mask, labels, memory_mask, *factors),
+        jnp.any(labels, axis=(1, 2)),
+        most=interactions_per_call,
+    )
+    return value, answer, balance
 
 
 def answer_metrics(answer: TokenLoss, balance: Array) -> Metrics:
-    """Name the sums of one interaction."""
+    """Name the sums of all interactions, given `[I]` each."""
+    count = jnp.sum(answer.count)
     return {
-        "answer/loss": (answer.loss, answer.count),
-        "answer/accuracy": (answer.correct, answer.count),
-        "router/balance": (balance, (answer.count > 0).astype(jnp.float32)),
+        "answer/loss": (jnp.sum(answer.loss), count),
+        "answer/accuracy": (jnp.sum(answer.correct), count),
+        "router/balance": (jnp.sum(balance), jnp.sum(answer.count > 0, dtype=jnp.float32)),
     }

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.data.loader import ConversationBatches
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy
 from rxt_jax.model import BaselineConfig
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, Key, Metrics, RowBatch
 
@@ -34,6 +36,12 @@ class ConversationSft(Stage):
     def label_counts(self, batch: RowBatch) -> dict[str, Array]:
         """Count the scored tokens; micro-batches add up."""
         return {"answer": jnp.sum(batch.loss_mask[:, 1:], dtype=jnp.float32), "balance": jnp.float32(1.0)}
+
+    def operations(self, config: BaselineConfig, batch: RowBatch) -> float:
+        """Count an update's operations."""
+        rows, length = batch.ids.shape
+        one = count_operations(config, length)
+        return forward_passes(True) * (rows * one.read + float(np.sum(batch.loss_mask[:, 1:])) * one.head)
 
     def objective(
         self, model: Any, batch: RowBatch, key: Key | None, counts: dict[str, Array]

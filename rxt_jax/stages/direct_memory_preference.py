@@ -15,22 +15,25 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.loader import Batches, PreferenceBatches
 from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
-from rxt_jax.model.episode import fold_key, scan_memories
+from rxt_jax.model import ModelConfig
+from rxt_jax.model.episode import fold_key
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.nn.remat import check_remat
-from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
-from rxt_jax.stages.memory_aware import row_cosine, write_previous
+from rxt_jax.stages.answer_scoring import Answers, Scored, answers_of, score_answers
+from rxt_jax.stages.memory_writing import WriteReport, row_cosine, write_memories
 from rxt_jax.stages.precomputed_reference import precompute_reference
 from rxt_jax.stages.stage import Beginning, EpisodeStage, Reading, Rebuild
 from rxt_jax.types import Array, Key, Metrics, PreferenceBatch
 
-__all__ = ["DirectMemoryPreference", "ReferenceKind"]
+__all__ = ["DirectMemoryPreference", "Memories", "ReferenceKind"]
 
 ReferenceKind = Literal["decoder", "full", "precomputed", "none"]
 """Frozen decoder reading the policy's memory (published), frozen model with a memory chain of its own, the same
@@ -40,7 +43,7 @@ computed once before training and kept in a file (`stages.precomputed_reference`
 _SMOOTHED = ("conservative", "robust", "simpo", "exo_pair", "aot", "aot_unpaired")
 
 
-class _Memories(NamedTuple):
+class Memories(NamedTuple):
     """What is carried from interaction to interaction; `reference` is None unless it has a chain of its own."""
 
     policy: Array
@@ -82,9 +85,9 @@ class DirectMemoryPreference(EpisodeStage):
     balance_loss_scale: float = 0.001
     """Factor of the router losses of encoder and decoder; a dense model has none."""
     interactions_per_call: int = 2
-    """Interactions of a row that one call of the decoder scores; calls that no row needs are skipped."""
+    """Interactions of a row that one call of encoder or decoder reads; calls that no row needs are skipped."""
     remat: str = "full"
-    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
+    """What of what writes memory is kept for the gradient: none (all of it), full (nothing), names or offload."""
     compatibility: PreferenceCompatibility = field(default_factory=PreferenceCompatibility)
     """Published behaviour, off by default."""
     trainable: tuple[str, ...] = (
@@ -197,13 +200,13 @@ class DirectMemoryPreference(EpisodeStage):
         )
         return answers._replace(interaction=written)
 
-    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> _Memories:
+    def begin(self, model: Any, batch_size: int, key: Key | None, *, reference: Any = None) -> Memories:
         """Give the memories at the start of an episode; without a key always the same ones."""
         # The same draw for both: where memory starts at random they start alike.
         policy = beginning_memory(model, batch_size, key)
         if self.reference != "full" or reference is None:
-            return _Memories(policy, None)
-        return _Memories(policy, beginning_memory(reference, batch_size, key))
+            return Memories(policy, None)
+        return Memories(policy, beginning_memory(reference, batch_size, key))
 
     def label_counts(self, batch: PreferenceBatch | Answers) -> dict[str, Array]:
         """Count pairs and chosen tokens per interaction, `[I]`, interactions that have any, and memory writes."""
@@ -228,7 +231,7 @@ class DirectMemoryPreference(EpisodeStage):
         reference: Any = None,
     ) -> tuple[Array, Metrics]:
         """Score a batch of whole episodes; `counts` are the label counts of the whole update."""
-        memory = self.begin(model, batch.chosen.ids.shape[1], key, reference=reference)
+        memory = self.first_memory(model, batch, key, reference=reference)
         answers = self.interactions(batch)
         loss, (memory, metrics) = self.window_objective(model, memory, answers, key, counts, reference=reference)
         return loss, metrics | {"memory/row_cosine": row_cosine(memory.policy)}
@@ -236,14 +239,14 @@ class DirectMemoryPreference(EpisodeStage):
     def window_objective(
         self,
         model: Any,
-        memory: _Memories,
+        memory: Memories,
         answers: Answers,
         key: Key | None,
         counts: dict[str, Array],
         *,
         start: int | Array = 0,
         reference: Any = None,
-    ) -> tuple[Array, tuple[_Memories, Metrics]]:
+    ) -> tuple[Array, tuple[Memories, Metrics]]:
         """Score a window of interactions that starts with `memory`; return the memories after it."""
         if (reference is None) != (self.reference in ("none", "precomputed")):
             raise ValueError(
@@ -253,95 +256,130 @@ class DirectMemoryPreference(EpisodeStage):
         memories, written = chain(model, memory.policy, key)
         before = jnp.concatenate([memory.policy[None], memories[:-1]])
         read_by_reference = jax.lax.stop_gradient(before if self._writes_itself_first else memories)
-        after = _Memories(memories[-1], memory.reference)
+        after = Memories(memories[-1], memory.reference)
         if memory.reference is not None:
             read_by_reference, _ = chain(reference, memory.reference, None)
             read_by_reference = jax.lax.stop_gradient(read_by_reference)
             after = after._replace(reference=read_by_reference[-1])
 
-        # Far from the interactions' keys, and another one for every window of an episode.
-        policy, balance = self._score(model, memories, answers, fold_key(key, (1 << 20) + start))
+        # Scored before the policy: then its loss is known call by call, and so is its gradient.
+        frozen = jnp.zeros(answers.ids.shape[:3], jnp.float32)
         if self.reference == "precomputed":
             if answers.reference is None:
                 raise ValueError("reference='precomputed' wants batches that carry the reference's log-probabilities.")
-            frozen = SequenceLogProbs(answers.reference, policy.length)
-        elif reference is None:
-            frozen = jax.tree.map(jnp.zeros_like, policy)
-        else:
-            frozen = jax.tree.map(jax.lax.stop_gradient, self._score(reference, read_by_reference, answers, None)[0])
-        loss, scores = self._loss(policy, frozen, answers, counts)
-        encoder_balance = jnp.sum(written.pop("router/encoder_balance")[0])
-        balances = {"router/balance": (balance, counts["calls"])}
-        balances["router/encoder_balance"] = (encoder_balance, counts["writes"])
-        for balanced, passes in balances.values():
-            loss = loss + self.balance_loss_scale * balanced / jnp.maximum(passes, 1.0)
-        return loss, (after, _by_interaction(written) | scores | balances)
+            frozen = answers.reference
+        elif reference is not None:
+            frozen = jax.lax.stop_gradient(self._score(reference, read_by_reference, answers, None).answers.total)
+        factors = jnp.broadcast_to(self._factors(counts)[:, None], answers.paired.shape)
+        # Far from the interactions' keys, and another one for every window of an episode.
+        loss, policy, balance = self._score(
+            model,
+            memories,
+            answers,
+            fold_key(key, (1 << 20) + start),
+            loss=functools.partial(self._loss_of_call, counts=counts),
+            rows=(frozen, answers.paired, answers.anchored, factors),
+        )
+        encoder_balance = jnp.sum(written.balance)
+        loss = loss + self.balance_loss_scale * encoder_balance / jnp.maximum(counts["writes"], 1.0)
+        balances = {
+            "router/balance": (balance, counts["calls"]),
+            "router/encoder_balance": (encoder_balance, counts["writes"]),
+        }
+        metrics = written.metrics(answers.interaction) | self._metrics(policy, frozen, answers)
+        return loss, (after, _by_interaction(metrics) | balances)
+
+    def operations(self, config: ModelConfig, batch: PreferenceBatch) -> float:
+        """Count an update's operations, those of a reference that runs beside the policy included."""
+        kinds = (batch.chosen, batch.rejected, batch.neutral)[: 3 if self.anchor_weight > 0.0 else 2]
+        interactions, rows, length = batch.chosen.ids.shape
+        one = count_operations(config, length)
+        scored = sum(float(np.sum(kind.loss_mask[..., 1:] & kind.valid[..., None])) for kind in kinds)
+        read = rows * interactions * len(kinds) * one.read + scored * one.head
+        write = rows * (interactions - 1) * (one.encode + one.write)
+        reference = {"decoder": read, "full": read + write}.get(self.reference, 0.0)
+        return forward_passes(True) * read + forward_passes(self._learns_to_write) * write + reference
+
+    @property
+    def _learns_to_write(self) -> bool:
+        return bool({"encoder", "memory_attention"} & set(self.trainable))
 
     def reference_scores(self, model: Any, batch: PreferenceBatch) -> Array:
         """Score all three answers with a memory chain of the model's own, `[I B 3]`: what 'precomputed' reads."""
         answers = answers_of(batch, neutral=True)
         memory = self.begin(model, batch.chosen.ids.shape[1], None)
         memories, _ = self._chain(model, memory.policy, None, answers=answers, start=0)
-        return self._score(model, memories, answers, None)[0].total
+        return self._score(model, memories, answers, None).answers.total
 
     def _chain(
         self, model: Any, memory: Array, key: Key | None, *, answers: Answers, start: int | Array
-    ) -> tuple[Array, Metrics]:
-        """Make the memories that the answers are scored with, `[I L B S D]`."""
-        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
-
-        def write(model: Any, memory: Array, answers: Answers, key: Key | None) -> tuple[Array, tuple[Array, Metrics]]:
-            memory, report = write_previous(
-                model, memory, answers.interaction, key, gradient=learns_to_write, balanced=True
-            )
-            balance = {"router/encoder_balance": (report.balance, jnp.float32(1.0))}
-            return jnp.float32(0.0), (memory, report.metrics(answers.interaction) | balance)
-
-        return scan_memories(
-            write,
+    ) -> tuple[Array, WriteReport]:
+        """Make the memories that the answers are scored with, `[I L B S D]`, and say what the writes did."""
+        return write_memories(
             model,
             memory,
-            answers,
+            answers.interaction,
             key,
+            gradient=self._learns_to_write,
             memory_gradient_steps=self.memory_gradient_steps,
+            interactions_per_call=self.interactions_per_call,
             remat=self.remat,
             # A rule that writes at interaction 0 already has its second write one earlier.
             start=start + 1 if self._writes_itself_first else start,
+            skips_first=isinstance(start, int) and start == 0 and not self._writes_itself_first,
         )
 
-    def _score(self, model: Any, memories: Array, answers: Answers, key: Key | None) -> tuple[SequenceLogProbs, Array]:
+    def _score(self, model: Any, memories: Array, answers: Answers, key: Key | None, **options: Any) -> Scored:
         return score_answers(
             model,
             memories,
             answers,
             key,
             interactions_per_call=self.interactions_per_call,
-            remat=self.remat,
             length_desensitisation=self.length_desensitisation,
+            **options,
         )
 
-    def _loss(
-        self, policy: SequenceLogProbs, frozen: SequenceLogProbs, answers: Answers, counts: dict[str, Array]
-    ) -> tuple[Array, Metrics]:
-        """Turn log-probabilities `[I B k]` into the loss (docs/method.md, eq. 84) and the metrics of §16.6."""
-        reduced, reference = policy.reduced(self.logprob_reduction), frozen.reduced(self.logprob_reduction)
-        lengths = policy.length
-        pair = PairLogProbs(
-            reduced[..., 0], reduced[..., 1], reference[..., 0], reference[..., 1], lengths[..., 0], lengths[..., 1]
+    def _factors(self, counts: dict[str, Array]) -> Array:
+        """Say what a pair of every interaction counts, `[I]`."""
+        factors = 1.0 / jnp.maximum(counts["pairs"], 1.0)
+        return factors / jnp.maximum(counts["calls"], 1.0) if self.normalisation == "interaction_mean" else factors
+
+    def _pair(self, policy: SequenceLogProbs, frozen: Array) -> PairLogProbs:
+        """Put chosen and rejected answers `[... k]` of policy and reference together."""
+        reduced = policy.reduced(self.logprob_reduction)
+        reference = SequenceLogProbs(frozen, policy.length).reduced(self.logprob_reduction)
+        return PairLogProbs(
+            *(reduced[..., 0], reduced[..., 1], reference[..., 0], reference[..., 1]),
+            *(policy.length[..., 0], policy.length[..., 1]),
         )
+
+    def _anchor(self, policy: SequenceLogProbs, frozen: Array, anchored: Array) -> Array:
+        """Say how far the policy is from the reference for neutral answers, `[...]`; 0 where there is none."""
+        if not self.anchor_weight:
+            return jnp.zeros(anchored.shape, jnp.float32)
+        reference = SequenceLogProbs(frozen, policy.length).reduced(self.logprob_reduction)
+        drift = policy.reduced(self.logprob_reduction)[..., 2] - reference[..., 2]
+        # Without a drift there is no direction: the derivative of |x| at 0 is taken as 0 (JAX: 1).
+        return jnp.where(anchored & (drift != 0.0), jnp.abs(drift), 0.0)
+
+    def _loss_of_call(
+        self, policy: SequenceLogProbs, balance: Array, rows: tuple[Array, ...], counts: dict[str, Array]
+    ) -> Array:
+        """Turn log-probabilities `[c B k]` into their share of the loss (docs/method.md, eq. 84)."""
+        frozen, paired, anchored, factors = rows
+        pair = self._pair(policy, frozen)
+        each = jax.vmap(lambda pair: preference_losses(pair, self.losses))(pair)
+        loss = jnp.sum(jnp.where(paired, each, 0.0) * factors)
+        loss = loss + self.anchor_weight * jnp.sum(self._anchor(policy, frozen, anchored) * factors)
+        loss = loss - self.sft_weight * jnp.sum(policy.total[..., 0]) / jnp.maximum(counts["tokens"], 1.0)
+        return loss + self.balance_loss_scale * balance / jnp.maximum(counts["calls"], 1.0)
+
+    def _metrics(self, policy: SequenceLogProbs, frozen: Array, answers: Answers) -> Metrics:
+        """Turn log-probabilities `[I B k]` into the metrics of docs/method.md §16.6, sums and counts `[I]`."""
+        pair, lengths, reduced = self._pair(policy, frozen), policy.length, policy.reduced(self.logprob_reduction)
         paired = answers.paired.astype(jnp.float32)
         each = jax.vmap(lambda pair: preference_losses(pair, self.losses))(pair)
-        anchor = jnp.zeros_like(each)
-        if self.anchor_weight:
-            drift = reduced[..., 2] - reference[..., 2]
-            # Without a drift there is no direction: the derivative of |x| at 0 is taken as 0 (JAX: 1).
-            anchor = jnp.where(answers.anchored & (drift != 0.0), jnp.abs(drift), 0.0)
-        factor = 1.0 / jnp.maximum(counts["pairs"], 1.0)
-        if self.normalisation == "interaction_mean":
-            factor = factor / jnp.maximum(counts["calls"], 1.0)
-        preference_loss = jnp.sum(jnp.where(answers.paired, each, 0.0) * factor[:, None])
-        loss = preference_loss + self.anchor_weight * jnp.sum(anchor * factor[:, None])
-        loss = loss - self.sft_weight * jnp.sum(policy.total[..., 0]) / jnp.maximum(counts["tokens"], 1.0)
         means = policy.reduced("mean")
         anchored = jnp.where(answers.anchored, 1.0, 0.0)
         rows = {
@@ -353,15 +391,16 @@ class DirectMemoryPreference(EpisodeStage):
             "logps/rejected_mean": means[..., 1],
             "logps/raw_accuracy": (reduced[..., 0] > reduced[..., 1]).astype(jnp.float32),
             # An estimate of KL(π ‖ π_ref) from answers that the policy did not draw: a measure of drift.
-            "kl/chosen": policy.total[..., 0] - frozen.total[..., 0],
+            "kl/chosen": policy.total[..., 0] - frozen[..., 0],
             "length/chosen": lengths[..., 0],
             "length/rejected": lengths[..., 1],
         }
         sums = {name: (jnp.sum(jnp.where(answers.paired, x, 0.0), 1), jnp.sum(paired, 1)) for name, x in rows.items()}
         sums["nll/chosen"] = (-jnp.sum(policy.total[..., 0], 1), jnp.sum(lengths[..., 0], 1))
         if self.anchor_weight:
+            anchor = self._anchor(policy, frozen, answers.anchored)
             sums["anchor"] = (jnp.sum(anchor, 1), jnp.sum(anchored, 1))
-        return loss, _by_interaction(sums)
+        return sums
 
 
 def _by_interaction(sums: Metrics) -> Metrics:

@@ -6,23 +6,25 @@ plateau on which stage 4 otherwise stays (benchmarks/toy_ablation.md). Source: d
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.data.loader import EpisodeBatches
-from rxt_jax.model.episode import fold_key, scan_interactions, with_previous
-from rxt_jax.nn.remat import check_remat
+from rxt_jax.model import ModelConfig
+from rxt_jax.model.episode import fold_key, with_previous
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.stages.answers import (
     answer_factors,
     answer_labels,
     answer_metrics,
     count_answers,
-    read_memory,
+    read_memories,
 )
 from rxt_jax.stages.stage import Stage
-from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
+from rxt_jax.types import Array, EpisodeBatch, Key, Metrics
 
 __all__ = ["HistoryReading", "encode_history"]
 
@@ -51,19 +53,6 @@ def encode_history(model: Any, batch: EpisodeBatch, key: Key | None) -> tuple[Ar
     return history, real[None] & (moment < jnp.arange(count)[:, None])[:, None, :]
 
 
-class _Reading(NamedTuple):
-    """An interaction, the part of the history it may read, and the factors of its loss."""
-
-    interaction: Interaction
-    readable: Array
-    answer_factor: Array
-    balance_factor: Array
-
-    @property
-    def valid(self) -> Array:
-        return self.interaction.valid
-
-
 @dataclass(frozen=True, kw_only=True)
 class HistoryReading(Stage):
     """Options of history reading. Source: docs/method.md §15.3."""
@@ -77,18 +66,29 @@ class HistoryReading(Stage):
     """Whether the answer to the first query, which has no history, is scored."""
     balance_loss_scale: float = 0.01
     """Factor of the decoder's router loss; a dense model has none."""
-    remat: str = "full"
-    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
+    interactions_per_call: int = 1
+    """Interactions that one call of the decoder reads; calls that no row needs are skipped."""
     trainable: tuple[str, ...] = ("embedding", "encoder", "decoder", "cross_attention")
     """Parameter groups that train; the others stand still."""
 
     def __post_init__(self) -> None:
-        check_remat(self.remat, "remat")
+        if self.interactions_per_call < 1:
+            raise ValueError(f"interactions_per_call must be at least 1, got {self.interactions_per_call}.")
 
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:
         """Count labelled tokens and decoder passes."""
         labels = answer_labels(with_previous(batch), self.train_first_interaction)
         return count_answers(labels, "tokens")
+
+    def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
+        """Count an update's operations: every interaction but the last encoded, each read with all of them as slots."""
+        interactions, rows, length = batch.ids.shape
+        earlier = max(interactions - 1, 1)
+        one = count_operations(config, length, earlier * length)
+        encoder_trains = "encoder" in self.trainable and not self.detach_encoder_states
+        scored = float(np.sum(batch.loss_mask[..., 1:]))
+        encoded = forward_passes(encoder_trains) * rows * earlier * one.encode
+        return encoded + forward_passes(True) * (rows * interactions * one.read + scored * one.head)
 
     def objective(
         self, model: Any, batch: EpisodeBatch, key: Key | None, counts: dict[str, Array]
@@ -98,17 +98,15 @@ class HistoryReading(Stage):
         if self.detach_encoder_states:
             history = jax.lax.stop_gradient(history)
 
-        def read(
-            model: Any, memory: tuple[()], reading: _Reading, key: Key | None
-        ) -> tuple[Array, tuple[tuple[()], Metrics]]:
-            interaction = reading.interaction
-            labels = answer_labels(interaction, self.train_first_interaction)
-            answer, balance = read_memory(model, history, interaction, labels, key, memory_mask=reading.readable)
-            loss = reading.answer_factor * answer.loss + reading.balance_factor * balance
-            return loss, (memory, answer_metrics(answer, balance))
-
-        # The history is a constant of the scan, not its carry: nothing of size I² is ever stored.
-        factors = answer_factors(counts, "tokens", self.balance_loss_scale, len(batch.ids))
-        readings = _Reading(with_previous(batch), readable, *factors)
-        loss, (_, metrics) = scan_interactions(read, model, (), readings, key, remat=self.remat)
-        return loss, metrics
+        interactions = with_previous(batch)
+        loss, answer, balance = read_memories(
+            model,
+            history,
+            interactions,
+            answer_labels(interactions, self.train_first_interaction),
+            answer_factors(counts, "tokens", self.balance_loss_scale, len(batch.ids)),
+            key,
+            memory_mask=readable,
+            interactions_per_call=self.interactions_per_call,
+        )
+        return loss, answer_metrics(answer, balance)

@@ -14,11 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rxt_jax.compatibility import PretrainingCompatibility
 from rxt_jax.data.loader import TextBatches
 from rxt_jax.losses.cross_entropy import projected_answer_cross_entropy, projected_cross_entropy
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.ops.attention import document_mask
 from rxt_jax.stages.stage import Stage
 from rxt_jax.types import Array, Key, Metrics, RowBatch
@@ -133,6 +136,16 @@ class JointPretraining(Stage):
             "answer": jnp.sum(targets, dtype=jnp.float32),
             "balance": jnp.float32(1.0),
         }
+
+    def operations(self, config: ModelConfig, batch: RowBatch) -> float:
+        """Count an update's operations: a row encoded and read again, with as many slots as it has tokens."""
+        rows, length = batch.ids.shape
+        one = count_operations(config, length, length)
+        encoder_trains = bool({"encoder", "masked_language_head"} & set(self.trainable))
+        masked = float(np.sum(batch.mlm_mask & batch.token_mask))
+        scored = float(np.sum(batch.loss_mask[:, 1:]))
+        encoded = rows * one.encode + masked * one.masked_language_head
+        return forward_passes(encoder_trains) * encoded + forward_passes(True) * (rows * one.read + scored * one.head)
 
     def perturb(self, encoded: Array, key: Key | None) -> Array:
         """Disturb the states that the decoder reads, in training."""

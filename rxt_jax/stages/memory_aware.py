@@ -3,23 +3,27 @@
     memory i−1, interaction i−1 ──▶ encode ──▶ update_memory ──▶ memory i
     memory i,   interaction i   ──▶ decode ──▶ loss of the answer
 
-Every interaction first writes its predecessor and then reads, so the answer that is scored is
+The predecessor of every interaction is written before it is read, so the answer that is scored is
 never in memory, interaction 0 reads the initial memory, and the last interaction is never
-written. The default sends the gradient through the whole chain and updates once per batch of
+written. Only the memory network waits for its turn: encoder and decoder read several interactions
+in one call. The default sends the gradient through the whole chain and updates once per batch of
 episodes; `memory_gradient_steps=1, interactions_per_update=1` is the published timing. Source:
 docs/method.md §15.5.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rxt_jax.data.loader import Batches
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import episode_operations
 from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
@@ -27,105 +31,13 @@ from rxt_jax.stages.answers import (
     answer_labels,
     answer_metrics,
     count_answers,
-    read_memory,
+    read_memories,
 )
+from rxt_jax.stages.memory_writing import row_cosine, write_memories, write_without_scoring
 from rxt_jax.stages.stage import EpisodeStage, Reading
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key, Metrics
 
-__all__ = ["MemoryAware", "WriteReport", "row_cosine", "write_previous", "write_without_scoring"]
-
-
-class WriteReport(NamedTuple):
-    """What a write did to the memory of every row, `[B]`: rms of its change, cosine of its slots with what they were
-    (mean over layers and slots; 1 where nothing was written). `balance` is the encoder's router loss, 0 if unwanted."""
-
-    rms: Array
-    cosine: Array
-    balance: Array
-
-    def metrics(self, interaction: Interaction) -> Metrics:
-        """Average over the rows that were written."""
-        written = (interaction.previous_valid & interaction.valid).astype(jnp.float32)
-        count = jnp.sum(written)
-        return {
-            "memory/update_rms": (jnp.sum(self.rms * written), count),
-            "memory/cosine": (jnp.sum(self.cosine * written), count),
-        }
-
-
-def write_previous(
-    model: Any,
-    memory: Array,
-    interaction: Interaction,
-    key: Key | None,
-    *,
-    gradient: bool = True,
-    balanced: bool = False,
-) -> tuple[Array, WriteReport]:
-    """Write the interaction before this one into memory; also report what that did, `balanced` with the router loss.
-
-    Rows without a predecessor keep their memory. Where no row has one, the encoder does not run
-    at all.
-    """
-
-    def write(memory: Array) -> tuple[Array, WriteReport]:
-        previous = (interaction.previous_ids, interaction.previous_token_mask)
-        balance = jnp.float32(0.0)
-        if balanced:
-            encoded, balance = model.encode_balanced(*previous, key=fold_key(key, 0))
-        else:
-            encoded = model.encode(*previous, key=fold_key(key, 0))
-        updated = model.update_memory(memory, encoded, interaction.previous_token_mask, key=fold_key(key, 1))
-        if not gradient:
-            updated, balance = jax.lax.stop_gradient((updated, balance))
-        updated = keep_rows(interaction.previous_valid, updated, memory)
-        old, new = (jax.lax.stop_gradient(each).astype(jnp.float32) for each in (memory, updated))
-        rms = jnp.sqrt(jnp.mean((new - old) ** 2, axis=(0, 2, 3)))
-        norms = jnp.linalg.norm(new, axis=-1) * jnp.linalg.norm(old, axis=-1)
-        cosine = jnp.mean(jnp.sum(new * old, axis=-1) / jnp.maximum(norms, 1e-8), axis=(0, 2))
-        return updated, WriteReport(rms, cosine, balance.astype(jnp.float32))
-
-    def keep(memory: Array) -> tuple[Array, WriteReport]:
-        rows = memory.shape[1]
-        return memory, WriteReport(jnp.zeros(rows, jnp.float32), jnp.ones(rows, jnp.float32), jnp.float32(0.0))
-
-    needed = jnp.any(interaction.previous_valid & interaction.valid)
-    return jax.lax.cond(needed, write, keep, memory)
-
-
-def write_without_scoring(
-    model: Any, memory: Array, interaction: Interaction, key: Key | None
-) -> tuple[Array, tuple[Array, Metrics]]:
-    """Be the objective of a walk that only wants memories: write the interaction before this one, score nothing."""
-    return jnp.float32(0.0), (write_previous(model, memory, interaction, key)[0], {})
-
-
-def row_cosine(memory: Array) -> tuple[Array, Array]:
-    """Average the cosine between the memories of different rows over layers and slots, as (sum,
-    count).
-
-    Near 1 every conversation has the same memory: the write has collapsed.
-    """
-    memory = jax.lax.stop_gradient(memory).astype(jnp.float32)
-    batch = memory.shape[1]
-    norms = jnp.linalg.norm(memory, axis=-1, keepdims=True)
-    directions = memory / jnp.maximum(norms, 1e-8)
-    # |Σ u|² = B + Σ over the B(B−1) ordered pairs, which spares the B × B products.
-    pairs = jnp.sum(jnp.sum(directions, axis=1) ** 2, axis=-1) - batch
-    return jnp.mean(pairs) / max(batch * (batch - 1), 1), jnp.float32(batch > 1)
-
-
-class _Scored(NamedTuple):
-    """An interaction with the factors that turn its sums into its share of the loss, and whether to write before it."""
-
-    interaction: Interaction
-    answer_factor: Array
-    balance_factor: Array
-    writes: Array
-
-    @property
-    def valid(self) -> Array:
-        return self.interaction.valid
+__all__ = ["MemoryAware"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +63,10 @@ class MemoryAware(EpisodeStage):
     """Interactions of the one window that an episode trains, drawn anew on every visit: memory of everything before
     it is written without gradient, and the loader puts it at the end of the batch. None = the episode from its
     beginning, as far as the data's `max_interactions`."""
+    interactions_per_call: int = 1
+    """Interactions that one call of encoder or decoder reads; calls that no row needs are skipped."""
     remat: str = "full"
-    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
+    """What of what writes memory is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -172,6 +86,8 @@ class MemoryAware(EpisodeStage):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}. Use None for the whole episode.")
+        if self.interactions_per_call < 1:
+            raise ValueError(f"interactions_per_call must be at least 1, got {self.interactions_per_call}.")
         if self.window is not None and self.interactions_per_update is not None:
             raise ValueError("window trains a part of an episode by one update; set interactions_per_update to None.")
         if not 0.0 <= self.memory_dropout < 1.0:
@@ -212,18 +128,34 @@ class MemoryAware(EpisodeStage):
 
         `first_is_written`: the predecessor of the first interaction is in `memory` already.
         """
-        factors = answer_factors(counts, self.normalisation, self.balance_loss_scale, len(interactions.ids))
-        writes = (jnp.arange(len(interactions.ids)) > 0) | (not first_is_written)
-        return scan_interactions(
-            self._interaction_objective,
+        to_write = interactions
+        if first_is_written:
+            to_write = interactions._replace(previous_valid=interactions.previous_valid.at[0].set(False))
+        memories, report = write_memories(
             model,
             memory,
-            _Scored(interactions, *factors, writes),
+            to_write,
             key,
+            gradient=self._learns_to_write,
+            before_write=self._forget_rows if self.memory_dropout > 0.0 and key is not None else None,
             memory_gradient_steps=self.memory_gradient_steps,
+            interactions_per_call=self.interactions_per_call,
             remat=self.remat,
             start=start,
+            skips_first=first_is_written or (isinstance(start, int) and start == 0),
         )
+        loss, answer, balance = read_memories(
+            model,
+            memories,
+            interactions,
+            answer_labels(interactions, self.train_first_interaction),
+            answer_factors(counts, self.normalisation, self.balance_loss_scale, len(interactions.ids)),
+            key,
+            interactions_per_call=self.interactions_per_call,
+            start=start,
+        )
+        written = jax.tree.map(jnp.sum, report.metrics(to_write))
+        return loss, (memories[-1], answer_metrics(answer, balance) | written)
 
     def objective(
         self, model: Any, batch: EpisodeBatch, key: Key | None, counts: dict[str, Array]
@@ -239,6 +171,24 @@ class MemoryAware(EpisodeStage):
         )
         return loss, metrics | {"memory/row_cosine": row_cosine(memory)}
 
+    def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
+        """Count an update's operations: writes without their gradient where no writer trains, or before a window."""
+        interactions, rows, length = batch.ids.shape
+        past = 0 if self.window is None else max(interactions - self.window, 0)
+        return episode_operations(
+            config,
+            rows=rows,
+            interactions=interactions,
+            length=length,
+            scored_tokens=int(np.sum(batch.loss_mask[..., 1:])),
+            past=past,
+            writer_trains=self._learns_to_write,
+        )
+
+    @property
+    def _learns_to_write(self) -> bool:
+        return bool({"encoder", "memory_attention"} & set(self.trainable))
+
     def _remember(self, model: Any, memory: Array, interactions: Interaction, key: Key | None) -> Array:
         """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""
         graphdef, params = nnx.split(model)
@@ -247,21 +197,10 @@ class MemoryAware(EpisodeStage):
         _, (written, _) = scan_interactions(*walk, remat="none")
         return keep_rows(jnp.any(interactions.previous_valid, axis=0), written, memory)
 
-    def _interaction_objective(
-        self, model: Any, memory: Array, scored: _Scored, key: Key | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
-        interaction = scored.interaction
-        if self.memory_dropout > 0.0 and key is not None:
-            memory = self._forget_rows(model, memory, interaction, jax.random.fold_in(key, 2))
-        learns_to_write = bool({"encoder", "memory_attention"} & set(self.trainable))
-        to_write = interaction._replace(previous_valid=interaction.previous_valid & scored.writes)
-        memory, report = write_previous(model, memory, to_write, key, gradient=learns_to_write)
-        labels = answer_labels(interaction, self.train_first_interaction)
-        answer, balance = read_memory(model, memory, interaction, labels, fold_key(key, 3))
-        loss = scored.answer_factor * answer.loss + scored.balance_factor * balance
-        return loss, (memory, answer_metrics(answer, balance) | report.metrics(to_write))
-
-    def _forget_rows(self, model: Any, memory: Array, interaction: Interaction, key: Key) -> Array:
-        initial = model.initial_memory(memory.shape[1], jax.random.fold_in(key, 0))
-        lost = jax.random.bernoulli(jax.random.fold_in(key, 1), self.memory_dropout, (memory.shape[1],))
+    def _forget_rows(self, model: Any, memory: Array, interaction: Interaction, key: Key | None) -> Array:
+        """Give some rows the initial memory; what was just said is written to it afterwards."""
+        draw, lose = (fold_key(fold_key(key, 2), number) for number in (0, 1))
+        assert lose is not None
+        initial = model.initial_memory(memory.shape[1], draw)
+        lost = jax.random.bernoulli(lose, self.memory_dropout, (memory.shape[1],))
         return keep_rows(lost & interaction.previous_valid, initial, memory)

@@ -22,8 +22,10 @@ from rxt_jax.losses.memory_targets import (
     new_weight,
     shifted_weights,
 )
+from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, scan_interactions
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.stage import EpisodeStage
 from rxt_jax.types import Array, EpisodeBatch, Key, Metrics
@@ -109,6 +111,12 @@ class MemoryPretraining(EpisodeStage):
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:
         """Count the rows that are written."""
         return {"memory": jnp.sum(batch.valid, dtype=jnp.float32)}
+
+    def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
+        """Count an update's operations: every interaction encoded without a gradient, and written with one."""
+        interactions, rows, length = batch.ids.shape
+        one = count_operations(config, length)
+        return rows * interactions * (one.encode + forward_passes(True) * one.write)
 
     def draws(self, key: Key | None, index: Array, encoded_shape: tuple, memory_shape: tuple) -> TargetDraws:
         """Draw the noise and the weight shift of one interaction; without a key all of it is

@@ -16,6 +16,7 @@ from rxt_jax.data.loader import make_preference_batch
 from rxt_jax.data.row_reader import RowReader
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.processes import gather, is_writer, said_by_writer
 from rxt_jax.stages.stage import Reading
 
 __all__ = ["precompute_reference"]
@@ -43,15 +44,14 @@ def precompute_reference(stage: Any, reading: Reading) -> np.ndarray:
         raise ValueError("reference='precomputed' needs a source that ends: a file. Use reference='full'.")
     described = _describe(stage, reading, model)
     facts = file.with_suffix(".json")
-    if facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == described:
+    if said_by_writer(facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == described):
         return np.load(file, mmap_mode="r")
-    if jax.process_count() > 1:
-        raise ValueError(f"{file} does not exist yet: run one process alone until it has been written.")
     totals = _compute(stage, reading, model)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    facts.unlink(missing_ok=True)  # an interrupted write must not pass for what was there before
-    np.save(file, totals)
-    facts.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    if is_writer():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        facts.unlink(missing_ok=True)  # an interrupted write must not pass for what was there before
+        np.save(file, totals)
+        facts.write_text(json.dumps(described, indent=1), encoding="utf-8")
     return totals
 
 
@@ -70,7 +70,7 @@ def _compute(stage: Any, reading: Reading, model: Any) -> np.ndarray:
     for start in range(0, size, batch_size):
         items = np.minimum(np.arange(start, start + batch_size), size - 1)  # one shape, one compile
         batch = make_preference_batch([reader.preferences(int(item)) for item in items], encoder, most)
-        totals[items] = np.moveaxis(np.asarray(score(params, batch)), 0, 1)
+        totals[items] = np.moveaxis(gather(score(params, batch)), 0, 1)
     return totals
 
 
@@ -78,7 +78,7 @@ def _describe(stage: Any, reading: Reading, model: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
     for path, variable in sorted(flat_parameters(nnx.split(model)[1]).items()):
         digest.update(path.encode())
-        digest.update(np.asarray(variable[...]).tobytes())
+        digest.update(gather(variable.get_value()).tobytes())
     config = reading.encoder.config
     return {
         "source": reading.source.fingerprint,

@@ -16,11 +16,13 @@ from rxt_jax.data.template import OUTPUT_BLOCKS
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import generate
 from rxt_jax.model.generation_rules import SamplingConfig, make_rules
+from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.rewards import Reward, RewardContext, RewardInput, Tokens
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, StepPlan
-from rxt_jax.stages.memory_aware import write_previous
-from rxt_jax.stages.rollout_batches import RolloutBatch
+from rxt_jax.stages.memory_writing import write_previous
+from rxt_jax.stages.reward_modeling import require_reward_model
+from rxt_jax.stages.rollout_batches import RolloutBatch, needs_score
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
 
@@ -68,6 +70,11 @@ class RolloutConfig:
             )
 
     @property
+    def rows_per_memory(self) -> int:
+        """How many neighbouring rows answer from one memory."""
+        return self.group_size if self.group == "branch" else 1
+
+    @property
     def is_raw(self) -> bool:
         """Whether tokens are drawn from the model's own distribution."""
         return self.sampling == SamplingConfig(temperature=1.0)
@@ -89,9 +96,11 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
 
 
 class _Progress(NamedTuple):
-    """What is carried from interaction to interaction: memory, the rows that were written, the reward's own carry."""
+    """What is carried from interaction to interaction: memory, that of the reward model where there is one, the rows
+    that were written, the reward's own carry."""
 
     memory: Array
+    judge_memory: Array | None
     written_ids: Array  # [I B T]
     written_mask: Array
     reward: Any
@@ -127,11 +136,14 @@ def collect(
         )
     batch = jax.tree.map(jnp.asarray, batch)
     batch = batch._replace(token_mask=batch.token_mask & batch.valid[..., None])
+    # It reads this conversation alone, whatever the policy's memory began with.
+    judge = require_reward_model(model) if needs_score(reward) else None
     length = min(config.answer_length or width, width)
     done = batch.valid & ~jnp.concatenate([batch.valid[1:], jnp.zeros_like(batch.valid[:1])])
     starts, openings = _starts(batch, special)
     carry = _Progress(
         _warm_up(model, memory, is_fresh, batch) if config.soft_warmup else memory,
+        None if judge is None else beginning_memory(judge, rows, None),
         batch.ids.at[1:].set(special.pad),
         batch.token_mask.at[1:].set(False),
         reward.first_carry(rows, context),
@@ -145,6 +157,9 @@ def collect(
     def step(carry: _Progress, number: Array) -> tuple[_Progress, dict[str, Any]]:
         row = jax.tree.map(lambda leaf: leaf[number], batch)
         memory = _write(model, carry.memory, carry, number, batch.valid)
+        judge_memory, score = carry.judge_memory, None
+        if judge is not None:
+            judge_memory = _write(judge, judge_memory, carry, number, batch.valid)
         opening, begin = openings[number], starts[number]
         places = jnp.arange(width)
         prompt_mask = row.token_mask & (places < begin[:, None])
@@ -165,13 +180,18 @@ def collect(
         )
         masks = (prompt_mask, made.mask)
         ids, mask = join_parts((row.ids, made.ids), masks, width, special.pad), join_masks(masks, width)
+        if judge is not None:
+            score = judge(ids, mask, judge_memory)
         plan = config.strategy.step(number, done[number])
-        found = _reward(reward, context, config, plan, carry, number, row, made, opening, begin, answered)
+        found = _reward(reward, context, config, plan, carry, number, row, made, opening, begin, answered, score)
         written_ids, written_mask = (row.ids, row.token_mask) if config.continuation == "data" else (ids, mask)
         if config.group == "branch" and config.group_size > 1:
-            written_ids, written_mask = _choose(config, written_ids, written_mask, found.total)
+            # An answer whose reward could not be told is never the best one.
+            worth = jnp.where(found.counted | ~plan.is_rewarded, found.total, -jnp.inf)
+            written_ids, written_mask = _choose(config, written_ids, written_mask, worth)
         kept = _Progress(
             memory,
+            judge_memory,
             carry.written_ids.at[number].set(written_ids),
             carry.written_mask.at[number].set(written_mask & row.valid[:, None]),
             found.carry,
@@ -230,7 +250,7 @@ def _starts(batch: Any, special: SpecialIds) -> tuple[Array, Array]:
     return (first + is_opening).astype(jnp.int32), is_opening
 
 
-def _write(model: Any, memory: Array, carry: _Progress, number: Array, valid: Array) -> Array:
+def _write(model: Any, memory: Any, carry: _Progress, number: Array, valid: Array) -> Array:
     ids, mask = carry.written_ids[number - 1], carry.written_mask[number - 1]
     interaction = Interaction(ids, mask, mask, valid[number], ids, mask, valid[number - 1])
     written, _ = write_previous(model, memory, interaction, None)
@@ -265,6 +285,7 @@ def _reward(
     opening: Array,
     begin: Array,
     answered: Array,
+    score: Array | None,
 ) -> Any:
     """Reward the answers of one interaction; where the mode is cumulative, by the mean over all earlier ones."""
     rows, width = row.ids.shape
@@ -296,6 +317,7 @@ def _reward(
         valid=answered & plan.is_rewarded,
         facts=getattr(row, "facts", None),
         other_facts=getattr(row, "other_facts", None),
+        learned=score,
     )
     found = reward(given, context, carry.reward)
     if "cumulative" not in config.strategy.modes:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 from flax import nnx
@@ -123,6 +123,13 @@ class Stage(ABC):
         """Choose the source that it is measured on."""
         return data.evaluation_source
 
+    def operations(self, config: Any, batch: Any) -> float | None:
+        """Count the floating-point operations that an update on a batch asks of a model of `config`, of all rows.
+
+        `batch` is one on the host. None (the default): nobody has counted them, and no share of a peak is reported.
+        """
+        return None
+
     @property
     def passes(self) -> Passes:
         """How often a batch is learnt from; the default is one update."""
@@ -131,6 +138,10 @@ class Stage(ABC):
     def batch_metrics(self, batch: Any) -> Metrics:
         """Say what a batch itself is like, once per batch however often it is learnt from."""
         return {}
+
+    def continued(self) -> Self:
+        """Give this stage as it is in the later runs of a curriculum, which go on with what the first one made."""
+        return self
 
     def first_params(self, params: dict[str, Array]) -> dict[str, Array]:
         """Change parameters (path → array) before the first update, where a part begins as another one's copy."""
@@ -156,6 +167,10 @@ class Stage(ABC):
         compiled. The batch of an update is to depend on its arguments alone: then resuming is exact.
         """
         return None
+
+    def transcripts(self, batch: Any, tokenizer: Tokenizer) -> list[str]:
+        """Write down conversations of a batch that it acted, NumPy arrays, to be looked at; none is nothing to see."""
+        return []
 
 
 class EpisodeStage(Stage):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rxt_jax.losses.memory_policy import AnswerBefore, AnswerScores, score_answers_drawn
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.ops.joining import join_masks, join_parts
-from rxt_jax.stages.memory_aware import WriteReport, write_previous
+from rxt_jax.stages.memory_writing import WriteReport, write_previous
 from rxt_jax.types import Array, Interaction, Key
 
 __all__ = [

@@ -1,16 +1,40 @@
 """What is reported of a rollout, beside the losses. Source: docs/method.md §19.9."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.types import Array, Metrics
 
-__all__ = ["trajectory_metrics"]
+__all__ = ["WATCHED", "Drawn", "trajectory_metrics"]
+
+WATCHED = (
+    "reward/total",
+    "held_out/total",
+    "facts/recall",
+    "policy/reference_kl",
+    "policy/approximate_kl",
+    "answer/length",
+)
+"""What `rxt train` shows of rollouts beside the loss: the reward, the one that is only looked at, recall, how far the
+policy is from its reference and from the one that acted, and the length of answers; of those, what there is."""
 
 
-def trajectory_metrics(given: Trajectory, *, has_values: bool = True) -> Metrics:
+class Drawn(NamedTuple):
+    """The part of a trajectory that is reported of every stage that leads conversations; see there."""
+
+    rewards: Array  # float32 [I B]
+    answered: Array  # bool [I B]
+    action_mask: Array  # bool [I B A]
+    ended: Array  # bool [I B]
+    components: dict[str, Array]  # float32 [I B] each
+
+
+def trajectory_metrics(given: Trajectory | Drawn, *, has_values: bool = True) -> Metrics:
     """Average rewards and their components, lengths and endings over answers, and rewards also by interaction.
 
+    Where values were asked for, `facts/recall` is the share of them that these answers hold.
     With values `critic/explained` is the share of the returns' variance that values explain, at most 1.
     """
     counted = given.answered.astype(jnp.float32)
@@ -27,11 +51,17 @@ def trajectory_metrics(given: Trajectory, *, has_values: bool = True) -> Metrics
         if name.endswith("/not_finite"):
             # Rows whose reward could not be told are no answers to learn from, but they are to be counted.
             found[name] = (jnp.sum(each), number + jnp.sum(each))
+    for name, asked in given.components.items():
+        if name.endswith("/asked"):
+            # Of the answers that were asked for a value alone: a greeting recalls nothing.
+            part = name.removesuffix("/asked")
+            counts = counted * (asked > 0)
+            found[f"{part}/recall"] = (jnp.sum(given.components[f"{part}/exact"] * counts), jnp.sum(counts))
     for name in ("reward/total", "answer/length"):
         for place in range(1, len(counted)):
             total = jnp.sum(rows[name][place] * counted[place])
             found[f"{name}/interaction_{place}"] = (total, jnp.sum(counted[place]))
-    if has_values:
+    if has_values and isinstance(given, Trajectory):
         found["critic/value"] = (jnp.sum(given.values * counted), number)
         variance, left = _variance(given.returns, counted), _variance(given.returns - given.values, counted)
         varies = (variance > 1e-8).astype(jnp.float32)

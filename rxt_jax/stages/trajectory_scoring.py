@@ -28,6 +28,8 @@ class CriticFit:
     """How far a value may move from that of the rollout before its loss stops falling, None for any distance."""
     length: int | None = None
     """How many tokens of (interaction before, query) it reads, None for all."""
+    copy_encoder: bool = True
+    """Whether it begins as a copy of the encoder. False: it goes on as it is, in the later runs of a curriculum."""
 
 
 def critic_values(model: Any, memory: Array, step: Step, fit: CriticFit) -> Array:

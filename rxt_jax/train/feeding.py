@@ -11,10 +11,11 @@ __all__ = ["Feed", "Placed"]
 
 
 class Placed(NamedTuple):
-    """A batch on the device, and its real tokens."""
+    """A batch on the device, its real tokens, and the seconds that it would take at the peak, if that is known."""
 
     batch: Any
     tokens: int
+    peak_seconds: float | None = None
 
 
 class Feed:
@@ -25,8 +26,15 @@ class Feed:
     Asking whether a result is ready waits for nothing.
     """
 
-    def __init__(self, batches: Iterator[Any], place: Callable[[Any], Any], *, ahead: int = 1):
-        self._batches, self._place = batches, place
+    def __init__(
+        self,
+        batches: Iterator[Any],
+        place: Callable[[Any], Any],
+        peak_seconds: Callable[[Any], float | None] | None = None,
+        *,
+        ahead: int = 1,
+    ):
+        self._batches, self._place, self._peak_seconds = batches, place, peak_seconds
         self._ahead, self._placed = ahead, deque[Placed]()
         self.idle_seconds = 0.0
 
@@ -50,4 +58,5 @@ class Feed:
     def _fetch(self) -> None:
         batch = next(self._batches)
         tokens = int(np.sum(batch.token_mask))
-        self._placed.append(Placed(self._place(batch), tokens))
+        peak = None if self._peak_seconds is None else self._peak_seconds(batch)
+        self._placed.append(Placed(self._place(batch), tokens, peak))

@@ -13,6 +13,8 @@ __all__ = [
 
 GROUP_PATTERNS: tuple[tuple[str, str], ...] = (
     ("critic", r"^critic(/|$)"),
+    ("reward_model", r"^reward_model/reader(/|$)"),
+    ("reward_memory", r"^reward_model(/|$)"),
     ("learned_memory", r"^learned_memory(/|$)"),
     ("masked_language_head", r"^masked_language_head(/|$)"),
     ("memory_attention", r"^memory_attention(/|$)"),

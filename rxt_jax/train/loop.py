@@ -3,9 +3,11 @@
 The device is never waited for except where something is reported.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rxt_jax.train.feeding import Feed
 from rxt_jax.train.interruption import watch_interruptions
 from rxt_jax.train.metrics import MetricSums
+from rxt_jax.train.phases import Phases
+from rxt_jax.train.profiling import Profiler
 from rxt_jax.train.state import TrainState
 from rxt_jax.types import Metrics
 
@@ -31,23 +35,26 @@ class LoopConfig:
     """Updates between two evaluations on the held-out source."""
     save_every: int = 0
     """Updates between two checkpoints."""
+    sample_every: int = 0
+    """Updates between two samples of conversations in `samples/`, of a stage that leads some."""
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
             raise ValueError(f"log_every must be at least 1, got {self.log_every}.")
-        if min(self.evaluate_every, self.save_every) < 0:
-            raise ValueError("evaluate_every and save_every must not be negative; 0 switches them off.")
+        for name in ("evaluate_every", "save_every", "sample_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 switches it off.")
 
 
 class LoopResult(NamedTuple):
-    """The last state, whether all updates were done, seconds per update after compilation, and an upper bound of
-    the share of them in which the device waited for data."""
+    """The last state, whether all updates were done, seconds per update after compilation, and the share of each
+    phase in that time (`train.phases`)."""
 
     state: TrainState
     finished: bool
     seconds: float
     compile_seconds: float
-    idle_share: float
+    time_shares: dict[str, float]
 
 
 def run_loop(
@@ -64,7 +71,11 @@ def run_loop(
     report: Callable[[str, int, dict[str, float]], None],
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     save: Callable[[int, TrainState, dict[str, float]], None] | None = None,
+    sample: Callable[[TrainState, int], None] | None = None,
     watched: tuple[str, ...] = (),
+    peak_seconds: Callable[[Any], float | None] | None = None,
+    profiler: Profiler | None = None,
+    first: int = 0,
     quiet: bool = False,
 ) -> LoopResult:
     """Run updates `start … updates`; a request to stop ends it after the update under way.
@@ -73,40 +84,57 @@ def run_loop(
     update of what was read for it and the state before it.
 
     `report(split, update, metrics)` gets training and held-out metrics, `save(update, state, metrics)`
-    is called every `save_every` updates, at the end, and when stopped. `watched` metrics stand beside the loss.
+    is called every `save_every` updates, at the end, and when stopped, `sample(state, update)` every `sample_every` and
+    at the end. `watched` metrics stand beside the loss.
+    `peak_seconds` says how long the devices would need for a batch at their peak, from which `mfu` is reported, the
+    share of the peak that is used. `first` is the number that update 0 has in the whole run, `profiler` traces some.
     """
-    sums, tokens, latest = MetricSums(), 0, {}
-    began = report_began = time.perf_counter()
-    compile_seconds = idle = 0.0
+    sums, tokens, latest, useful = MetricSums(), 0, {}, 0.0
+    began = time.perf_counter()
+    whole, recent = Phases(), Phases()
+    compile_seconds = 0.0
     update, pending = start, None
-    feed = Feed(batches, place)
-    with watch_interruptions() as interruption, _progress(quiet) as bar:
+    feed = Feed(batches, place, peak_seconds)
+
+    def spend(name: str, seconds: float) -> None:
+        whole.add(name, seconds)
+        recent.add(name, seconds)
+
+    with watch_interruptions(first) as interruption, _progress(quiet) as bar:
         task = bar.add_task(name, total=updates, completed=start, loss="-", speed="-", watched="")
         while update < updates and not interruption.requested:
             placed = feed.take(pending)
             tokens += placed.tokens
-            batch = placed.batch if act is None else act(state, placed.batch, update)
-            state, metrics = train_step(state, batch)
+            useful += placed.peak_seconds or 0.0
+            with profiler.update(update) if profiler is not None else nullcontext():
+                batch = placed.batch if act is None else act(state, placed.batch, update)
+                state, metrics = train_step(state, batch)
             sums.add(metrics)
             update += 1
             pending = metrics["loss"][0]
+            if profiler is not None:
+                profiler.finish(update - 1, pending)
+            interruption.ask(update)
             feed.refill(updates - update, pending)
             if update == start + 1:
                 jax.block_until_ready(metrics)
                 compile_seconds = time.perf_counter() - began
-                began = report_began = time.perf_counter()
-                tokens, feed.idle_seconds = 0, 0.0
+                began = time.perf_counter()
+                whole, recent = Phases(), Phases()
+                tokens, useful, feed.idle_seconds = 0, 0.0, 0.0
             due = update % config.log_every == 0 or update == updates or interruption.requested
             if due:
                 latest = sums.read()
-                seconds = max(time.perf_counter() - report_began, 1e-9)
+                spend("data", feed.idle_seconds)
+                seconds = max(time.perf_counter() - recent.began, 1e-9)
                 latest["tokens_per_second"] = tokens / seconds
-                latest["device_idle_share"] = feed.idle_seconds / seconds
-                idle, feed.idle_seconds = idle + feed.idle_seconds, 0.0
+                if useful:
+                    latest["mfu"] = useful / seconds
+                latest |= {f"time/{name}": share for name, share in recent.shares().items()}
+                tokens, useful, feed.idle_seconds, recent = 0, 0.0, 0.0, Phases()
                 report("train", update, latest)
                 if not math.isfinite(latest.get("loss", 0.0)):
                     bar.console.print(f"[yellow]{name}: the loss of update {update} is not finite")
-                tokens, report_began = 0, time.perf_counter()
                 bar.update(
                     task,
                     loss=f"{latest.get('loss', float('nan')):.3f}",
@@ -116,16 +144,33 @@ def run_loop(
             bar.update(task, completed=update)
             held_out: dict[str, float] = {}
             if evaluate is not None and config.evaluate_every and update % config.evaluate_every == 0:
-                held_out = evaluate(state)
+                with _timed(pending, functools.partial(spend, "evaluation")):
+                    held_out = evaluate(state)
                 report("held_out", update, held_out)
+            if sample is not None and (update % config.sample_every == 0 or update == updates):
+                with _timed(pending, functools.partial(spend, "samples")):
+                    sample(state, update)
             if save is not None and config.save_every and update % config.save_every == 0 and update < updates:
-                save(update, state, held_out)
+                with _timed(pending, functools.partial(spend, "checkpoints")):
+                    save(update, state, held_out)
         jax.block_until_ready(state.update)
+        if profiler is not None:
+            profiler.close(state.update)
     seconds = time.perf_counter() - began
+    shares = whole.shares()
     if save is not None and update > start:
         save(update, state, {})
     per_update = seconds / max(update - start - 1, 1)
-    return LoopResult(state, update >= updates, per_update, compile_seconds, idle / max(seconds, 1e-9))
+    return LoopResult(state, update >= updates, per_update, compile_seconds, shares)
+
+
+@contextmanager
+def _timed(pending: Any, spend: Callable[[float], None]) -> Iterator[None]:
+    """Time a block that waits for the device anyway, from where the updates before it are done."""
+    jax.block_until_ready(pending)
+    began = time.perf_counter()
+    yield
+    spend(time.perf_counter() - began)
 
 
 def _progress(quiet: bool) -> Progress:

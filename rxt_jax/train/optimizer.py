@@ -119,6 +119,7 @@ class Optimizer:
             for group, transform in self.transforms.items()
         }
 
+    @jax.named_scope("optimizer")
     def apply(
         self,
         gradients: dict[str, Array],

@@ -16,6 +16,7 @@ from flax import nnx
 
 from rxt_jax.nn.parameters import with_parameters
 from rxt_jax.nn.rounding import with_rounded_kernels
+from rxt_jax.processes import CompiledTogether
 from rxt_jax.row_sharding import on_mesh
 from rxt_jax.stages.stage import EpisodeStage, Rebuild, Stage
 from rxt_jax.train.optimizer import Optimizer
@@ -39,7 +40,7 @@ class TrainStep:
     def __init__(self, function: Callable, key: Key, *, out_shardings: Any = None):
         # None leaves a placement to the compiler.
         placed = None if out_shardings is None else (out_shardings, None)
-        self._jitted = jax.jit(function, donate_argnums=0, out_shardings=placed)
+        self._jitted = CompiledTogether(jax.jit(function, donate_argnums=0, out_shardings=placed), "step")
         self._key = key
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:

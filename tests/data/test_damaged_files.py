@@ -73,6 +73,7 @@ def train_on_damaged(source: Path, folder: Path, stage, capsys) -> None:
     assert len([line for line in metrics if line["split"] == "train"]) == 4
 
 
+@pytest.mark.slow
 def test_a_damaged_file_trains(tmp_path, capsys):
     train_on_damaged(generated(tmp_path), tmp_path, InteractionSft(), capsys)
 

@@ -9,10 +9,10 @@ from rxt_jax.cli.main import main
 from rxt_jax.data.config import DataConfig
 from rxt_jax.data.dialogues import Dialogues, small
 from rxt_jax.data.dialogues.probes import ChangeProbe, RetentionProbe, TellAndAskProbe
-from rxt_jax.evaluation.memory_benchmark import MemoryBenchmarkConfig, evaluate_memory
+from rxt_jax.evaluation.memory_benchmark import MemoryBenchmarkConfig, evaluate_memory, evaluate_questions
 from rxt_jax.evaluation.memory_probes import MEASUREMENTS, ProbeSource, levels
 from rxt_jax.evaluation.memory_report import MemoryReport, MemoryRow
-from rxt_jax.evaluation.recall import Recall, guess_level, recalls_of
+from rxt_jax.evaluation.recall import Recall, guess_from_the_rest, guess_level, recalls_of
 
 COUNT = 20
 
@@ -160,6 +160,43 @@ def test_a_model_is_measured_and_the_result_written(tmp_path):
     assert stored == report.summary() and len(stored) == len(report.rows)
     assert (tmp_path / "memory.md").read_text().count("\n") == len(report.rows) + 2
     assert (tmp_path / "memory.png").stat().st_size > 5000
+
+
+def test_a_guess_among_what_is_asked_leaves_its_own_conversation_out():
+    def asked(episode, value, kind="room"):
+        return Recall(episode, 1, "", value, 1, kind=kind)
+
+    recalls = [asked(0, "attic"), asked(0, "attic"), asked(0, "hall"), asked(1, "hall"), asked(2, "Hall")]
+    # In the first conversation "hall" is guessed, in the others it stands two to two against "attic", which came first.
+    assert guess_from_the_rest(recalls) == pytest.approx(1 / 5)
+    assert guess_from_the_rest([*recalls, asked(3, "hall")]) == pytest.approx(4 / 6)
+    assert guess_from_the_rest([asked(0, "attic"), asked(1, "yes", kind="box")]) == 0.0
+    assert guess_from_the_rest([]) == 0.0
+
+
+def test_questions_of_a_file_are_asked_by_distance(tmp_path):
+    lines = ["1 Ann is in the attic.", "2 Ben is in the hall.", "3 Where is Ann?\tattic\t1", "4 Where is Ben?\thall\t2"]
+    (tmp_path / "rooms.txt").write_text("\n".join(lines * 4), encoding="utf-8")
+    told = {"query": "My cat is Tom.", "answer": "Noted."}
+    never = {"query": "Where is my dog?", "answer": "You never said.", "intent": "absence"}
+    chats = [json.dumps({"interactions": [told, told, told, never]})] * 4
+    (tmp_path / "chats.jsonl").write_text("\n".join(chats))
+    tokenizer = dialogue_tokenizer()
+    model = small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=64))
+    config = MemoryBenchmarkConfig(episodes=4, batch_size=4, max_new_tokens=3)
+    paths = [f"babi:{tmp_path / 'rooms.txt'}", str(tmp_path / "chats.jsonl")]
+    report = evaluate_questions(model, tokenizer, DataConfig(max_length=64), paths, config)
+    assert [(row.measurement, row.level, row.asked) for row in report.rows] == [
+        ("rooms", "all", 8),
+        ("rooms", "2 ago", 8),
+        ("chats", "never said", 4),
+    ]
+    assert report.rows[0].guess == 0.5  # "attic" and "hall" are as frequent in the other stories
+    assert report.rows[0].wrong_fact is not None and report.rows[0].one_of_its_type is None
+    report.save(tmp_path)
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"interactions": [told]}) + "\n")
+    with pytest.raises(ValueError, match=r"chats\.jsonl: no interaction has a 'recall' annotation"):
+        evaluate_questions(model, tokenizer, DataConfig(max_length=64), paths[1:], config)
 
 
 def test_shares_are_of_what_was_asked():

@@ -22,11 +22,11 @@ from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.rewards import RewardContext, published_retention
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.episode_strategy import make_strategy
-from rxt_jax.stages.memory_reinforcement import _Chain
 from rxt_jax.stages.reinforcement_plans import unfreeze_plan
 from rxt_jax.stages.replay import ReplayConfig, choose_replay, episode_scores
 from rxt_jax.stages.rollout import RolloutConfig, SpecialIds, collect
 from rxt_jax.stages.trajectory import Trajectory
+from rxt_jax.stages.trajectory_learning import Chain
 from rxt_jax.train.groups import assign_groups
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.types import EpisodeBatch
@@ -234,7 +234,7 @@ def test_updates_interaction_by_interaction(name):
     def first_chain():
         blank = made.actions.shape[1:]
         uniform = jnp.zeros((1, *blank, case.model_config.vocab_size))
-        return _Chain(case.i["stm0"], AnswerBefore(uniform, jnp.zeros((1, *blank), bool)))
+        return Chain(case.i["stm0"], AnswerBefore(uniform, jnp.zeros((1, *blank), bool)))
 
     chain = first_chain()
     for number in range(case.config["interactions"]):

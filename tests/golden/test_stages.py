@@ -108,7 +108,8 @@ def joint_stage(case: StageCase) -> RecordedJoint:
 
 
 @stage_cases(
-    lambda config: trainer_of(config).get("gradient_accumulation_steps") == 1 and "is_sft" in config["trainer"]
+    lambda config: trainer_of(config).get("gradient_accumulation_steps") == 1 and "is_sft" in config["trainer"],
+    slow=lambda facts: facts["config"]["decoder_config"].get("use_moe", False),
 )
 def test_joint_pretraining(case):
     stage, batch = joint_stage(case), joint_rows(case, 0)
@@ -126,7 +127,10 @@ def ratio(metrics: dict, name: str) -> float:
     return value / max(count, 1.0)
 
 
-@stage_cases(lambda config: "is_sft" in trainer_of(config) and config["trainer"]["gradient_accumulation_steps"] > 1)
+@stage_cases(
+    lambda config: "is_sft" in trainer_of(config) and config["trainer"]["gradient_accumulation_steps"] > 1,
+    slow=lambda _: True,  # accumulation is also among the quick tests of the train step
+)
 def test_accumulated_interaction_sft(case):
     stage, count = joint_stage(case), case.config["trainer"]["gradient_accumulation_steps"]
     micro = [joint_rows(case, step) for step in range(count)]

@@ -138,6 +138,7 @@ def test_a_closed_gate_leaves_the_memory_of_fifty_writes_as_it_was():
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_follows_the_float32_run():
     """Routed and shared experts, memory, head: all that a run in bfloat16 rounds."""
     stage, plain = MemoryAware(), small_config()

@@ -11,7 +11,7 @@ from small import random_batch, small_config, small_model
 
 from rxt_jax.nn.remat import named_activation, rematerialised
 from rxt_jax.recipe import from_json, to_json
-from rxt_jax.stages import HistoryReading, MemoryAware
+from rxt_jax.stages import MemoryAware, MemoryPretraining
 
 
 def compiled(remat):
@@ -60,7 +60,7 @@ def test_an_encoder_learns_the_same_whatever_its_layers_keep(remat):
     ],
 )
 def test_options_that_do_not_exist_are_refused(remat, message):
-    for make in (small_config, MemoryAware, HistoryReading):
+    for make in (small_config, MemoryAware, MemoryPretraining):
         with pytest.raises(ValueError, match=message):
             make(remat=remat)
     with pytest.raises(ValueError, match=r"remat must be none, full, names or offload, .* got True"):

@@ -44,6 +44,10 @@ def evaluated_run(copied_run):
     (folder / "evaluation" / "recall.json").write_text(json.dumps({"iid": RECALL}))
     (folder / "samples").mkdir(exist_ok=True)
     (folder / "samples" / "conversation.txt").write_text("you    a < b?\nmodel  yes")
+    (folder / "samples" / "of_before.txt").write_text("you    kept as it is")
+    told = {"query": "My dog is Rex.", "answer": "I see.", "memory_nats": -0.04, "said": {}}
+    asked = {"query": "a < b?", "answer": "Rex & dog", "memory_nats": 3.21, "said": {"0": ["rex", "dog"]}}
+    (folder / "samples" / "conversation.json").write_text(json.dumps([told, asked]))
     return copied_run
 
 
@@ -68,7 +72,11 @@ def test_the_numbers_are_those_of_the_files(evaluated_run):
         ]
         for name, each in conditions
     ]
-    assert "a &lt; b?" in page and not re.search(r"https?://|@import|url\(|src=", page)
+    assert cells(page, "run: conversation.txt")[1:] == [
+        ["1", "My dog is Rex.", "I see.", "-0.0", ""],
+        ["2", "a &lt; b?", "Rex &amp; dog", "+3.2", "turn 1: rex, dog"],
+    ]
+    assert "<pre>you    kept as it is</pre>" in page and not re.search(r"https?://|@import|url\(|src=", page)
 
 
 def test_a_run_keeps_an_account_of_time_and_data(evaluated_run):

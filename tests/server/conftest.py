@@ -1,13 +1,12 @@
 """A small model behind an engine, compiled once for all tests of the server."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import openai
 import pytest
 from flax import nnx
+from held import Held
 from loopback import Loopback
 from parrot import make_parrot
 from small import dialogue_tokenizer, small_config, small_model, with_end
@@ -88,7 +87,6 @@ def client(server):
 
 
 @pytest.fixture
-def slow(parrot_programs, monkeypatch):
-    """Make every chunk of tokens take its time, so that something can happen meanwhile."""
-    make = parrot_programs.make
-    monkeypatch.setattr(parrot_programs, "make", lambda slots: time.sleep(0.15) or make(slots))
+def held(parrot_programs, monkeypatch):
+    """What makes the servers of these tests stand still."""
+    return Held(parrot_programs, monkeypatch)

@@ -3,9 +3,15 @@
 import threading
 import time
 
+import httpx
 import uvicorn
 
 from rxt_jax.server import make_app
+
+PATIENT = 120.0
+"""Seconds after which something is broken and not just slow: continuous integration has busy machines."""
+
+http = httpx.Client(timeout=PATIENT)
 
 
 class Loopback:
@@ -14,7 +20,7 @@ class Loopback:
     def __init__(self, programs, tokenizer, folder, *, fingerprint="parrot", **options):
         self.app = make_app(programs, tokenizer, name="parrot", fingerprint=fingerprint, folder=folder, **options)
         self.service = self.app.state.context.service
-        config = uvicorn.Config(self.app, port=0, log_level="warning", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(self.app, port=0, log_level="warning", timeout_graceful_shutdown=30)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -27,7 +33,7 @@ class Loopback:
         self._thread.join()
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=PATIENT):
     """Wait for a condition."""
     end = time.monotonic() + seconds
     while not condition():

@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from loopback import http
 
 ECHO = {"id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
         "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
@@ -21,7 +22,7 @@ def message(role, text):
 
 
 def post(server, given, **more):
-    answer = httpx.post(f"{server.url}/responses", json={"model": "parrot", "input": given, **more})
+    answer = http.post(f"{server.url}/responses", json={"model": "parrot", "input": given, **more})
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -44,7 +45,7 @@ def test_text(server, given):
 
 def streamed(server, given, **more):
     events = []
-    with httpx.stream("POST", f"{server.url}/responses", json={"input": given, "stream": True, **more}) as answer:
+    with http.stream("POST", f"{server.url}/responses", json={"input": given, "stream": True, **more}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         name = None
         for line in answer.iter_lines():
@@ -75,6 +76,6 @@ def test_tools_streaming(server):
 
 def test_an_image_is_refused(server):
     parts = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": "data:,"}]
-    answer = httpx.post(f"{server.url}/responses", json={"input": [message("user", parts)]})
+    answer = http.post(f"{server.url}/responses", json={"input": [message("user", parts)]})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith("images are not supported")

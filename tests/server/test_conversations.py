@@ -2,15 +2,13 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import openai
 import pytest
 from compilations import count_compilations
-from loopback import until
+from loopback import PATIENT, http, until
 
 from rxt_jax.server import ServerConfig, TierLimits, app
 
@@ -23,7 +21,7 @@ def open_client(server, key="none"):
 
 def memory(server, conversation, key="none"):
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.get(f"{server.url}/conversations/{conversation}/memory", headers=headers)
+    return http.get(f"{server.url}/conversations/{conversation}/memory", headers=headers)
 
 
 def test_a_conversation_moves_to_another_server(start, tmp_path, client, server):
@@ -34,24 +32,24 @@ def test_a_conversation_moves_to_another_server(start, tmp_path, client, server)
     other = start()
     there = open_client(other)
     moved = there.conversations.create().id
-    assert httpx.put(f"{other.url}/conversations/{moved}/memory", content=content).status_code == 200
+    assert http.put(f"{other.url}/conversations/{moved}/memory", content=content).status_code == 200
     answers = [each.responses.create(input="Give it a title.", conversation=identity).output_text
                for each, identity in ((client, here), (there, moved))]  # fmt: skip
     assert answers[0] == answers[1]
     assert memory(other, moved).read() == memory(server, here).read()
     # What waits for a result waits there too.
     call = client.responses.create(input="Compare.", tool_choice="required", conversation=here)
-    httpx.put(f"{other.url}/conversations/{moved}/memory", content=memory(server, here).read())
+    http.put(f"{other.url}/conversations/{moved}/memory", content=memory(server, here).read())
     with pytest.raises(openai.BadRequestError, match="no tool output found"):
         there.responses.create(input="Hello.", conversation=moved)
     given = [{"type": "function_call_output", "call_id": item.call_id, "output": "warm"} for item in call.output]
     assert there.responses.create(input=given, conversation=moved).status == "completed"
     for wrong, code in ((content[:-1], "damaged_memory"), (b"x", "damaged_memory")):
-        refused = httpx.put(f"{other.url}/conversations/{moved}/memory", content=wrong)
+        refused = http.put(f"{other.url}/conversations/{moved}/memory", content=wrong)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
     stranger = start(fingerprint="another")
     lost = open_client(stranger).conversations.create().id
-    refused = httpx.put(f"{stranger.url}/conversations/{lost}/memory", content=content)
+    refused = http.put(f"{stranger.url}/conversations/{lost}/memory", content=content)
     assert refused.json()["error"]["code"] == "foreign_memory"
 
 
@@ -102,28 +100,30 @@ def test_what_belongs_to_a_key_is_not_there_for_others(start):
     assert used[0] == 0 < used[1]
     with pytest.raises(openai.AuthenticationError):
         open_client(server, "k-eve").models.list()
-    assert httpx.get(f"{server.url}/models").status_code == 401
+    assert http.get(f"{server.url}/models").status_code == 401
     ann.conversations.create()
     with pytest.raises(openai.RateLimitError, match="2 conversations"):
         ann.conversations.create()
     bob.conversations.create()
 
 
-def test_a_full_queue_and_deadlines_have_their_status(start, slow):
-    server = start(config=ServerConfig(queue_size=1, queue_seconds=0.4))
+def test_a_full_queue_and_deadlines_have_their_status(start, held):
+    server = start(config=ServerConfig(queue_size=1, queue_seconds=PATIENT))
     client = open_client(server)
     streams = []
+    held.hold()
     for _ in range(4):
         streams.append(client.responses.create(input="Compare.", stream=True))
         until(lambda: server.service.engine.busy_slots == len(streams))
-    waiting = client.responses.create(input="Hello.", stream=True)
+    streams.append(client.responses.create(input="Hello.", stream=True))
+    until(lambda: server.service.engine.queue_length == 1)
     with pytest.raises(openai.RateLimitError) as refused:
         client.responses.create(input="Hello.")
     assert int(refused.value.response.headers["retry-after"]) >= 1
-    # The one that waited has had enough before a slot is free.
-    *_, last = waiting
+    held.release()
+    assert [list(stream)[-1].type for stream in streams] == ["response.completed"] * 5
+    *_, last = open_client(start(config=ServerConfig(queue_seconds=0.0))).responses.create(input="Hello.", stream=True)
     assert (last.type, last.response.error.code) == ("response.failed", "queue_deadline")
-    assert [list(stream)[-1].type for stream in streams] == ["response.completed"] * 4
     hurried = start(config=ServerConfig(turn_seconds=0.0))
     with pytest.raises(openai.InternalServerError) as late:
         open_client(hurried).responses.create(input="Hello.")
@@ -153,9 +153,9 @@ def test_what_nobody_uses_moves_down_by_itself(start, monkeypatch):
 
 def test_health_readiness_and_metrics(server, client):
     client.responses.create(input="Hello.")
-    assert httpx.get(f"{server.address}/health").json() == {"status": "ok"}
-    assert httpx.get(f"{server.address}/ready").json() == {"ready": True}
-    text = httpx.get(f"{server.address}/metrics").text
+    assert http.get(f"{server.address}/health").json() == {"status": "ok"}
+    assert http.get(f"{server.address}/ready").json() == {"ready": True}
+    text = http.get(f"{server.address}/metrics").text
     numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert int(numbers['rxt_turns_total{outcome="completed"}']) >= 1
     assert int(numbers["rxt_first_token_seconds_count"]) >= 1
@@ -168,7 +168,7 @@ def test_nothing_compiles_once_the_server_is_ready(server, client):
         conversation = client.conversations.create().id
         one = client.responses.create(input="Hello.", conversation=conversation, instructions="Be kind.")
         content = memory(server, conversation).read()
-        httpx.put(f"{server.url}/conversations/{conversation}/memory", content=content)
+        http.put(f"{server.url}/conversations/{conversation}/memory", content=content)
         # From the disk, from the host and from the device; sampled and greedy, long and short.
         for memories in (server.service.memories._device, server.service.memories._host):
             memories.held.clear()
@@ -188,19 +188,27 @@ def test_a_turn_is_logged_without_its_contents(client, caplog):
 
 
 PROGRAM = """
-import sys, time
+import pathlib, sys, time
 from rxt_jax.cli.main import main
 from rxt_jax.server.programs import Programs
-make = Programs.make
-Programs.make = lambda *given: time.sleep(0.1) or make(*given)
+make, hold = Programs.make, pathlib.Path(sys.argv[2] + ".hold")
+
+def held_make(programs, slots):
+    if not hold.exists():
+        return make(programs, slots)
+    time.sleep(0.01)
+    return [[] for _ in slots], [True for _ in slots]
+
+Programs.make = held_make
 main(["serve", sys.argv[1], "--port", "0", "--folder", sys.argv[2], "--slots", "1"])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_server_goes_on_where_its_last_completed_turn_was(parrot, tmp_path):
     from rxt_jax.run_folder import write_run
 
-    run, folder = tmp_path / "parrot", tmp_path / "kept"
+    run, folder, hold = tmp_path / "parrot", tmp_path / "kept", tmp_path / "kept.hold"
     write_run(run, *parrot)
     memories = {}
     conversation = None
@@ -213,25 +221,26 @@ def test_a_killed_server_goes_on_where_its_last_completed_turn_was(parrot, tmp_p
             conversation = conversation or client.conversations.create().id
 
             def held(place=place, conversation=conversation):
-                return httpx.get(f"{place}/conversations/{conversation}/memory").read()
+                return http.get(f"{place}/conversations/{conversation}/memory").read()
 
             if round_:
                 assert held() == memories["last"]
                 assert client.responses.create(input="Hello.", conversation=conversation).output_text == "Hello you."
                 assert client.responses.retrieve(memories["id"]).output_text == "A chat."
                 process.terminate()
-                assert process.wait(30) == 0
+                assert process.wait(PATIENT) == 0
                 return
             client.responses.create(input="Hello.", conversation=conversation)
             memories["id"] = client.responses.create(input="Give it a title.", conversation=conversation).id
             memories["last"] = held()
             # Killed in the middle of a turn, which must leave nothing.
+            hold.touch()
             stream = client.responses.create(input="Compare.", conversation=conversation, stream=True)
             next(iter(stream))
         finally:
             process.kill()
             process.wait()
-            time.sleep(0.1)
+            hold.unlink(missing_ok=True)
 
 
 def test_memories_of_two_branches_are_those_of_their_turns(server, client):

@@ -17,7 +17,7 @@ def test_an_example_runs(server, tmp_path, name, language, text):
     text = text.replace("http://127.0.0.1:8000", server.address)
     text = text.replace("Hello!", "Hello.")  # what the parrot knows
     command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert SAYS.get(name, "") in done.stdout
     assert '"error":{' not in done.stdout

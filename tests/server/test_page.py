@@ -4,6 +4,7 @@ import shutil
 import time
 
 import pytest
+from loopback import PATIENT, http
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver")
@@ -23,7 +24,7 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    made.set_script_timeout(30)
+    made.set_script_timeout(PATIENT)
     yield made
     made.quit()
 
@@ -40,7 +41,7 @@ class Page:
     def all(self, selector):
         return [each.text for each in self.browser.find_elements("css selector", selector)]
 
-    def wait(self, condition, seconds=30):
+    def wait(self, condition, seconds=PATIENT):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.browser.find_element("css selector", "body").text
@@ -98,12 +99,14 @@ def test_regenerate_and_edit_make_branches(page):
     assert page.all(".answer") == ["Hello you."] and page.all(".query") == ["Hello."]
 
 
-def test_stop_writes_nothing(page, slow):
+def test_stop_writes_nothing(page, held):
+    held.hold(chunks=3)
     page.say("Compare.", wait=False)
     page.wait(lambda: page.all(".running"))
     page.browser.find_element("id", "stop").click()
     page.idle()
     assert page.all(".problem") == ["stopped; this turn was not written to memory"]
+    held.release()
     page.say("Hello.")
     assert page.all(".answer")[-1] == "Hello you."
 
@@ -137,11 +140,9 @@ def test_it_fits_a_phone(page):
 
 
 def test_a_memory_can_be_loaded(page, client, server, tmp_path):
-    import httpx
-
     made = client.responses.create(input="Hello.")
     file = tmp_path / "m.safetensors"
-    file.write_bytes(httpx.get(f"{server.url}/responses/{made.id}/memory").read())
+    file.write_bytes(http.get(f"{server.url}/responses/{made.id}/memory").read())
     page.browser.find_element("id", "file").send_keys(str(file))
     page.wait(lambda: page.all("#caption") == ["memory loaded from m.safetensors"])
     page.say("Give it a title.")

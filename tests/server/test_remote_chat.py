@@ -18,13 +18,16 @@ def chat(server, monkeypatch, capsys, *lines):
 
 def test_a_pipe_talks_to_a_server(server, monkeypatch, capsys, tmp_path):
     kept = tmp_path / "m.safetensors"
-    lines = ["Hello.", f"/save {kept}", "/think extended", "Two and two?", "/think fast", "/reset", f"/load {kept}"]
+    lines = ["/memory", "Hello.", "/memory", f"/save {kept}", "/think extended", "Two and two?", "/think fast"]
+    lines += ["/reset", f"/load {kept}"]
     printed = chat(server, monkeypatch, capsys, *lines, "Give it a title.", "/facts", "word " * 300)
     said = printed.out.splitlines()
     for line in ("model  Hello you.", "think  add them", "model  Four.", "model  A chat.", f"memory taken from {kept}"):
         assert line in said
+    assert "nothing was written since the conversation began" in printed.out
+    assert "memory: 2 layers of 4 slots" in said and any(line.startswith("layer 1  changed by ") for line in said)
     assert "/facts needs the memory here" in printed.out
-    assert "line 10: the input is" in printed.err and kept.stat().st_size > 100
+    assert "line 12: the input is" in printed.err and kept.stat().st_size > 100
 
 
 def test_turns_go_on_from_one_another(server):
@@ -36,16 +39,18 @@ def test_turns_go_on_from_one_another(server):
     assert server.service.index.response(session._last, "").body["previous_response_id"] == first
 
 
-def test_an_abandoned_reply_writes_nothing(server, slow):
+def test_an_abandoned_reply_writes_nothing(server, held):
     session = RemoteSession(server.address)
     "".join(session.send("Hello."))
     last = session._last
+    held.hold(chunks=2)
     reply = session.send("Compare.")
     reply.close()
     reply = session.send("Give it a title.")
     next(reply)
     reply.close()
     assert session._last == last
+    held.release()
     assert "".join(session.send("Hello.")) == "Hello you."
 
 

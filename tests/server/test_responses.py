@@ -2,12 +2,15 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import openai
 import pytest
-from loopback import until
+from loopback import PATIENT, http, until
+
+from rxt_jax.server import exchange
 
 TEXT_EVENTS = ["created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
                "output_text.done", "content_part.done", "output_item.done", "completed"]  # fmt: skip
@@ -16,7 +19,7 @@ TOOL = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 
 def memory_of(server, response):
     """The memory after a response, as it is on disk."""
-    content = httpx.get(f"{server.url}/responses/{response.id}/memory").read()
+    content = http.get(f"{server.url}/responses/{response.id}/memory").read()
     return server.service.memories.parse(content, source="it").values
 
 
@@ -239,10 +242,10 @@ def test_other_errors_have_their_status(client, server):
     assert refused.value.code == "previous_response_not_found"
     with pytest.raises(openai.NotFoundError, match="'gpt' is not served"):
         client.responses.create(model="gpt", input="Hi")
-    assert httpx.post(f"{server.url}/responses", content=b"{").json()["error"]["code"] == "invalid_json"
-    assert httpx.post(f"{server.url}/responses", content=b" " * (1 << 21)).status_code == 413
-    assert httpx.get(f"{server.url}/nothing").json()["error"]["code"] == "unknown_route"
-    assert httpx.put(f"{server.url}/responses").status_code == 405
+    assert http.post(f"{server.url}/responses", content=b"{").json()["error"]["code"] == "invalid_json"
+    assert http.post(f"{server.url}/responses", content=b" " * (1 << 21)).status_code == 413
+    assert http.get(f"{server.url}/nothing").json()["error"]["code"] == "unknown_route"
+    assert http.put(f"{server.url}/responses").status_code == 405
 
 
 @pytest.mark.parametrize(("headers", "status"), [
@@ -252,32 +255,42 @@ def test_other_errors_have_their_status(client, server):
     ({}, 200),
 ])  # fmt: skip
 def test_pages_of_other_sites_may_not_use_the_server(server, headers, status):
-    assert httpx.post(f"{server.url}/responses", json={"input": "Hello."}, headers=headers).status_code == status
-    assert httpx.get(f"{server.address}/", headers=headers).status_code == 200
+    assert http.post(f"{server.url}/responses", json={"input": "Hello."}, headers=headers).status_code == status
+    assert http.get(f"{server.address}/", headers=headers).status_code == 200
 
 
-def test_a_client_that_hangs_up_and_comes_back_at_once_finds_its_conversation(client, server, slow):
+def test_a_client_that_hangs_up_and_comes_back_at_once_finds_its_conversation(client, server, held, monkeypatch):
+    monkeypatch.setattr(exchange, "_BUSY_SECONDS", PATIENT)
     conversation = client.conversations.create()
     one = client.responses.create(input="Hello.", conversation=conversation.id)
-    with httpx.Client() as http:
+    held.hold(chunks=3)
+    with httpx.Client(timeout=PATIENT) as leaving:
         body = {"input": "Compare.", "conversation": conversation.id, "stream": True}
-        with http.stream("POST", f"{server.url}/responses", json=body) as stream:
+        with leaving.stream("POST", f"{server.url}/responses", json=body) as stream:
             for line in stream.iter_lines():
+                if line.startswith("data: ") and '"response.created"' in line:
+                    given_up = json.loads(line[6:])["response"]["id"]
                 if "output_text.delta" in line:
                     break
-    two = client.responses.create(input="How is Porto?", conversation=conversation.id)
+    with ThreadPoolExecutor(1) as thread:
+        back = thread.submit(client.responses.create, input="How is Porto?", conversation=conversation.id)
+        until(lambda: server.service.running(given_up, "") is None)
+        held.release()
+        two = back.result()
     branch = client.responses.create(input="How is Porto?", previous_response_id=one.id)
     np.testing.assert_array_equal(memory_of(server, two), memory_of(server, branch))
     until(lambda: server.service.engine.busy_slots == 0)
 
 
-def test_a_client_that_hangs_up_without_a_stream_frees_its_slot(client, server, slow):
-    with pytest.raises(httpx.TimeoutException):
-        httpx.post(f"{server.url}/responses", json={"input": "Compare."}, timeout=0.3)
+def test_a_client_that_hangs_up_without_a_stream_frees_its_slot(client, server, held):
+    held.hold()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/responses", json={"input": "Compare."}, timeout=httpx.Timeout(PATIENT, read=0.5))
     until(lambda: server.service.engine.busy_slots == server.service.engine.queue_length == 0)
 
 
-def test_a_turn_can_be_cancelled(client, server, slow):
+def test_a_turn_can_be_cancelled(client, server, held):
+    held.hold(chunks=2)
     stream = client.responses.create(input="Compare.", stream=True)
     created = next(iter(stream)).response
     with pytest.raises(openai.ConflictError, match="not complete yet"):
@@ -287,12 +300,14 @@ def test_a_turn_can_be_cancelled(client, server, slow):
     assert (last.type, last.response.status) == ("response.failed", "cancelled")
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(created.id)
+    held.release()
     done = client.responses.create(input="Hello.")
     with pytest.raises(openai.BadRequestError, match="completed already"):
         client.responses.cancel(done.id)
 
 
-def test_a_conversation_takes_one_turn_at_a_time(client, server, slow):
+def test_a_conversation_takes_one_turn_at_a_time(client, server, held):
+    held.hold(chunks=1)
     conversation = client.conversations.create().id
     made = []
 
@@ -305,12 +320,14 @@ def test_a_conversation_takes_one_turn_at_a_time(client, server, slow):
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
+    until(lambda: len(made) == 2)
+    assert made == ["conversation_busy"] * 2
+    held.release()
     for thread in threads:
         thread.join()
-    assert sum(each == "conversation_busy" for each in made) == 2
     # The rejected ones have changed neither the lock nor the memory of the one that ran.
     (done,) = (each for each in made if not isinstance(each, str))
-    content = httpx.get(f"{server.url}/conversations/{conversation}/memory").read()
+    content = http.get(f"{server.url}/conversations/{conversation}/memory").read()
     stands = server.service.memories.parse(content, source="it").values
     np.testing.assert_array_equal(stands, memory_of(server, done))
     assert not server.service.is_busy(conversation)

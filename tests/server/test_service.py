@@ -3,11 +3,12 @@
 import queue
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from loopback import PATIENT
 
 from rxt_jax.server.engine import Engine
 from rxt_jax.server.errors import ApiError
@@ -49,24 +51,31 @@ def picked(names, pick):
 
 
 class Begun:
-    """A turn, and what it told."""
+    """A turn, and what it told. It is committed when `may_commit` is set, which it is from the beginning unless told
+    otherwise; until then its conversation is busy, however fast its reply was."""
 
-    def __init__(self, service, programs, origin, prompt, limit):
+    def __init__(self, service, programs, origin, prompt, limit, *, held=False):
         self.id, self.events, self.ids = new_id("resp"), queue.Queue(), []
-        self.prompt = prompt
+        self.prompt, self.may_commit = prompt, threading.Event()
+        if not held:
+            self.may_commit.set()
         turn = Turn(memory=service.memory(origin), prompt=prompt, first=(programs.special.answer,), limit=limit)
         self.running = service.begin(
             self.id,
             "",
             origin,
             turn,
-            lambda outcome: Leaves(MemoryState(), {"n": len(outcome.ids)}, []),
+            self.leaves,
             self.events.put,
         )
 
+    def leaves(self, outcome):
+        self.may_commit.wait()
+        return Leaves(MemoryState(), {"n": len(outcome.ids)}, [])
+
     def next(self, *kinds):
         while True:
-            event = self.events.get(timeout=60)
+            event = self.events.get(timeout=PATIENT)
             if isinstance(event, Made):
                 self.ids += event.ids
             if isinstance(event, (Committed, Aborted, *kinds)):
@@ -120,9 +129,12 @@ class ServiceMachine(RuleBasedStateMachine):
         if conversation is None:
             return
         origin = self.service.from_conversation(conversation, "")
-        begun = Begun(self.service, self.programs, origin, self.prompt(1), None)
-        with pytest.raises(BusyError):
-            Begun(self.service, self.programs, origin, self.prompt(2), 1)
+        begun = Begun(self.service, self.programs, origin, self.prompt(1), None, held=True)
+        try:
+            with pytest.raises(BusyError):
+                Begun(self.service, self.programs, origin, self.prompt(2), 1)
+        finally:
+            begun.may_commit.set()
         if later:
             begun.next(Made)
         if begun.running.cancel():
@@ -165,12 +177,18 @@ class ServiceMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.mark.slow
 def test_random_operations(programs):
     machine = type("Machine", (ServiceMachine,), {"programs": programs})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20, stateful_step_count=50, deadline=None, phases=(Phase.generate,), derandomize=True
+            max_examples=20,
+            stateful_step_count=50,
+            deadline=None,
+            phases=(Phase.generate,),
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow],
         ),
     )
 

@@ -48,9 +48,12 @@ class MiniatureModel(nnx.Module):
                 slots=weight(LAYERS, SLOTS, WIDTH, axes=("slots", "embed")),
             )
 
-    def encode(self, ids, token_mask, *, documents=None, key=None):
+    def embed(self, tokens):
+        return tokens if jnp.issubdtype(tokens.dtype, jnp.floating) else self.embedding.table[...][tokens]
+
+    def encode(self, tokens, token_mask, *, documents=None, key=None):
         del key
-        hidden, states = self.embedding.table[...][ids], []
+        hidden, states = self.embed(tokens), []
         for layer in range(LAYERS):
             real = jnp.sum(token_mask, axis=1, keepdims=True)[..., None]
             mean = jnp.sum(hidden * token_mask[..., None], axis=1, keepdims=True)
@@ -59,8 +62,8 @@ class MiniatureModel(nnx.Module):
             states.append(hidden)
         return jnp.stack(states)
 
-    def encode_balanced(self, ids, token_mask, **options):
-        return self.encode(ids, token_mask, **options), jnp.float32(0.0)
+    def encode_balanced(self, tokens, token_mask, *, balance_groups=None, **options):
+        return self.encode(tokens, token_mask, **options), jnp.zeros(() if balance_groups is None else balance_groups)
 
     def update_memory(self, memory, encoded, token_mask, *, key=None):
         del key
@@ -70,10 +73,12 @@ class MiniatureModel(nnx.Module):
         read = jnp.einsum("LBST,LBTD->LBSD", weights * token_mask[None, :, None], encoded)
         return 0.5 * memory + 0.5 * jnp.tanh(read)
 
-    def decode_hidden(self, ids, token_mask, memory, *, memory_mask=None, documents=None, key=None):
+    def decode_hidden(
+        self, tokens, token_mask, memory, *, memory_mask=None, documents=None, balance_groups=None, key=None
+    ):
         del key
-        hidden = self.embedding.table[...][ids]
-        memory = jnp.repeat(memory, len(ids) // memory.shape[1], axis=1)  # fewer rows are read by neighbours
+        hidden = self.embed(tokens)
+        memory = jnp.repeat(memory, len(hidden) // memory.shape[1], axis=1)  # fewer rows are read by neighbours
         for layer in range(LAYERS):
             kernel = self.decoder.self_kernel[...][layer]
             seen = jnp.cumsum(hidden * token_mask[..., None], axis=1)
@@ -84,9 +89,10 @@ class MiniatureModel(nnx.Module):
             weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
             hidden = hidden + jnp.einsum("BTS,BSD->BTD", weights * mask[:, None], memory[layer])
         # Something that depends on the weights and on real tokens only, as a router loss does.
-        real = token_mask[..., None]
-        balance = jnp.sum((hidden * real) ** 2) / jnp.maximum(jnp.sum(real), 1) / 100
-        return hidden, balance
+        real = token_mask.reshape(-1, balance_groups or 1, token_mask.shape[1], 1)
+        squares = jnp.sum((hidden.reshape(*real.shape[:3], WIDTH) * real) ** 2, axis=(0, 2, 3))
+        balance = squares / jnp.maximum(jnp.sum(real, axis=(0, 2, 3)), 1) / 100
+        return hidden, balance[0] if balance_groups is None else balance
 
     def logits(self, hidden):
         return hidden @ self.embedding.table[...].T
@@ -107,8 +113,8 @@ class MiniatureModel(nnx.Module):
 class NoisyModel(MiniatureModel):
     """Reads with dropout of a kind: what it says depends on its key."""
 
-    def decode_hidden(self, ids, token_mask, memory, *, key=None, **options):
-        hidden, balance = super().decode_hidden(ids, token_mask, memory, **options)
+    def decode_hidden(self, tokens, token_mask, memory, *, key=None, **options):
+        hidden, balance = super().decode_hidden(tokens, token_mask, memory, **options)
         return hidden if key is None else hidden + jax.random.normal(key, hidden.shape), balance
 
 

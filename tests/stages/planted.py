@@ -1,15 +1,15 @@
 """Conversations, a tokenizer and a reward for tests of reinforcement."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
-from small import VOCABULARY
+from small import VOCABULARY, small_config
 
 from rxt_jax.data.special_tokens import SpecialTokens
 from rxt_jax.rewards import Reward
-from rxt_jax.types import EpisodeBatch
+from rxt_jax.types import EpisodeBatch, PreferenceBatch
 
 SPECIAL = SpecialTokens()
 TOKENIZER = SimpleNamespace(special=SPECIAL, vocab_size=VOCABULARY, token_bytes=[b"a"] * VOCABULARY)
@@ -31,6 +31,12 @@ class SavedShare(Reward):
         return share, {"turn": carry}, carry + 1.0
 
 
+def tiny_config(**changes):
+    """One layer of everything: it compiles in half the time, and what is tested with it does not depend on depth."""
+    config = small_config(**changes)
+    return replace(config, num_layers=1, decoder=replace(config.decoder, stateless=()))
+
+
 def conversations(seed: int = 0, interactions: int = 4, rows: int = 4, length: int = 12, ragged: bool = True):
     """Rows [BOS] [Q] words [A] words [EOS] of a few words; row 0 has all interactions."""
     rng = np.random.default_rng(seed)
@@ -46,3 +52,28 @@ def conversations(seed: int = 0, interactions: int = 4, rows: int = 4, length: i
     turns[0] = interactions
     valid = np.arange(interactions)[:, None] < (turns if ragged else interactions)
     return EpisodeBatch(ids, token_mask, loss_mask, np.broadcast_to(valid, shape[:2]).copy())
+
+
+def planted_preferences(seed: int = 0, rows: int = 16, values: int = 4, length: int = 8) -> PreferenceBatch:
+    """Interaction 0 plants one of a few tokens, interaction 1 asks for it: which answer is better, only memory tells.
+
+    Rows are [BOS] [Q] word [A] word [EOS]. The first interaction has no rejected answer.
+    """
+    rng = np.random.default_rng(seed)
+    first, talk, ask = 20, 30, 31
+    value = rng.integers(first, first + values, rows)
+    wrong = first + (value - first + rng.integers(1, values, rows)) % values
+
+    def episodes(answers, valid) -> EpisodeBatch:
+        ids = np.full((2, rows, length), SPECIAL.pad, np.int32)
+        for turn, (query, answer) in enumerate(zip((value, np.full(rows, ask)), answers, strict=True)):
+            for place, token in enumerate((SPECIAL.bos, SPECIAL.query, query, SPECIAL.answer, answer, SPECIAL.eos)):
+                ids[turn, :, place] = token
+        places = np.broadcast_to(np.arange(length), ids.shape)
+        return EpisodeBatch(ids, places < 6, (places >= 3) & (places < 6), valid)
+
+    everyone = np.ones((2, rows), bool)
+    asked = everyone & (np.arange(2)[:, None] == 1)
+    chosen = episodes((np.full(rows, talk), value), everyone)
+    rejected = episodes((np.full(rows, talk), wrong), asked)
+    return PreferenceBatch(chosen, rejected, rejected._replace(valid=~everyone))

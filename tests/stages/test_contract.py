@@ -14,6 +14,7 @@ from flax import nnx
 from small import small_recipe
 
 from rxt_jax import run as runs
+from rxt_jax import run_stage
 from rxt_jax.data.config import DataConfig, DialogueData, FileData
 from rxt_jax.data.curriculum import read_curriculum
 from rxt_jax.data.loader import InteractionBatches
@@ -101,7 +102,7 @@ def test_a_stage_in_twenty_lines_trains_and_one_that_acts_resumes_bit_for_bit(tm
     shutil.rmtree(tmp_path / "cut" / "stages" / "second")
     (tmp_path / "cut" / "metrics.jsonl").unlink()
     cut = replace(recipe, folder=str(tmp_path / "cut"))
-    original, stopped = runs.make_acting, []
+    original, stopped = run_stage.make_acting, []
 
     def make(*arguments, **options):
         act = original(*arguments, **options)
@@ -115,7 +116,7 @@ def test_a_stage_in_twenty_lines_trains_and_one_that_acts_resumes_bit_for_bit(tm
         return act and acted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "make_acting", make)
+        patch.setattr(run_stage, "make_acting", make)
         assert not run_recipe(cut, quiet=True)
     meta = tmp_path / "cut" / "stages" / "second" / "2" / "meta" / "metadata"
     written = json.loads(meta.read_text())
@@ -152,7 +153,7 @@ def test_every_stage_reads_its_own_data(tmp_path, monkeypatch):
         read[stage.name] = source, held_out, encoder
         return params, True
 
-    monkeypatch.setattr(runs._StageInFolder, "train", keep)
+    monkeypatch.setattr(runs.StageInFolder, "train", keep)
     assert run_recipe(recipe, quiet=True)
     assert read["texts"][0].text(1) == "two" and read["texts"][2].config.max_length == recipe.data.max_length
     assert read["texts"][1] is read["shared"][1] and read["shared"][2].config == recipe.data
@@ -194,9 +195,11 @@ def test_recipes_of_before_are_understood_and_stages_of_other_models_are_not(tmp
     written = json.loads(json.dumps(to_json(recipe)))
     for run in written["stages"].values():
         run["source"] = run.pop("data")
-        # Before a model could have a critic, the patterns of all groups were these.
-        run["optimizer"]["groups"] = [pair for pair in run["optimizer"]["groups"] if pair[0] != "critic"]
-    assert from_json(written) == recipe
+    # Before a model could have a reward model, and before it could have a critic, these groups had no patterns.
+    for late in (("reward_model", "reward_memory"), ("critic",)):
+        for run in written["stages"].values():
+            run["optimizer"]["groups"] = [pair for pair in run["optimizer"]["groups"] if pair[0] not in late]
+        assert from_json(written) == recipe
     written["stages"]["mine"]["stage"]["type"] = "Yours"
     with pytest.raises(ValueError, match=r"recipe\.stages\.mine\.stage: unknown type 'Yours'.*not imported"):
         from_json(written)

@@ -277,6 +277,7 @@ def test_a_precomputed_reference_is_the_full_one_computed_before():
         loss(batch)
 
 
+@pytest.mark.slow
 def test_the_routers_of_the_encoder_count_as_well():
     """A loss of nothing but router losses sends a gradient into the encoder's and the decoder's routers."""
     mixture = mixture_config().decoder.feed_forward

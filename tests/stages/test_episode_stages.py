@@ -127,12 +127,24 @@ def test_a_batch_is_the_mean_of_its_rows_by_tokens(name):
     np.testing.assert_allclose(score(stage, batch)[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_remat_changes_nothing(name):
+def test_remat_changes_nothing():
     batch = random_episodes()
-    kept, again = (replace(STAGES[name], remat=remat) for remat in ("none", "full"))
+    kept, again = (MemoryAware(remat=remat) for remat in ("none", "full"))
     np.testing.assert_allclose(score(kept, batch)[0], score(again, batch)[0], rtol=1e-6)
     assert_same_gradients(gradients(kept, batch), gradients(again, batch))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_how_many_interactions_share_a_call_changes_nothing(name):
+    """Of five interactions three leave a call that is filled up; a router's loss stays that of an interaction."""
+    batch = random_episodes(interactions=5)
+    alone, shared = (replace(STAGES[name], interactions_per_call=size) for size in (1, 3))
+    (loss, metrics), (other, other_metrics) = score(alone, batch), score(shared, batch)
+    np.testing.assert_allclose(other, loss, rtol=1e-6)
+    for measure, (total, count) in metrics.items():
+        np.testing.assert_allclose(other_metrics[measure][0], total, rtol=1e-5, atol=1e-6, err_msg=measure)
+        np.testing.assert_allclose(other_metrics[measure][1], count, err_msg=measure)
+    assert_same_gradients(gradients(shared, batch), gradients(alone, batch))
 
 
 def unrolled_loss(params, batch: EpisodeBatch, steps: int | None):

@@ -12,22 +12,26 @@ import numpy as np
 import pytest
 from compilations import count_compilations
 from flax import nnx
-from planted import TOKENIZER, SavedShare, conversations
-from small import small_config, small_model, small_recipe
+from planted import TOKENIZER, SavedShare, conversations, tiny_config
+from small import small_model, small_recipe
 
 from rxt_jax import run as runs
+from rxt_jax import run_stage
 from rxt_jax.losses import AdvantageConfig, make_algorithm
 from rxt_jax.model import CriticConfig, SamplingConfig
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.recipe import StageRun, lengthening_runs
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, make_strategy
-from rxt_jax.stages.memory_resets import MemoryResets
+from rxt_jax.stages.kl_budget import KlBudget, next_weight
+from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.reinforcement_plans import curriculum_steps, unfreeze_plan
 from rxt_jax.stages.replay import ReplayConfig
 from rxt_jax.stages.rollout import RolloutConfig
+from rxt_jax.stages.trajectory_metrics import Drawn, trajectory_metrics
 from rxt_jax.train.acting import make_acting
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -43,7 +47,7 @@ def split(config):
 
 
 def make(stage, config=None, seed=0, **options):
-    graphdef, params = split(config or small_config(critic=CriticConfig()))
+    graphdef, params = split(config or tiny_config(critic=CriticConfig()))
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-2, **options),
         params,
@@ -81,7 +85,7 @@ CASES = [(name, initial) for name in STAGES for initial in ("learned", "standard
 )
 def test_with_unchanged_parameters_the_ratio_is_one_and_no_divergence(name, initial):
     stage = STAGES[name]
-    config = small_config(critic=CriticConfig(), initial_memory=initial)
+    config = tiny_config(critic=CriticConfig(), initial_memory=initial)
     state, act, _, graphdef = make(stage, config)
     for update in range(2):
         made = act(state, conversations(update), update)
@@ -109,9 +113,15 @@ BRANCHES = MemoryReinforcement(
 )
 
 
+@lru_cache(maxsize=1)
+def branches():
+    """A state, a rollout with it of whole conversations, and the structure of the model."""
+    state, act, _, graphdef = make(BRANCHES, tiny_config())
+    return state, act(state, conversations(ragged=False), 0), graphdef
+
+
 def test_answers_of_a_branch_group_share_memory_and_the_best_one_is_remembered():
-    state, act, _, _ = make(BRANCHES, small_config())
-    made = act(state, conversations(), 0)
+    _, made, _ = branches()
     assert made.ids.shape[1] == 4 * ROWS and made.actions.shape[-1] == 4
     written = made.written_ids.reshape(4, ROWS, 4, -1)
     np.testing.assert_array_equal(written, np.broadcast_to(written[:, :, :1], written.shape))
@@ -128,8 +138,7 @@ def test_answers_of_a_branch_group_share_memory_and_the_best_one_is_remembered()
 
 
 def test_the_loss_of_an_answer_reaches_the_writes_before_it_and_no_further_than_asked():
-    state, act, _, graphdef = make(BRANCHES, small_config())
-    made = act(state, conversations(ragged=False), 0)
+    state, made, graphdef = branches()
     # The last answer alone is to be learnt from.
     alone = jnp.arange(4)[:, None] == 3
     made = made._replace(answered=made.answered & alone)
@@ -148,6 +157,7 @@ def test_the_loss_of_an_answer_reaches_the_writes_before_it_and_no_further_than_
 
 REPLAYED = replace(
     IMPO,
+    kl_budget=KlBudget(target=1e-6),
     replay=ReplayConfig(size=2, update_size=1, max_age=2),
     resets=MemoryResets(ratio=0.5),
     update_epochs=2,
@@ -162,7 +172,8 @@ def test_updates_learn_in_passes_replay_the_best_and_compile_once():
     before = state.carry["reference"]["decoder/head/kernel"].copy()
     found, scores = [], []
     for update in range(3):
-        made = act(state, conversations(update), update)
+        with count_compilations() as acting:
+            made = act(state, conversations(update), update)
         new = np.asarray(jnp.sum(made.rewards * made.answered, 0) / jnp.sum(made.answered, 0))[:ROWS]
         scores.append(new)
         if not update:
@@ -171,18 +182,80 @@ def test_updates_learn_in_passes_replay_the_best_and_compile_once():
             assert np.all(np.any(made.answered[:, ROWS:], axis=0))
         with count_compilations() as programs:
             state, metrics = step(state, made)
-        found.append(([each for each in programs if "step" in each], metrics))
+        compiled = [each for each in acting if "act" in each], [each for each in programs if "step" in each]
+        found.append((compiled, metrics))
         kept = np.sort(np.asarray(state.carry["replay"].scores))
         if not update:
             np.testing.assert_allclose(kept, np.sort(new)[-2:], rtol=1e-5)
-    assert found[0][0] and not found[2][0], "an update was compiled again"
+    assert all(found[0][0]) and not any(found[2][0]), "a rollout or an update was compiled again"
     metrics = found[-1][1]
     assert float(metrics["passes/made"][0]) == 2.0
     assert 0.0 < mean(metrics, "reward/total") < 1.0 and mean(metrics, "critic/loss") > 0.0
     assert {"reward/total/interaction_3", "answer/ended", "critic/explained", "turn"} <= metrics.keys()
     assert mean(metrics, "policy/approximate_kl") > 0.0
+    # At first the policy is the reference, and the weight shrinks; then it has left it by more than was allowed.
+    weights = [mean(each, "policy/reference_weight") for _, each in found]
+    np.testing.assert_allclose(weights, [0.05, 0.05 * 0.98, 0.05 * 0.98 * 1.02], rtol=1e-5)
+    assert mean(metrics, "policy/reference_kl") > 0.0
     np.testing.assert_array_equal(state.carry["reference"]["decoder/head/kernel"], before)
     assert float(jnp.abs(state.carry["memory"]).sum()) > 0.0
+
+
+def test_the_weight_of_the_divergence_follows_its_budget_within_bounds():
+    budget = KlBudget(target=0.1, rate=1.0, lowest=0.01, highest=1.0)
+    divergences = jnp.array([0.0, 0.05, 0.1, 0.11, 5.0])
+    moved = next_weight(budget, jnp.float32(0.5), divergences)
+    np.testing.assert_allclose(moved, 0.5 * np.array([0.8, 0.8, 1.0, 1.1, 1.2]), rtol=1e-6)
+    assert next_weight(budget, jnp.float32(0.011), jnp.float32(0.0)) == pytest.approx(0.01)
+    assert next_weight(budget, jnp.float32(0.99), jnp.float32(9.0)) == pytest.approx(1.0)
+    for bad in ({"target": 0.0}, {"rate": 5.0}, {"lowest": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            KlBudget(**bad)
+    with pytest.raises(ValueError, match="kl_budget moves the weight"):
+        replace(IMPO, reference="none", kl_budget=budget)
+
+
+def test_the_chance_of_a_fresh_memory_follows_its_schedule():
+    resets = MemoryResets(start=10, schedule=((10, 1.0), (110, 0.0)))
+    np.testing.assert_allclose([resets.ratio_at(u) for u in (0, 10, 60, 110, 500)], [1.0, 1.0, 0.5, 0.0, 0.0])
+    assert not resets.always_fresh and MemoryResets(schedule=((0, 1.0),)).always_fresh
+    model = small_model(tiny_config(initial_memory="standard"))
+    left = jnp.zeros((1, 6, 4, 16))
+    memory, fresh = draw_memories(resets, model, 6, left, jnp.int32(200), jax.random.key(0), shared=3)
+    assert not fresh.any() and not memory.any()
+    memory, fresh = draw_memories(resets, model, 6, left, jnp.int32(9), jax.random.key(0), shared=3)
+    assert fresh.all()
+    np.testing.assert_array_equal(memory[:, :3], np.broadcast_to(memory[:, :1], memory[:, :3].shape))
+    assert not np.array_equal(memory[:, 0], memory[:, 3])
+    with pytest.raises(ValueError, match="each update once"):
+        MemoryResets(schedule=((5, 1.0), (1, 0.0)))
+
+
+def test_recall_is_of_the_answers_that_were_asked_for_a_value():
+    answered = jnp.array([[False, False], [True, True], [True, False]])
+    asked = jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 5.0]])
+    exact = jnp.array([[0.0, 0.0], [0.5, 0.0], [1.0, 1.0]])
+    components = {"facts/asked": asked, "facts/exact": exact}
+    nothing = jnp.zeros((3, 2))
+    metrics = trajectory_metrics(Drawn(nothing, answered, jnp.ones((3, 2, 4), bool), nothing > 0, components))
+    assert mean(metrics, "facts/recall") == pytest.approx(0.75) and mean(metrics, "facts/exact") == pytest.approx(0.5)
+    shown = set(MemoryReinforcement.watched)
+    assert {"facts/recall", "reward/total", "policy/reference_kl", "answer/length", "held_out/total"} <= shown
+
+
+def test_later_runs_of_a_curriculum_go_on_with_the_critic():
+    run = StageRun(stage=IMPO, updates=1, batch_size=1)
+    runs = lengthening_runs("rl", run, (2, 4))
+    assert [(name, each.max_interactions) for name, each in runs.items()] == [("rl-2", 3), ("rl-4", 5)]
+    _, params = split(tiny_config(critic=CriticConfig()))
+    flat = {path: variable[...] for path, variable in flat_parameters(params).items()}
+    changed = [
+        [path for path, value in each.stage.first_params(flat).items() if value is not flat[path]]
+        for each in runs.values()
+    ]
+    assert len(changed[0]) > 5 and not changed[1]
+    with pytest.raises(ValueError, match="different numbers"):
+        lengthening_runs("rl", run, (2, 2))
 
 
 def test_bad_options_say_what_is_wrong():
@@ -199,10 +272,10 @@ def test_bad_options_say_what_is_wrong():
     with pytest.raises(ValueError, match="reward something"):
         EpisodeStrategy(first="none", middle="none", last="none")
     with pytest.raises(ValueError, match="the model has none"):
-        state, act, _, _ = make(IMPO, small_config())
+        state, act, _, _ = make(IMPO, tiny_config())
         act(state, conversations(), 0)
     with pytest.raises(ValueError, match="episodes need 2 interactions"):
-        state, act, _, _ = make(BRANCHES, small_config())
+        state, act, _, _ = make(BRANCHES, tiny_config())
         act(state, conversations(interactions=1, ragged=False), 0)
 
 
@@ -266,7 +339,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     stage = replace(REPLAYED, minibatches=2, rollout=RolloutConfig(answer_length=8))
     recipe = small_recipe(tmp_path / "whole", {"reinforced": stage})
-    loop = LoopConfig(log_every=1, evaluate_every=2)
+    loop = LoopConfig(log_every=1, evaluate_every=2, sample_every=2)
     recipe = replace(
         recipe,
         model=replace(recipe.model, critic=CriticConfig()),
@@ -275,7 +348,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     # Replayed rows are learnt from beside the new ones: 8 + 2 rows in 2 minibatches.
     assert run_recipe(recipe, quiet=True)
     cut = replace(recipe, folder=str(tmp_path / "cut"))
-    original, stopped = runs.make_acting, []
+    original, stopped = run_stage.make_acting, []
 
     def make(*arguments, **options):
         act = original(*arguments, **options)
@@ -289,7 +362,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
         return acted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "make_acting", make)
+        patch.setattr(run_stage, "make_acting", make)
         assert not run_recipe(cut, quiet=True)
     assert run_recipe(cut, quiet=True)
     whole, again = (flat_parameters(nnx.split(load(tmp_path / name).model)[1]) for name in ("whole", "cut"))
@@ -297,10 +370,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
         np.testing.assert_array_equal(variable[...], again[path][...], err_msg=path)
     lines = [
         [
-            {k: v for k, v in json.loads(line).items() if "second" not in k and k != "time" and "idle" not in k}
+            {k: v for k, v in json.loads(line).items() if "second" not in k and not k.startswith("time/")}
             for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         ]
         for name in ("whole", "cut")
     ]
     assert len(lines[0]) == 6 and all("reward/total" in line for line in lines[0])
     assert lines[0][-1] == lines[1][-1]
+    # The same conversations every time, and what is interrupted writes them as well.
+    names = ["update-000002.txt", "update-000004.txt"]
+    texts = [
+        [(tmp_path / name / "samples" / "reinforced" / file).read_text() for file in names] for name in ("whole", "cut")
+    ]
+    assert texts[0] == texts[1] and all("\nmodel  " in text and "(reward " in text for text in texts[0])
+    assert texts[0][0].splitlines()[1:3] == texts[0][1].splitlines()[1:3]

@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 from small import dialogue_tokenizer
 
+from rxt_jax.data import EpisodeSource
 from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.losses import make_algorithm
 from rxt_jax.rewards import FactReward, RewardSum, RewardTerm, published_retention
 from rxt_jax.stages import MemoryReinforcement
+from rxt_jax.stages.episode_strategy import EpisodeStrategy, make_strategy
+from rxt_jax.stages.rollout import RolloutConfig
 from rxt_jax.stages.rollout_batches import needs_facts
 from rxt_jax.stages.stage import Reading
 
 
-def batches_of(reward, **config):
-    source = open_source(DialogueData())
-    encoder = RowEncoder(dialogue_tokenizer(), DataConfig(max_length=64, max_interactions=6, **config))
-    stage = MemoryReinforcement(reward=reward, policy=make_algorithm("reinforce").policy)
+def batches_of(reward, source=None, stage=None, **config):
+    source = source or open_source(DialogueData())
+    encoder = RowEncoder(dialogue_tokenizer(), DataConfig(max_length=64, **{"max_interactions": 6, **config}))
+    stage = MemoryReinforcement(reward=reward, policy=make_algorithm("reinforce").policy, **stage or {})
     return stage.batches(Reading(source, encoder, batch_size=4, seed=1)), source
 
 
@@ -65,3 +68,32 @@ def test_only_rewards_that_look_for_values_get_them_and_prepared_rows_have_none(
     batches._reader.source = SimpleNamespace(stored_episode=lambda visit: "rows")
     with pytest.raises(ValueError, match="prepared rows do not have"):
         batches._values(item, 4)
+
+
+class Unannotated(EpisodeSource):
+    """Conversations of three interactions that recall nothing."""
+
+    fingerprint = "unannotated"
+
+    def episode(self, visit):
+        return {"id": str(visit), "interactions": [{"query": "hello", "answer": "hi"}] * 3}
+
+    def text(self, visit):
+        return "hello"
+
+
+def test_what_the_data_lack_is_said_before_anything_trains():
+    plain = published_retention()
+    with pytest.raises(ValueError, match="none of 64 episodes has any"):
+        batches_of(FactReward(), Unannotated())
+    batches, _ = batches_of(plain, Unannotated(), {"min_interactions": 4})
+    with pytest.raises(ValueError, match=r"has 3 interactions, but min_interactions asks for 4 \(item \d+ of the data"):
+        batches[0]
+    batches, _ = batches_of(plain, Unannotated(), {"min_interactions": 3})
+    assert batches[0].valid.sum() == 12
+    with pytest.raises(ValueError, match="min_interactions must be None or 2 to max_interactions = 6, got 7"):
+        batches_of(plain, stage={"min_interactions": 7})
+    with pytest.raises(ValueError, match="saved_lag = 6 holds an answer"):
+        batches_of(plain, stage={"rollout": RolloutConfig(strategy=EpisodeStrategy(saved_lag=6))})
+    with pytest.raises(ValueError, match="takes 3 interactions"):
+        batches_of(plain, stage={"rollout": RolloutConfig(strategy=make_strategy("long_range"))}, max_interactions=2)

@@ -179,6 +179,7 @@ def test_inspecting_the_shipped_model_counts_its_parameters(companion, capsys):
     assert sum(counted.values()) == sum(value.size for value in flat(load(companion).model).values())
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_shipped_model(companion, tmp_path, capsys):
     recipe = small_recipe(tmp_path / "next", {"sft": InteractionSft()}, start_from="companion")
     assert run_recipe(recipe)

@@ -13,7 +13,7 @@ from flax import nnx
 from small import small_recipe
 from test_contract import NextToken
 
-from rxt_jax import run as runs
+from rxt_jax import run_stage
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run import run_recipe
@@ -30,7 +30,7 @@ def losses_of(folder):
 @pytest.fixture
 def states(monkeypatch):
     """Collect, of every stage that is trained, the state at its beginning and at its end, and where it lived."""
-    collected, run_loop = [], runs.run_loop
+    collected, run_loop = [], run_stage.run_loop
 
     def watched(name, step, state, *arguments, **options):
         placed = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -39,16 +39,17 @@ def states(monkeypatch):
         collected.append((begun, jax.tree.map(np.array, result.state), placed))
         return result
 
-    monkeypatch.setattr(runs, "run_loop", watched)
+    monkeypatch.setattr(run_stage, "run_loop", watched)
     return collected
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_a_mesh_of_another_shape(tmp_path, monkeypatch, states):
     """What was saved comes back bit for bit, parameters and moments alike, on all devices of the new mesh."""
     recipe = small_recipe(tmp_path / "whole", {"next": NextToken()}, mesh=MeshConfig(data=2, fsdp=4))
     assert run_recipe(recipe, quiet=True)
     cut = replace(recipe, folder=str(tmp_path / "cut"))
-    make_train_step = runs.make_train_step
+    make_train_step = run_stage.make_train_step
 
     def stop_after_two(*arguments, **options):
         step, done = make_train_step(*arguments, **options), []
@@ -62,7 +63,7 @@ def test_a_run_goes_on_on_a_mesh_of_another_shape(tmp_path, monkeypatch, states)
         return stepped
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "make_train_step", stop_after_two)
+        patch.setattr(run_stage, "make_train_step", stop_after_two)
         assert not run_recipe(cut, quiet=True)
     assert run_recipe(replace(cut, mesh=MeshConfig(data=8)), quiet=True)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from small import dialogue_tokenizer, small_config, small_recipe
 
 from rxt_jax import run as runs
+from rxt_jax import run_stage
 from rxt_jax.model.fresh_parameters import abstract_model, build_model, fresh_parameters
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run import run_recipe
@@ -56,7 +57,7 @@ def test_a_mesh_that_divides_everything_needs_no_choice_and_unknown_choices_are_
 
 
 def test_the_choice_is_listed_when_a_run_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs._StageInFolder, "train", lambda stage, beginning, *_: (beginning, True))
+    monkeypatch.setattr(runs.StageInFolder, "train", lambda stage, beginning, *_: (beginning, True))
     recipe = small_recipe(tmp_path / "run", {"memory": MemoryAware()}, mesh=MESH)
     for each, expected in ((recipe, True), (replace(recipe, mesh=MeshConfig()), False)):
         console = Console(record=True, width=200, quiet=False)
@@ -101,6 +102,7 @@ def test_a_state_takes_its_parameters_over_and_is_born_where_it_lives():
         assert leaf.sharding == wanted.sharding and leaf.shape == wanted.shape and leaf.dtype == wanted.dtype
 
 
+@pytest.mark.slow
 def test_nothing_is_alive_twice_at_start_stage_change_and_resume(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path / "run", {"first": MemoryAware(), "second": MemoryAware()}, mesh=MESH)
     loop = LoopConfig(log_every=1)
@@ -114,9 +116,9 @@ def test_nothing_is_alive_twice_at_start_stage_change_and_resume(tmp_path, monke
         alive = sum(array.nbytes for array in jax.live_arrays() if id(array) not in others)
         met.append((name, start, alive / sum(leaf.nbytes for leaf in jax.tree.leaves(state))))
         save(updates if name == "first" else 1, state, {})
-        return LoopResult(state, name == "first", 0.0, 0.0, 0.0)
+        return LoopResult(state, name == "first", 0.0, 0.0, {"data": 0.0})
 
-    monkeypatch.setattr(runs, "run_loop", only_save)
+    monkeypatch.setattr(run_stage, "run_loop", only_save)
     for _ in range(2):
         assert not run_recipe(recipe, quiet=True)
     assert [each[:2] for each in met] == [("first", 0), ("second", 0), ("second", 1)]

@@ -15,6 +15,7 @@ from flax import nnx
 from small import mixture_config, random_conversations, small_config, small_model, small_recipe
 
 from rxt_jax import run as runs
+from rxt_jax import run_stage
 from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.nn.parameters import flat_parameters
@@ -137,6 +138,7 @@ def losses_of(folder, stage):
     return {line["update"]: line["loss"] for line in lines if line["stage"] == stage and line["split"] == "train"}
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path / "whole", STAGES)
     assert run_recipe(recipe, quiet=True)
@@ -161,7 +163,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypa
 
 def _stop_after(monkeypatch, updates):
     """Send ourselves SIGTERM in the middle of a stage's n-th update."""
-    original = runs.make_train_step
+    original = run_stage.make_train_step
 
     def make(*arguments, **options):
         step, count = original(*arguments, **options), [0]
@@ -174,7 +176,7 @@ def _stop_after(monkeypatch, updates):
 
         return stepped
 
-    monkeypatch.setattr(runs, "make_train_step", make)
+    monkeypatch.setattr(run_stage, "make_train_step", make)
 
 
 def test_a_finished_run_is_not_run_again(copied_run, monkeypatch):
@@ -185,7 +187,7 @@ def test_a_finished_run_is_not_run_again(copied_run, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a finished stage was trained again")
 
-    monkeypatch.setattr(runs, "run_loop", refuse)
+    monkeypatch.setattr(run_stage, "run_loop", refuse)
     assert run_recipe(copied_run, quiet=True)
     assert metrics.read_text() == before
 
@@ -307,7 +309,7 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
         return beginning, False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs._StageInFolder, "train", keep_and_stop)
+        patch.setattr(runs.StageInFolder, "train", keep_and_stop)
         run_recipe(second)
     expected = flat(nnx.split(load(start).model)[1])
     differing = {path for path, value in begun.items() if not np.array_equal(value, expected[path])}
@@ -318,6 +320,7 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
     assert taken == given
 
 
+@pytest.mark.slow
 def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
     recipe = small_recipe(tmp_path / "one", {"first": InteractionSft(), "second": InteractionSft()})
     other = replace(recipe.data.source, seed=recipe.data.source.seed + 1)

@@ -1,0 +1,46 @@
+"""What episodes of question sets have in common: something is told, a question asks for it, both are interactions."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ABSENT_ANSWER", "files_of", "question", "told"]
+
+ABSENT_ANSWER = "That was not mentioned."
+"""The true answer to a question about what nobody said, where the file has none."""
+
+_ACKNOWLEDGEMENT = "Okay."
+
+
+def told(text: str) -> dict[str, Any]:
+    """Make the interaction of a statement: nothing was asked, so the answer only acknowledges it."""
+    return {"query": text, "answer": _ACKNOWLEDGEMENT, "intent": "state"}
+
+
+def question(text: str, answer: str, values: Sequence[str], *, turn: int, source: int, kind: str) -> dict[str, Any]:
+    """Make the interaction of a question.
+
+    values: what an answer has to hold; empty where nothing was said that answers it.
+    turn, source: numbers of this interaction and of the earliest one that the answer needs.
+    kind: the kind of question, within which a guess may be right.
+    """
+    if not values:
+        return {"query": text, "answer": answer, "intent": "absence"}
+    recall = [{"slot": kind, "type": kind, "value": value, "distance": turn - source} for value in values]
+    return {"query": text, "answer": answer, "intent": "recall", "recall": recall}
+
+
+def files_of(path: str, prefix: str, ending: str) -> list[Path]:
+    """List the files that `PREFIX:FILE`, `PREFIX:FOLDER` or `PREFIX:GLOB` means, by name."""
+    place = path.removeprefix(prefix)
+    if Path(place).is_file():
+        return [Path(place)]
+    pattern = f"{glob.escape(place)}/**/*{ending}" if Path(place).is_dir() else place
+    files = sorted(file for each in glob.glob(pattern, recursive=True) if (file := Path(each)).is_file())
+    if not files:
+        raise FileNotFoundError(
+            f"{path}: {place or 'nothing'} is no file, no folder with {ending} files, and matches none; expected "
+            f"{prefix}FILE, {prefix}FOLDER or {prefix}GLOB"
+        )
+    return files

@@ -1,0 +1,71 @@
+"""A trace of some updates of a run, for TensorBoard (plugin `profile`) and Perfetto.
+
+The operations of a step carry the names of its parts, `encode`, `write`, `read`, `head` and `optimizer`
+(`jax.named_scope`), so that a trace says what the time went into. Source: docs.jax.dev, profiling.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+__all__ = ["Profile", "Profiler"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Which updates of a run are traced: `count` of them behind the first `start`, counted over all stages."""
+
+    start: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or self.count < 1:
+            raise ValueError(f"a profile has updates from 0 on, at least one, got {self.start}:{self.count}.")
+
+    @classmethod
+    def parse(cls, text: str) -> "Profile":
+        """Read `START:COUNT`."""
+        start, _, count = text.partition(":")
+        if not start.isdigit() or not count.isdigit():
+            raise ValueError(f"--profile must be START:COUNT, such as 10:5, got {text!r}.")
+        return cls(int(start), int(count))
+
+
+class Profiler:
+    """Traces the updates that a profile names, into `plugins/profile/` of a folder.
+
+    `first` is the number that update 0 of a stage has in the whole run. The first update compiles: a trace that
+    begins there is mostly that.
+    """
+
+    def __init__(self, profile: Profile, folder: Path, first: int = 0):
+        self._updates = range(profile.start - first, profile.start - first + profile.count)
+        self._folder, self._running = folder, False
+
+    @contextmanager
+    def update(self, number: int) -> Iterator[None]:
+        """Do an update, traced or not."""
+        if number in self._updates and not self._running:
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._running = True
+        if not self._running:
+            yield
+            return
+        with jax.profiler.StepTraceAnnotation("update", step_num=number):
+            yield
+
+    def finish(self, number: int, pending: Any) -> None:
+        """Write the trace where update `number` was the last one of it, with everything that `pending` waits for."""
+        if self._running and number >= self._updates.stop - 1:
+            self.close(pending)
+
+    def close(self, pending: Any) -> None:
+        """Write what was traced so far."""
+        if self._running:
+            jax.block_until_ready(pending)
+            jax.profiler.stop_trace()
+            self._running = False
