@@ -146,7 +146,7 @@ def accuracy_of(graphdef, distance: int, rows: int = 512):
 
 def pretrain(graphdef, params, measure, seed: int, distance: int, target: float = 0.5, most: int = 3000):
     """Stage 4 until about half of the answers are right."""
-    stage = MemoryAware(remat=False)
+    stage = MemoryAware(remat="none")
     optimizer = optimizer_of(stage, params, 3e-3)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=seed)

@@ -41,7 +41,7 @@ recipe = replace(
                 policy=policy,
                 advantage=advantage,
                 reference="none",
-                remat=False,
+                remat="none",
             ),
             updates=150,
             batch_size=4,

@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOptions, peak: float) -> dict[str, float]:
     graphdef, params = nnx.split(build_model(config, 0))
-    stage = MemoryAware(remat=options.remat)
+    stage = MemoryAware(remat="full" if options.remat else "none")
     optimizer = make_optimizer(OptimizerConfig(), params, total_updates=1000, trainable=stage.trainable)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=0)

@@ -109,7 +109,7 @@ BRANCHES = MemoryReinforcement(
     policy=make_algorithm("grpo").policy,
     advantage=make_algorithm("grpo").advantage,
     memory_gradient_steps=1,
-    remat=False,
+    remat="none",
 )
 
 
@@ -163,7 +163,7 @@ REPLAYED = replace(
     update_epochs=2,
     minibatches=3,
     target_kl=None,
-    remat=False,
+    remat="none",
 )
 
 

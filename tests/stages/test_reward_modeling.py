@@ -28,7 +28,7 @@ from rxt_jax.train.schedule import ScheduleConfig
 from rxt_jax.train.state import make_train_state
 from rxt_jax.train.step import make_train_step
 
-STAGE = RewardModeling(remat=False)
+STAGE = RewardModeling(remat="none")
 CONFIG = tiny_config(reward_model=RewardModelConfig())
 
 
