@@ -151,7 +151,7 @@ def end_together(program: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if jax.process_count() == 1:
             raise
         place = f"{program}, process {jax.process_index()} of {jax.process_count()}"
@@ -162,6 +162,8 @@ def end_together(program: str) -> Iterator[None]:
                 f"Start all processes again with the same command: it goes on from the newest checkpoint.",
                 file=sys.stderr,
             )
+        elif isinstance(error, KeyboardInterrupt):
+            print(f"{place}: interrupted without a checkpoint; SIGTERM stops all of them with one", file=sys.stderr)
         elif isinstance(error, _BAD_INPUT) and not os.environ.get("RXT_TRACEBACK"):
             print(f"{place}: {error}", file=sys.stderr)
         else:

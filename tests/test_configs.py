@@ -100,7 +100,7 @@ def test_the_first_update_of_every_stage_compiles(recipe):
 
 @pytest.mark.parametrize("file", SCALE)
 def test_recipes_for_accelerators_divide_evenly_and_say_how_to_prove_that_they_fit(file):
-    """Compiling them takes minutes: `rxt compile-check` does it, benchmarks/scaling.md has what it said."""
+    """Compiling them takes minutes: `rxt compile-check` does it, benchmarks/scaling_hosts.md has what it said."""
     recipe = load_recipe(CONFIGS / file)
     assert recipe.name == Path(file).stem
     sizes = [recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.tensor, recipe.mesh.expert]

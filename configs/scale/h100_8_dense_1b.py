@@ -2,12 +2,12 @@
 
     rxt train configs/scale/h100_8_dense_1b.py --data.source.path TRAIN --data.evaluation-source.path HELD_OUT
 
-Parameters and moments are split over all devices. Without the devices the check simulates eight and compares with
-80 GB each, which is an estimate: the compiler for the CPU makes other buffers.
+Every device has all parameters and moments, and its own rows. Without the devices the check simulates eight and
+compares with what an H100 has, which is an estimate: the compiler for the CPU makes other buffers.
 
     rxt compile-check configs/scale/h100_8_dense_1b.py --topology cpu:8 --memory 74
 
-says what fits; what it said stands in benchmarks/scaling.md. No run of this recipe has been measured. `TRAIN` and
+says what fits; what it said stands in benchmarks/scaling_hosts.md. No run of this recipe has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 
@@ -32,7 +32,7 @@ run = StageRun(stage=JointPretraining(), updates=40_000, batch_size=64, optimize
 recipe = Recipe(
     name="h100_8_dense_1b",
     model=presets.dense_1b(),
-    mesh=MeshConfig(data=1, fsdp=8),
+    mesh=MeshConfig(data=8),
     data=DataConfig(
         source=FileData(path="train.jsonl"),
         evaluation_source=FileData(path="held_out.jsonl"),
@@ -44,6 +44,6 @@ recipe = Recipe(
     stages={
         "joint_pretraining": run,
         "interaction_sft": replace(run, stage=InteractionSft(), updates=10_000),
-        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=16),
+        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=32),
     },
 )

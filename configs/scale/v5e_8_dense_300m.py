@@ -2,11 +2,11 @@
 
     rxt train configs/scale/v5e_8_dense_300m.py --data.source.path TRAIN --data.evaluation-source.path HELD_OUT
 
-Parameters and moments are split over all devices.
+Every device has all parameters and moments, and its own rows.
 
     rxt compile-check configs/scale/v5e_8_dense_300m.py --topology v5e:2x4
 
-says what fits; what it said stands in benchmarks/scaling.md. No run of this recipe has been measured. `TRAIN` and
+says what fits; what it said stands in benchmarks/scaling_hosts.md. No run of this recipe has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 
@@ -31,7 +31,7 @@ run = StageRun(stage=JointPretraining(), updates=40_000, batch_size=64, optimize
 recipe = Recipe(
     name="v5e_8_dense_300m",
     model=presets.dense_300m(),
-    mesh=MeshConfig(data=1, fsdp=8),
+    mesh=MeshConfig(data=8),
     data=DataConfig(
         source=FileData(path="train.jsonl"),
         evaluation_source=FileData(path="held_out.jsonl"),
@@ -43,6 +43,6 @@ recipe = Recipe(
     stages={
         "joint_pretraining": run,
         "interaction_sft": replace(run, stage=InteractionSft(), updates=10_000),
-        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=16, accumulation=2),
+        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=32),
     },
 )

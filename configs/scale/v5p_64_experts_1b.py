@@ -2,11 +2,11 @@
 
     rxt train configs/scale/v5p_64_experts_1b.py --data.source.path TRAIN --data.evaluation-source.path HELD_OUT
 
-Experts are split over eight devices, and so are rows; everything else over four.
+Experts are split over eight devices; the rest is whole on every device, and rows are split over all.
 
     rxt compile-check configs/scale/v5p_64_experts_1b.py --topology v5p:2x4x4
 
-says what fits; what it said stands in benchmarks/scaling.md. No run of this recipe has been measured. `TRAIN` and
+says what fits; what it said stands in benchmarks/scaling_hosts.md. No run of this recipe has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 
@@ -31,7 +31,7 @@ run = StageRun(stage=JointPretraining(), updates=40_000, batch_size=256, optimiz
 recipe = Recipe(
     name="v5p_64_experts_1b",
     model=presets.experts_1b(),
-    mesh=MeshConfig(data=1, fsdp=4, expert=8),
+    mesh=MeshConfig(data=4, expert=8),
     data=DataConfig(
         source=FileData(path="train.jsonl"),
         evaluation_source=FileData(path="held_out.jsonl"),
@@ -43,6 +43,6 @@ recipe = Recipe(
     stages={
         "joint_pretraining": run,
         "interaction_sft": replace(run, stage=InteractionSft(), updates=10_000),
-        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=64),
+        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=128),
     },
 )

@@ -202,6 +202,20 @@ def test_presets_have_the_published_number_of_parameters(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "millions"), [("dense_300m", 313), ("dense_1b", 948), ("experts_300m", 293), ("experts_1b", 926)]
+)
+def test_presets_for_accelerators_are_as_large_as_they_are_called_and_have_sizes_that_matrix_units_want(name, millions):
+    config = presets.PRESETS[name]()
+    counts, _ = count_parameters(config)
+    assert round(sum(counts.values()) / 1e6) == millions
+    feed_forward = config.decoder.feed_forward
+    widths = (config.embed_dim, config.vocab_size, config.num_slots, feed_forward.mlp_dim, config.max_length)
+    assert all(width % 256 == 0 for width in widths)
+    attentions = (config.encoder.attention, config.decoder.cross_attention, config.memory_attention.layer.attention)
+    assert {attention.head_dim for attention in attentions} == {128}
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_layers": 0}, "num_layers must be at least 1"),

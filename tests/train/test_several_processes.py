@@ -21,6 +21,7 @@ from small import small_recipe
 from rxt_jax import run as runs
 from rxt_jax.cli.main import main
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.processes import start_processes
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
 from rxt_jax.sharding import MeshConfig, make_mesh
@@ -179,3 +180,29 @@ def test_a_launch_that_is_not_meant_is_refused_before_anything_begins(tmp_path, 
     config.write_text(RECIPE, encoding="utf-8")
     assert main(["train", str(config), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "joins"),
+    [
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}, True),
+        ({"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"JAX_COORDINATOR_ADDRESS": "here:1"}, True),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_launchers_say_themselves_how_many_they_started(monkeypatch, variables, joins):
+    for name in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_COORDINATOR_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    called = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **named: called.append((given, named)))
+    assert start_processes() == (0, 1)
+    assert called == ([((), {})] if joins else [])
+    start_processes("here:1", 2, 1)
+    assert called[-1][0] == ("here:1", 2, 1)

@@ -1,12 +1,12 @@
-"""The model of 300 million parameters with 16 experts on eight TPU v6e, one host.
+"""The dense model of a billion parameters on eight TPU v6e, one host.
 
-    rxt train configs/scale/v6e_8_experts_300m.py --data.source.path TRAIN --data.evaluation-source.path HELD_OUT
+    rxt train configs/scale/v6e_8_dense_1b.py --data.source.path TRAIN --data.evaluation-source.path HELD_OUT
 
 Parameters and moments are split over all devices.
 
-    rxt compile-check configs/scale/v6e_8_experts_300m.py --topology v6e:2x4
+    rxt compile-check configs/scale/v6e_8_dense_1b.py --topology v6e:2x4
 
-says what fits; what it said stands in benchmarks/scaling.md. No run of this recipe has been measured. `TRAIN` and
+says what fits; what it said stands in benchmarks/scaling_hosts.md. No run of this recipe has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 
@@ -29,8 +29,8 @@ loop = LoopConfig(log_every=20, evaluate_every=1000, save_every=1000)
 run = StageRun(stage=JointPretraining(), updates=40_000, batch_size=64, optimizer=optimizer, loop=loop)
 
 recipe = Recipe(
-    name="v6e_8_experts_300m",
-    model=presets.experts_300m(),
+    name="v6e_8_dense_1b",
+    model=presets.dense_1b(),
     mesh=MeshConfig(data=1, fsdp=8),
     data=DataConfig(
         source=FileData(path="train.jsonl"),
@@ -43,6 +43,6 @@ recipe = Recipe(
     stages={
         "joint_pretraining": run,
         "interaction_sft": replace(run, stage=InteractionSft(), updates=10_000),
-        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=16),
+        "memory_aware": replace(run, stage=MemoryAware(), updates=10_000, batch_size=32),
     },
 )
