@@ -213,8 +213,8 @@ class _StageInFolder:
         measured = None
         if run.loop.evaluate_every:
             measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
-        sample = self._sampler(held_out, encoder, beginning) if run.loop.sample_every else None
-        act = self._acting()
+        act, led = self._acting(), self._acting(held_out=True)
+        sample = self._sampler(held_out, encoder, beginning, led) if run.loop.sample_every else None
         # Only what acts carries something of a batch's shape.
         example = None
         if act is not None:
@@ -238,7 +238,7 @@ class _StageInFolder:
             accumulation=run.accumulation,
             state_shardings=shardings,
         )
-        evaluate = None if measured is None else self._held_out_loss(measured, self._acting(held_out=True))
+        evaluate = None if measured is None else self._held_out_loss(measured, led)
         began = time.perf_counter()
         result = run_loop(
             self.name,
@@ -325,8 +325,7 @@ class _StageInFolder:
         options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out}
         return make_acting(self.graphdef, self.run.stage, self.tokenizer, **options)
 
-    def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: _Beginning) -> Any:
-        act = self._acting(held_out=True)
+    def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: _Beginning, act: Any) -> Any:
         if act is None:
             raise ValueError(
                 f"stages.{self.name}.loop.sample_every = {self.run.loop.sample_every} wants conversations that the "
