@@ -100,8 +100,8 @@ class StageInFolder:
         measured = None
         if run.loop.evaluate_every:
             measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
-        sample = self._sampler(held_out, encoder, beginning) if run.loop.sample_every else None
-        act = self._acting()
+        act, led = self._acting(), self._acting(held_out=True)
+        sample = self._sampler(held_out, encoder, beginning, led) if run.loop.sample_every else None
         if act is not None and jax.process_count() > 1:
             raise ValueError(
                 f"{self.name} ({run.stage.kind}) acts with the state at hand, which several processes cannot do yet. "
@@ -130,7 +130,7 @@ class StageInFolder:
             accumulation=run.accumulation,
             state_shardings=shardings,
         )
-        evaluate = None if measured is None else self._held_out_loss(measured, self._acting(held_out=True))
+        evaluate = None if measured is None else self._held_out_loss(measured, led)
         began = time.perf_counter()
         result = run_loop(
             self.name,
@@ -221,8 +221,7 @@ class StageInFolder:
         options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out}
         return make_acting(self.graphdef, self.run.stage, self.tokenizer, **options)
 
-    def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: Beginning) -> Any:
-        act = self._acting(held_out=True)
+    def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: Beginning, act: Any) -> Any:
         if act is None:
             raise ValueError(
                 f"stages.{self.name}.loop.sample_every = {self.run.loop.sample_every} wants conversations that the "

@@ -337,7 +337,7 @@ def test_eight_devices_act_and_learn_as_one(mesh):
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     """Trajectories, replay, memories, reference, critic and their moments included."""
     monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
-    stage = replace(REPLAYED, minibatches=2, rollout=RolloutConfig(answer_length=8))
+    stage = replace(REPLAYED, minibatches=2, update_epochs=1, rollout=RolloutConfig(answer_length=4))
     recipe = small_recipe(tmp_path / "whole", {"reinforced": stage})
     loop = LoopConfig(log_every=1, evaluate_every=2, sample_every=2)
     recipe = replace(
