@@ -47,7 +47,7 @@ HEAD = """# The papers' tables
 What the papers on the Reactive Transformer, on Sparse Query Attention and on TensorBLEU report, and the same comparison measured on this
 implementation. Ratios stand beside ratios: data, sizes and machines differ, so the numbers themselves cannot be compared. What stands under *ours* was
 measured in one run each, by the command above it, on the machine that it names. Nothing published could be measured again here: neither the weights of
-these tables nor their data are in this repository. The figures are in [paper_tables.json](paper_tables.json).
+these tables nor their data are in this repository. The figures are in `benchmarks/paper_tables.json`.
 
 [RxT]: https://arxiv.org/abs/2510.03561
 [SQA]: https://arxiv.org/abs/2510.01817
@@ -93,7 +93,7 @@ def _quality(found: dict[str, Any] | None) -> Iterable[str]:
     yield (
         "**Where we differ.** The published baseline has 22 M parameters against 12 to 160 M; ours has as many as the model with memory. "
         "On the dialogues of before both of ours answered conversations of the trained length equally well, and beyond that length only the one with memory did "
-        "([baseline.md](baseline.md)). So we do not reproduce that memory is better than reading the conversation within the trained length.\n"
+        "(`benchmarks/baseline.md`). So we do not reproduce that memory is better than reading the conversation within the trained length.\n"
     )
 
 
@@ -156,7 +156,10 @@ def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
 
 
 def _attention_loss(found: dict[str, Any] | None) -> Iterable[str]:
-    yield from _title("Attention variants: loss", "attention-loss", found)
+    command = "attention-loss"
+    if found:
+        command += f" --updates {found['updates']} --rows {found['rows']} --train-length {found['length']}"
+    yield from _title("Attention variants: loss", command, found)
     base = ATTENTION["MHA"]
     ours = found["by_variant"] if found else {}
     rows = []
@@ -195,7 +198,7 @@ def _bleu(found: dict[str, Any] | None) -> Iterable[str]:
     yield from _table(head, rows)
     yield (
         "**Where we differ.** How many times faster. Published: NLTK on a CPU against a GPU. Ours: both on the same CPU, so what is left of the factor is the algorithm alone "
-        "([bleu_speed.md](bleu_speed.md)). The numbers agree with NLTK's; the command checks it. We have not measured a GPU.\n"
+        "(`benchmarks/bleu_speed.md`). The numbers agree with NLTK's; the command checks it. We have not measured a GPU.\n"
     )
 
 

@@ -13,13 +13,15 @@ ray = pytest.importorskip("ray", reason="the extra `ray` is optional")
 
 
 @pytest.mark.slow
-def test_replicas_go_on_with_each_others_conversations(parrot, tmp_path):
+def test_replicas_go_on_with_each_others_conversations(parrot, tmp_path, monkeypatch):
     from ray import serve
+    from ray.serve._private import api
 
     from rxt_jax.run_folder import write_run
     from rxt_jax.server.ray_adapter import ray_application
 
     write_run(tmp_path / "parrot", *parrot)
+    monkeypatch.setattr(api, "HTTP_PROXY_TIMEOUT", 600, raising=False)  # 60 s, and no setting for it
     ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": 8123})
