@@ -146,7 +146,7 @@ def accuracy_of(graphdef, distance: int, rows: int = 512):
 
 def pretrain(graphdef, params, measure, seed: int, distance: int, target: float = 0.5, most: int = 3000):
     """Stage 4 until about half of the answers are right."""
-    stage = MemoryAware(remat=False)
+    stage = MemoryAware(remat="none")
     optimizer = optimizer_of(stage, params, 3e-3)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=seed)
@@ -195,7 +195,8 @@ def main() -> None:
             f"seed {seed}: stage 4 right {start:.2f} after {updates} updates, {time.perf_counter() - began:.0f} s",
             flush=True,
         )
-        for name in options.algorithms:
+        done = {each["algorithm"] for each in found if each["seed"] == seed}
+        for name in (name for name in options.algorithms if name not in done):
             began = time.perf_counter()
             curve = reinforce(
                 graphdef, params, make_stage(name), measure, seed, options.distance, options.updates, options.rate

@@ -38,7 +38,7 @@ def stage_run(way: str, reinforced: Recipe, toy: Recipe, updates: int) -> StageR
         return replace(run, updates=updates)
     if way == "online_preference":
         rollout = RolloutConfig(group="branch", group_size=4, continuation="best", answer_length=20)
-        stage = OnlineMemoryPreference(reward=run.stage.reward, rollout=rollout, sft_weight=0.1, remat=False)
+        stage = OnlineMemoryPreference(reward=run.stage.reward, rollout=rollout, sft_weight=0.1, remat="none")
         return replace(run, stage=stage, updates=updates)
     # More of the same: as stage 4 ended, at a rate that its schedule still had after half of it.
     more = toy.stages["memory_aware"]

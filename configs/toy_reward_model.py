@@ -29,7 +29,7 @@ recipe = replace(
     model=replace(reinforced.model, reward_model=RewardModelConfig()),
     stages={
         "reward": StageRun(
-            stage=RewardModeling(remat=False),
+            stage=RewardModeling(remat="none"),
             data=replace(reinforced.data.source, preferences=True),
             updates=300,
             batch_size=16,

@@ -194,6 +194,7 @@ _OLD_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
     ("AttentionConfig", "implementation"): {"reference": "einsum"},
     ("DirectMemoryPreference", "memory_rule"): {"reference": "published", "document": "first_described"},
     ("DataConfig", "end_every_answer"): {True: False, False: True},
+    ("Stage", "remat"): {True: "full", False: "none"},
 }
 """Values of fields (by the names they had) that earlier versions wrote, and what they are called now."""
 

@@ -7,30 +7,38 @@ A dimension that a mesh axis does not divide is an error, unless the config of t
 whole: then it is listed when a run starts.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 __all__ = [
     "AXIS_RULES",
+    "BATCH_AXES",
     "Indivisible",
     "MeshConfig",
+    "batch_parts",
     "batch_shardings",
     "describe_indivisible",
     "find_indivisible",
     "make_mesh",
     "parameter_shardings",
+    "parameter_spec",
     "place_batch",
     "process_rows",
     "state_shardings",
 ]
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
+
+BATCH_AXES = ("data", "fsdp", "expert")
+"""Mesh axes that split the rows of a batch; with `tensor` devices share what a row needs."""
 
 AXIS_RULES: dict[str, str | None] = {
     "vocab": "tensor",
@@ -62,7 +70,7 @@ class MeshConfig:
     tensor: int = 1
     """Parts of heads, feed-forward width and vocabulary."""
     expert: int = 1
-    """Parts of the experts."""
+    """Parts of the batch and of the experts."""
     replicate_indivisible: tuple[str, ...] = ()
     """Axes of parameters (keys of `AXIS_RULES`) that may be whole on every device where the mesh does not divide them;
     any other one that it does not divide is an error. `("kv_heads",)` is usual where `tensor` exceeds their number."""
@@ -80,7 +88,11 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """Arrange devices as the config says; a shape that does not fit them is an error."""
+    """Arrange devices as the config says; a shape that does not fit them is an error.
+
+    Neighbours in a mesh are neighbours in the network (`jax.make_mesh`). Slices of accelerators that are joined by a
+    slower network are parts of `data`, which talks least.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [getattr(config, name) for name in MESH_AXES]
     known = int(np.prod([size for size in sizes if size != -1]))
@@ -92,7 +104,17 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
             f"mesh ({shape}) needs {int(np.prod(sizes))} devices, but there are {len(devices)}. "
             f"Choose sizes whose product is {len(devices)}, or -1 for one of them."
         )
-    return Mesh(np.array(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
+    types = (AxisType.Auto,) * len(sizes)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise ValueError(
+            f"mesh.data = {sizes[0]} must be a multiple of the {slices} slices that the devices belong to, because the "
+            f"network between slices is for data alone. Raise data, or use the devices of one slice."
+        )
+    inside, between = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1, 1]
+    return Mesh(create_hybrid_device_mesh(inside, between, devices), MESH_AXES, axis_types=types)
 
 
 class Indivisible(NamedTuple):
@@ -137,10 +159,11 @@ def parameter_shardings(
             f"Choose other mesh sizes or another model, or keep them whole on every device by "
             f"mesh.replicate_indivisible = {axes}."
         )
-    return {path: NamedSharding(mesh, _spec(variable, mesh)) for path, variable in parameters.items()}
+    return {path: NamedSharding(mesh, parameter_spec(variable, mesh)) for path, variable in parameters.items()}
 
 
-def _spec(variable: Any, mesh: Mesh) -> P:
+def parameter_spec(variable: Any, mesh: Mesh | AbstractMesh) -> P:
+    """Say which mesh axis splits each dimension of a parameter; what does not divide stays whole."""
     spec: list[str | None] = [None] * len(variable.shape)
     for place, _, size, target in _meant(variable):
         if target not in spec and size % mesh.shape[target] == 0:
@@ -149,7 +172,7 @@ def _spec(variable: Any, mesh: Mesh) -> P:
 
 
 def _indivisible(path: str, variable: Any, mesh: Mesh) -> Iterator[Indivisible]:
-    spec = _spec(variable, mesh)
+    spec = parameter_spec(variable, mesh)
     for _, axis, size, target in _meant(variable):
         if target not in spec:  # it would be, had it divided this dimension or another one
             yield Indivisible(path, axis, size, target, mesh.shape[target])
@@ -192,23 +215,29 @@ def state_shardings(
 
 
 def batch_shardings(batch: Any, mesh: Mesh, batch_axis: int, rows: int | None = None) -> Any:
-    """Split the rows of a batch over `data` and `fsdp`.
+    """Split the rows of a batch over `BATCH_AXES`.
 
     `rows` of the whole batch, where `batch` is a process's part of it; None = it is the whole.
     """
-    rows = jax.tree.leaves(batch)[0].shape[batch_axis] if rows is None else rows
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % parts:
+    count = jax.tree.leaves(batch)[0].shape[batch_axis] if rows is None else rows
+    parts = batch_parts(mesh)
+    if count % parts:
         raise ValueError(
-            f"batch_size = {rows} must be a multiple of data × fsdp = {parts}. Change the batch size or the mesh."
+            f"batch_size = {count} must be a multiple of {' × '.join(BATCH_AXES)} = {parts}. "
+            f"Change the batch size or the mesh."
         )
 
     def place(leaf: Any) -> NamedSharding:
         spec: list[Any] = [None] * leaf.ndim
-        spec[batch_axis] = ("data", "fsdp")
+        spec[batch_axis] = BATCH_AXES
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree.map(place, batch)
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Count the parts that the rows of a batch are split into: devices that have rows of their own."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def process_rows(mesh: Mesh, rows: int) -> tuple[int, ...] | None:

@@ -47,8 +47,8 @@ class BenchmarkOptions:
     """Tokens of an interaction; without it the preset's."""
     steps: int = 3
     """Steps that are timed, after one that compiles."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations."""
     json: bool = False

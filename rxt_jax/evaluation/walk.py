@@ -23,7 +23,7 @@ from rxt_jax.evaluation.groups import group_rows, ungroup
 from rxt_jax.model.episode import scan_findings, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.nn.parameters import flat_parameters
-from rxt_jax.sharding import batch_shardings, make_mesh, state_shardings
+from rxt_jax.sharding import batch_parts, batch_shardings, make_mesh, state_shardings
 from rxt_jax.stages.memory_writing import write_previous
 from rxt_jax.types import Array, EpisodeBatch, Interaction, Key
 
@@ -65,7 +65,7 @@ class PlacedModel(NamedTuple):
     @property
     def parts(self) -> int:
         """Count the devices that have rows of their own."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return 1 if self.mesh is None else batch_parts(self.mesh)
 
 
 class _Step(NamedTuple):

@@ -6,6 +6,7 @@ Source: docs/method.md, eq. 63 and §16.1.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.model.calls import add_up_calls
+from rxt_jax.nn.projection import Projection
+from rxt_jax.row_sharding import map_rows
 
 __all__ = [
     "TokenLogProbs",
@@ -64,9 +67,20 @@ def projected_token_log_probs(
 
     An answer is a fraction of its row and the head a large share of a small model's work. The scored positions of every
     few neighbouring rows are moved to the front and projected in chunks of at most 64 tokens of a row; chunks without
-    one are skipped, and logits are computed again in the backward pass. Rows of a shard stay on their device as long as
-    it holds a multiple of four.
+    one are skipped, and logits are computed again in the backward pass. On a mesh every device does so with its own
+    rows, as long as `project` is a `Projection`, which says what its parameters are: the head is gathered once for all
+    chunks, and so is its gradient added up.
     """
+    if not isinstance(project, Projection):
+        return _score_rows(project, hidden, targets, mask)
+
+    def own(rows: Any, parameters: Any, _: tuple[str, ...]) -> tuple[TokenLogProbs, tuple[()]]:
+        return _score_rows(replace(project, parameters=parameters), *rows), ()
+
+    return map_rows(own, (hidden, jnp.asarray(targets), jnp.asarray(mask)), project.parameters)[0]
+
+
+def _score_rows(project: Project, hidden: Array, targets: Array, mask: Array) -> TokenLogProbs:
     chunks = _Chunks.of(mask)
 
     def score_chunk(carry: None, chunk: tuple[Array, Array, Array]) -> tuple[None, TokenLogProbs]:
@@ -95,8 +109,24 @@ def projected_token_loss(
     """Return −Σ weight · log-probability over the scored positions, and what `projected_token_log_probs` gives.
 
     Where nothing but this sum has a gradient, logits need not be computed twice: the slope of a chunk is computed with
-    it (`model.calls.add_up_calls`). Weights are constants, and the log-probabilities pass on no gradient.
+    it (`model.calls.add_up_calls`). Weights are constants, and the log-probabilities pass on no gradient. On a mesh it
+    is as with `projected_token_log_probs`.
     """
+    if not isinstance(project, Projection):
+        return _add_up_rows(project, hidden, targets, mask, weights)
+
+    def own(rows: Any, parameters: Any, over: tuple[str, ...]) -> tuple[TokenLogProbs, Array]:
+        total, found = _add_up_rows(replace(project, parameters=parameters), *rows)
+        return found, jax.lax.psum(total, over) if over else total
+
+    rows = (hidden, *(jnp.asarray(each) for each in (targets, mask, weights)))
+    found, total = map_rows(own, rows, project.parameters)
+    return total, found
+
+
+def _add_up_rows(
+    project: Project, hidden: Array, targets: Array, mask: Array, weights: Array
+) -> tuple[Array, TokenLogProbs]:
     chunks = _Chunks.of(mask)
     targets, mask, weights = (chunks.cut(x) for x in (targets, mask, weights))
 

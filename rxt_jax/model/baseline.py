@@ -5,7 +5,7 @@ same cache. Source: docs/method.md, eq. 53.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,12 +13,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.compatibility import Compatibility
 from rxt_jax.model.config import FeedForwardChoice
-from rxt_jax.model.decoder import Decoder, KeyValueCache, MemoryProjection
+from rxt_jax.model.decoder import Decoder, KeyValueCache, MemoryProjection, norm_before_head
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.layers import LayerConfig
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.norms import NormKind
+from rxt_jax.nn.projection import Projection
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
 __all__ = ["BaselineConfig", "BaselineTransformer"]
@@ -56,10 +59,13 @@ class BaselineConfig:
     """Type of activations; parameters, norms, softmax and losses stay float32."""
     scan_unroll: int = 1
     """Layers that share one scan step: more is faster to run and slower to compile."""
+    remat: str = "none"
+    """What of a layer is kept for the gradient: none (all of it), full, names or offload (`nn/remat.py`)."""
     compatibility: Compatibility = field(default_factory=Compatibility)
     """Published behaviour, off by default."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("vocab_size", "embed_dim", "num_layers", "max_length", "scan_unroll"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -108,19 +114,19 @@ class BaselineTransformer(nnx.Module):
         empty = jnp.zeros((0, len(ids), 1, self.config.embed_dim), self.config.dtype)
         return self.decoder(self._embed(ids), token_mask, empty, key=key)
 
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Apply the head, or the embedding table where they are tied, in float32."""
+    @property
+    def logits(self) -> Projection:
+        """The head, or the embedding table where they are tied: hidden states `[... D]` → logits `[... V]`, float32."""
         if not self.config.tie_embeddings:
-            return self.decoder.logits(hidden)
-        normed = self.decoder.normed(hidden)
-        table = self.embedding.table[...].astype(normed.dtype)
-        return jnp.matmul(normed, table.T, preferred_element_type=jnp.float32)
+            return self.decoder.logits
+        return Projection.of(_apply_table, {"embedding": self.embedding, **self.decoder.before_head})
 
     def decode(
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: None = None, *, key: Key | None = None
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
-        return self.logits(self.decode_hidden(ids, token_mask, key=key)[0])
+        logits = self.logits(self.decode_hidden(ids, token_mask, key=key)[0])
+        return constrain(logits, ("batch", None, "vocab"))
 
     def project_memory(self, memory: object = None) -> MemoryProjection:
         """Return nothing to read."""
@@ -148,4 +154,10 @@ class BaselineTransformer(nnx.Module):
         return self.logits(hidden), cache
 
     def _embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.embedding(ids).astype(self.config.dtype)
+        return constrain(self.embedding(ids).astype(self.config.dtype), ("batch", None, None))
+
+
+def _apply_table(modules: dict[str, Any], hidden: Array) -> Array:
+    normed = norm_before_head(modules, hidden)
+    table = modules["embedding"].table[...].astype(normed.dtype)
+    return jnp.matmul(normed, table.T, preferred_element_type=jnp.float32)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from rxt_jax.nn.remat import rematerialised
+
 __all__ = ["add_up_calls", "call_together", "join_rows", "split_rows"]
 
 
@@ -22,14 +24,14 @@ def call_together(
     needed: Bool[Array, "I"],
     *,
     most: int = 1,
-    remat: bool = True,
+    remat: str = "full",
 ) -> PyTree:
     """Apply `function(interactions[c ...], number) -> results[c ...]` to I interactions, about `most` at a time.
 
     `number` is that of the first interaction of a call. All leaves have a leading I. Calls are as equal as they can be
     and have one shape: the last one is filled up with zeros. A call none of whose interactions is `needed` does not
-    run; its results are zeros. With `remat` what a call computes is computed again for the gradient, so that one call's
-    activations exist at a time.
+    run; its results are zeros. What `remat` does not keep of a call is computed again for the gradient (`nn/remat.py`),
+    so that with `full` one call's activations exist at a time.
     """
     together = _together(len(needed), most)
 
@@ -37,9 +39,9 @@ def call_together(
         given, needed, number = inputs
         return carry, _run_if(jnp.any(needed), lambda given: function(given, number), given)
 
-    if remat:
-        body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
-    _, results = jax.lax.scan(body, None, (*_cut((interactions, needed), together), _numbers(len(needed), together)))
+    _, results = jax.lax.scan(
+        rematerialised(body, remat), None, (*_cut((interactions, needed), together), _numbers(len(needed), together))
+    )
     return _uncut(results, len(needed))
 
 

@@ -10,6 +10,7 @@ from rxt_jax.nn.layers import LayerConfig
 from rxt_jax.nn.memory_layer import MemoryLayerConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import NormKind
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.nn.rotary import RotaryConfig
 
 __all__ = [
@@ -148,6 +149,8 @@ class ModelConfig:
     """Type of activations; parameters, norms, softmax and losses stay float32."""
     scan_unroll: int = 1
     """Layers that share one scan step: more is faster to run and slower to compile."""
+    remat: str = "none"
+    """What of a layer is kept for the gradient: none (all of it), full, names or offload (`nn/remat.py`)."""
     critic: CriticConfig | None = None
     """None: the model has no critic; only reinforcement with values needs one."""
     reward_model: RewardModelConfig | None = None
@@ -156,6 +159,7 @@ class ModelConfig:
     """Published behaviour, off by default."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in (
             "vocab_size",
             "embed_dim",

@@ -12,11 +12,12 @@ from rxt_jax.nn.layers import CachedKeys, LayerConfig, TokenContext, Transformer
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
+from rxt_jax.nn.projection import Projection
 from rxt_jax.nn.stack import LayerStack, join_layers
 from rxt_jax.ops.attention import AttentionMask, document_positions
 from rxt_jax.types import Key
 
-__all__ = ["Decoder", "KeyValueCache", "MemoryProjection"]
+__all__ = ["Decoder", "KeyValueCache", "MemoryProjection", "norm_before_head"]
 
 
 @runtime_checkable
@@ -29,6 +30,8 @@ class DecoderLayout(Protocol):
     def embed_dim(self) -> int: ...
     @property
     def scan_unroll(self) -> int: ...
+    @property
+    def remat(self) -> str: ...
     @property
     def compatibility(self) -> Compatibility: ...
     @property
@@ -69,6 +72,7 @@ class Decoder(nnx.Module):
                 layers,
                 lambda layer, rngs: TransformerLayer(config.embed_dim, layer, rngs=rngs),
                 unroll=config.scan_unroll,
+                remat=config.remat,
                 rngs=rngs,
             )
 
@@ -165,16 +169,17 @@ class Decoder(nnx.Module):
         hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None)
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
-    @jax.named_scope("head")
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Apply the head; products accumulate and come out in float32."""
+    @property
+    def logits(self) -> Projection:
+        """Map hidden states `[... D]` to logits `[... V]`; products accumulate and come out in float32."""
         if self.head is None:
             raise ValueError("this decoder was made without a head; its model has the logits")
-        return self.head(self.normed(hidden), wide=True)
+        return Projection.of(_apply_head, {"head": self.head, **self.before_head})
 
-    def normed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Apply the norm before the head, if there is one."""
-        return hidden if self.head_norm is None else self.head_norm(hidden)
+    @property
+    def before_head(self) -> dict[str, nnx.Module]:
+        """Return what hidden states go through before a head: a norm, or nothing. See `norm_before_head`."""
+        return {} if self.head_norm is None else {"norm": self.head_norm}
 
     def _context(
         self, token_mask: Array, length: int, memory_mask: Array | None, documents: Array | None
@@ -219,6 +224,16 @@ class Decoder(nnx.Module):
             if number < 2 or self.num_balanced.final:
                 total = total + sum(jnp.sum(balance, axis=0) for balance, _, _ in outputs)
         return x, total / max(self.num_balanced.total, 1), tuple(caches), read
+
+
+def norm_before_head(modules: dict[str, Any], hidden: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Apply the norm before a head, if there is one among the modules of a projection."""
+    return modules["norm"](hidden) if "norm" in modules else hidden
+
+
+@jax.named_scope("head")
+def _apply_head(modules: dict[str, Any], hidden: Array) -> Array:
+    return modules["head"](norm_before_head(modules, hidden), wide=True)
 
 
 class _Balanced(NamedTuple):

@@ -23,6 +23,7 @@ class Encoder(nnx.Module):
             config.encoder_layers(),
             lambda layer, rngs: TransformerLayer(config.embed_dim, layer, rngs=rngs),
             unroll=config.scan_unroll,
+            remat=config.remat,
             rngs=rngs,
         )
         self.zero_padding = config.compatibility.zero_padding

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rxt_jax.nn.remat import rematerialised
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import EpisodeBatch, Interaction, Key, Metrics
 
 __all__ = [
@@ -84,7 +86,7 @@ def scan_interactions(
     key: Key | None,
     *,
     memory_gradient_steps: int | None = None,
-    remat: bool = True,
+    remat: str = "full",
     batch_axes: int | PyTree = 1,
     start: int | Int[Array, ""] = 0,
 ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
@@ -95,7 +97,8 @@ def scan_interactions(
     memory writes, `None` all of them: interaction 0 writes nothing, so the memory is detached
     before the interactions k + 1, 2k + 1, …; a learned initial memory is therefore always within
     reach of the first k writes. `start` is the number of interactions that the episode already
-    had (an episode walked in windows). The key of interaction i is `fold_in(key, i)`. Source:
+    had (an episode walked in windows). `remat` says what of an interaction is kept for the gradient
+    (`nn/remat.py`). The key of interaction i is `fold_in(key, i)`. Source:
     docs/method.md, eq. 76.
     """
     memory, (losses, metrics, _) = _walk(
@@ -112,7 +115,7 @@ def scan_memories(
     key: Key | None,
     *,
     memory_gradient_steps: int | None = None,
-    remat: bool = True,
+    remat: str = "full",
     start: int | Int[Array, ""] = 0,
 ) -> tuple[PyTree, Any]:
     """Run an objective that only writes; return the memory and the metrics of every interaction, `[I ...]`.
@@ -140,7 +143,7 @@ def scan_findings(
     For measurements: no key, no gradient, and the metrics may be any pytree of arrays. Of all memories only the
     current one exists. The rest is that of `scan_interactions`.
     """
-    memory, (_, found, _) = _walk(objective, model, memory, interactions, None, None, False, batch_axes, 0, False)
+    memory, (_, found, _) = _walk(objective, model, memory, interactions, None, None, "none", batch_axes, 0, False)
     return memory, found
 
 
@@ -151,7 +154,7 @@ def _walk(
     interactions: Any,
     key: Key | None,
     memory_gradient_steps: int | None,
-    remat: bool,
+    remat: str,
     batch_axes: int | PyTree,
     start: int | Int[Array, ""],
     keep: bool,
@@ -172,12 +175,20 @@ def _walk(
         # Merged here, not outside: a Variable belongs to the trace that made it.
         here = nnx.merge(graphdef, params, copy=True)
         loss, (updated, metrics) = interaction_objective(here, memory, interaction, fold_key(key, index))
-        memory = keep_rows(interaction.valid, updated, memory, batch_axes)
+        memory = _constrain_rows(keep_rows(interaction.valid, updated, memory, batch_axes), batch_axes)
         return memory, (loss.astype(jnp.float32), metrics, memory if keep else None)
 
-    if remat:
-        # `prevent_cse` guards against an optimisation that cannot reach into a scan, and costs
-        # speed.
-        body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
     indices = start + jnp.arange(interactions.valid.shape[0])
-    return jax.lax.scan(body, memory, (interactions, indices))
+    return jax.lax.scan(rematerialised(body, remat), _constrain_rows(memory, batch_axes), (interactions, indices))
+
+
+def _constrain_rows(memory: PyTree, batch_axes: int | PyTree) -> PyTree:
+    """Split the rows of what is carried over the devices; a loop has one layout for all of its rounds."""
+
+    def part(axis: int, memory: PyTree) -> PyTree:
+        def one(leaf: Array) -> Array:
+            return constrain(leaf, ["batch" if place == axis else None for place in range(leaf.ndim)])
+
+        return jax.tree.map(one, memory)
+
+    return jax.tree.map(part, batch_axes, memory)

@@ -27,6 +27,7 @@ class MemoryAttention(nnx.Module):
             (layer_config,) * config.num_layers,
             lambda layer, rngs: MemoryLayer(config.num_slots, config.embed_dim, layer, rngs=rngs),
             unroll=config.scan_unroll,
+            remat=config.remat,
             rngs=rngs,
         )
         self.variant = layer_config.variant

@@ -14,6 +14,7 @@ from rxt_jax.model.encoder import Encoder
 from rxt_jax.model.initial_memory import LearnedMemory, draw_memory
 from rxt_jax.model.memory_attention import MemoryAttention
 from rxt_jax.nn.linear import Embedding
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
 __all__ = ["MemoryWriter", "Tokens"]
@@ -47,7 +48,9 @@ class MemoryWriter(nnx.Module):
         Whoever calls them in a loop embeds before it: then the slope of the table is added up once.
         """
         is_embedded = jnp.issubdtype(tokens.dtype, jnp.floating)
-        return (tokens if is_embedded else self.embedding(tokens)).astype(self.config.dtype)
+        embedded = (tokens if is_embedded else self.embedding(tokens)).astype(self.config.dtype)
+        rows = 1 if embedded.ndim > 3 else 0  # of `[I B ...]` rows come second
+        return constrain(embedded, ["batch" if place == rows else None for place in range(embedded.ndim)])
 
     def encode(
         self,
@@ -95,4 +98,6 @@ class MemoryWriter(nnx.Module):
             )
         # Noise that a stage adds is float32; the network computes in its own dtype all the same.
         encoded = encoded.astype(self.config.dtype)
-        return self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
+        memory = constrain(memory, (None, "batch", None, None))
+        written = self.memory_attention(memory, encoded, token_mask, key=key).astype(memory.dtype)
+        return constrain(written, (None, "batch", None, None))

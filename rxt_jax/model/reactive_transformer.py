@@ -4,6 +4,8 @@ answer   ← decode(query, memory)
 memory′  ← update_memory(memory, encode(query + answer))
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -19,6 +21,8 @@ from rxt_jax.model.memory_writer import MemoryWriter, Tokens
 from rxt_jax.model.reward_model import RewardModel
 from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.memory_layer import WatchedWrite
+from rxt_jax.nn.projection import Projection
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
 __all__ = ["ReactiveTransformer"]
@@ -83,9 +87,10 @@ class ReactiveTransformer(MemoryWriter):
             key=key,
         )
 
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Apply the decoder's head to hidden states, in float32."""
-        return self.decoder.logits(hidden)
+    @property
+    def logits(self) -> Projection:
+        """The decoder's head, a function of hidden states: `[... D]` → logits `[... V]`, float32."""
+        return self.decoder.logits
 
     def decode(
         self,
@@ -97,7 +102,8 @@ class ReactiveTransformer(MemoryWriter):
         key: Key | None = None,
     ) -> Float[Array, "B T V"]:
         """Return float32 logits of the next token at every position."""
-        return self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
+        logits = self.logits(self.decode_hidden(ids, token_mask, memory, memory_mask=memory_mask, key=key)[0])
+        return constrain(logits, ("batch", None, "vocab"))
 
     def watch_reading(
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
@@ -118,9 +124,10 @@ class ReactiveTransformer(MemoryWriter):
         """
         return self.logits(self.decoder.slot_outputs(memory.astype(self.config.dtype)))
 
-    def masked_language_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Restore masked tokens from the last encoder state."""
-        return self.masked_language_head(hidden)
+    @property
+    def masked_language_logits(self) -> Projection:
+        """The masked-language head, a function of the last encoder states: `[B T D]` → logits `[B T V]`, float32."""
+        return Projection.of(_restore, {"head": self.masked_language_head})
 
     def value(
         self, ids: Int[Array, "B T"], token_mask: Bool[Array, "B T"], memory: Float[Array, "L B S D"]
@@ -157,3 +164,7 @@ class ReactiveTransformer(MemoryWriter):
         if logits_at is not None:
             hidden = jnp.take_along_axis(hidden, logits_at[:, None, None], axis=1)[:, 0]
         return self.decoder.logits(hidden), cache
+
+
+def _restore(modules: dict[str, Any], hidden: Array) -> Array:
+    return modules["head"](hidden)

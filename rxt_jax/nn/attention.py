@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import normal
+from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.rotary import RotaryConfig, rotate
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.attention import AttentionImplementation, AttentionMask, attend, attention_weights
@@ -143,7 +144,7 @@ class Attention(nnx.Module):
         )
         if self.gate is not None:
             attended = attended * activation_function(self.config.gate_activation)(self.gate(x))
-        return self.output(attended)
+        return self.output(named_activation(attended, "attended"))
 
     def weights(
         self,

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rxt_jax.nn.linear import Linear
+from rxt_jax.nn.remat import named_activation
 from rxt_jax.ops.activations import Activation, activation_function
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.types import Key
@@ -55,5 +56,5 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, embed, bias=config.bias, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"], *, key: Key | None = None) -> Float[Array, "... D"]:
-        hidden = gate_hidden(self.config, self.up(x))
+        hidden = named_activation(gate_hidden(self.config, self.up(x)), "hidden")
         return self.down(dropout(hidden, self.config.dropout, key))

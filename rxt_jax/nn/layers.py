@@ -17,8 +17,10 @@ from rxt_jax.nn.attention import Attention, AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.norms import NormKind, make_norm
+from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.ops.attention import AttentionMask
+from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
 __all__ = ["CachedKeys", "LayerConfig", "TokenContext", "TransformerLayer"]
@@ -115,7 +117,8 @@ class TransformerLayer(nnx.Module):
             update, balance = self.feed_forward(normed, context.token_mask, balance_groups=groups, key=keys[2])
         else:
             update = self.feed_forward(normed, key=keys[2])
-        return x + update, balance, cache
+        x = named_activation(constrain(x + update, ("batch", None, None)), "states")
+        return x, balance, cache
 
     def memory_weights(
         self, x: Float[Array, "B T D"], context: TokenContext, memory: CachedKeys

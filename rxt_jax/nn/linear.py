@@ -1,6 +1,7 @@
 """Linear maps between named axes, and the embedding table."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.parameters import Initializer, make_parameter, normal, uniform_fan_in
+from rxt_jax.nn.rounding import rounded_copy, rounded_product
+from rxt_jax.row_sharding import map_rows
 
 __all__ = ["Embedding", "Linear"]
 
@@ -15,9 +18,12 @@ __all__ = ["Embedding", "Linear"]
 class Linear(nnx.Module):
     """y = x W + b, where inputs and outputs may span several axes, such as heads and head width.
 
-    The product is computed in the dtype of x. `wide` accumulates it in float32 and returns that, for logits;
-    `precision` overrides the default of the device, which on accelerators rounds float32 factors.
+    The product is computed in the dtype of x, with a kernel that may be rounded beforehand (`nn/rounding.py`). `wide`
+    accumulates it in float32 and returns that, for logits; `precision` overrides the default of the device, which on
+    accelerators rounds float32 factors.
     """
+
+    rounded_kernels = ("kernel",)
 
     def __init__(
         self,
@@ -38,13 +44,14 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "..."], *, wide: bool = False, precision: jax.lax.Precision | None = None
     ) -> Float[Array, "..."]:
-        y = jnp.tensordot(
-            x,
-            self.kernel[...].astype(x.dtype),
-            axes=self.num_inputs,
-            precision=precision,
-            preferred_element_type=jnp.float32 if wide else x.dtype,
-        )
+        kernel, rounded = self.kernel[...], rounded_copy(self, "kernel")
+        result = jnp.float32 if wide else x.dtype
+        if rounded is not None and rounded.dtype == x.dtype and precision is None:
+            y: Any = rounded_product(x, kernel, rounded, self.num_inputs, result)
+        else:
+            y = jnp.tensordot(
+                x, kernel.astype(x.dtype), axes=self.num_inputs, precision=precision, preferred_element_type=result
+            )
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
@@ -55,4 +62,11 @@ class Embedding(nnx.Module):
         self.table = make_parameter(rngs, normal(std), (vocab_size, embed_dim), ("vocab", "embed"))
 
     def __call__(self, ids: Int[Array, "... T"]) -> Float[Array, "... T D"]:
-        return self.table[...][ids]
+        layout, parameters = nnx.split(self)
+
+        def look_up(ids: Array, parameters: Any, _: tuple[str, ...]) -> tuple[Array, tuple[()]]:
+            return nnx.merge(layout, parameters).table[...][ids], ()
+
+        # Every device looks up its own rows: a table that is split over the width would hand out parts of all rows.
+        # Of `[I B ...]` rows come second.
+        return map_rows(look_up, ids, parameters, row_axis=1 if ids.ndim > 2 else 0)[0]

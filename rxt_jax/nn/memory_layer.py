@@ -15,6 +15,7 @@ from rxt_jax.nn.attention import Attention, AttentionConfig
 from rxt_jax.nn.memory_norms import MemoryNorm, MemoryNormConfig
 from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import make_parameter, normal
+from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.residual_gates import ResidualGate, ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.ops.attention import AttentionMask
@@ -121,7 +122,8 @@ class MemoryLayer(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         slots = self._attend_inwards(slots, mean, encoded.states.dtype, keys[0])
         query, (token_keys, values) = self._ask(slots, encoded)
-        return self.gate(slots, self.attention(query, token_keys, values, encoded.mask, key=keys[1]))
+        read = self.attention(query, token_keys, values, encoded.mask, key=keys[1])
+        return named_activation(self.gate(slots, read), "slots")
 
     def watch(
         self, slots: Float[Array, "B S D"], encoded: EncodedLayer, mean: Float[Array, "B S D"] | None

@@ -7,14 +7,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig, gate_hidden
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.parameters import constant, make_parameter, normal
+from rxt_jax.nn.rounding import rounded_copy
 from rxt_jax.ops.activations import Activation
 from rxt_jax.ops.dropout import dropout
 from rxt_jax.ops.routing import BalanceLoss, Routing, balance_loss, grouped_product, route, sort_by_expert
+from rxt_jax.row_sharding import map_rows
 from rxt_jax.types import Key
 
 __all__ = ["BiasMode", "MixtureConfig", "MixtureOfExperts"]
@@ -69,6 +71,11 @@ class MixtureConfig:
             raise ValueError(f"num_shared_experts must not be negative, got {self.num_shared_experts}.")
         self.expert(self.mlp_dim, bias=False)
 
+    @property
+    def routed_share(self) -> float:
+        """Weight of the routed experts where shared ones are weighed, k/(k + Sh) (docs/method.md, eq. 44)."""
+        return self.experts_per_token / (self.experts_per_token + self.num_shared_experts)
+
     def expert(self, mlp_dim: int, *, bias: bool) -> FeedForwardConfig:
         """Describe one expert as a dense layer."""
         return FeedForwardConfig(
@@ -82,6 +89,8 @@ class MixtureConfig:
 
 class _StackedExperts(nnx.Module):
     """E feed-forward layers in one array each; `axis` is the name of E."""
+
+    rounded_kernels = ("up", "down")
 
     def __init__(self, embed_dim: int, count: int, config: FeedForwardConfig, axis: str, *, rngs: nnx.Rngs):
         self.config = config
@@ -133,54 +142,72 @@ class MixtureOfExperts(nnx.Module):
         With `balance_groups` the rows r, r + groups, r + 2 · groups, … have a loss of their own.
         """
         config = self.config
-        flat = x.reshape(-1, x.shape[-1])
-        routing = route(self._router_logits(flat), config.experts_per_token)
-        real = jnp.ones(len(flat), bool) if token_mask is None else token_mask.reshape(-1)
-
-        def charge(routing: Routing, real: Array) -> Array:
-            return balance_loss(routing, real, config.balance_loss)
-
-        loss = _by_group(charge, balance_groups, len(x), routing, real)
-        weights = routing.weights
-        shared_count = config.num_shared_experts
-        share = config.experts_per_token / (config.experts_per_token + shared_count)
-        if config.weigh_shared and shared_count:
-            weights = weights * share
         keys = (None, None) if key is None else jax.random.split(key)
-        output = self._routed(flat, routing.experts, weights, keys[0])
-        if shared_count:
-            shared, uneven = self._shared(flat, keys[1])
-            output = output + (shared * (1.0 - share) if config.weigh_shared else shared)
+        output, loss = self._route(x, token_mask, balance_groups, keys[0])
+        flat = output.reshape(-1, x.shape[-1])
+        if config.bias == "global":
+            flat = flat + self.bias[...].astype(x.dtype)
+        if config.num_shared_experts:
+            shared, uneven = self._shared(x.reshape(flat.shape), keys[1])
+            flat = flat + (shared * (1.0 - config.routed_share) if config.weigh_shared else shared)
             if uneven is not None:
                 loss = loss + _by_group(jnp.mean, balance_groups, len(x), uneven)
-        return output.reshape(x.shape), loss
+        return flat.reshape(x.shape), loss
 
-    def _router_logits(self, x: Float[Array, "N D"]) -> Float[Array, "N E"]:
-        return self.router(x.astype(self.config.router_dtype), precision=_EXACT)
+    def _route(
+        self, x: Float[Array, "B T D"], token_mask: Bool[Array, "B T"] | None, groups: int | None, key: Key | None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"]]:
+        """Send tokens to their experts, every device its own: sorting those of all devices would have each device
+        compute the experts of all of them."""
+        graphdef, params = nnx.split({"router": self.router, "experts": self.experts})
+        mask = jnp.ones(x.shape[:2], bool) if token_mask is None else token_mask
 
-    def _routed(
+        def local(rows: Any, given: Any, over: tuple[str, ...]) -> tuple[Array, Array]:
+            x, mask, numbers = rows
+            params, key = given
+            if over and key is not None:
+                key = jax.random.fold_in(key, numbers[0])
+            parts = nnx.merge(graphdef, params)
+            flat = x.reshape(-1, x.shape[-1])
+            logits = parts["router"](flat.astype(self.config.router_dtype), precision=_EXACT)
+            routing = route(logits, self.config.experts_per_token)
+
+            def charge(routing: Routing, real: Array) -> Array:
+                return balance_loss(routing, real, self.config.balance_loss, over)
+
+            loss = _by_group(charge, groups, len(x), routing, mask.reshape(-1))
+            weights = routing.weights
+            if self.config.weigh_shared and self.config.num_shared_experts:
+                weights = weights * self.config.routed_share
+            return self._apply(parts["experts"], flat, routing.experts, weights, key).reshape(x.shape), loss
+
+        return map_rows(local, (x, mask, jnp.arange(len(x))), (params, key), multiple=groups or 1)
+
+    def _apply(
         self,
+        stack: "_StackedExperts",
         x: Float[Array, "N D"],
-        experts: Array,
+        experts: Int[Array, "N k"],
         weights: Float[Array, "N k"],
         key: Key | None,
     ) -> Float[Array, "N D"]:
-        stack = self.experts
+        """Apply to every token its experts, and join what they say."""
         places = sort_by_expert(experts, self.config.num_experts)
         expert_of_row = jnp.repeat(places.tile_expert, places.tile)
         rows = jnp.concatenate([x, jnp.zeros_like(x[:1])])[places.token]
-        kernel = stack.up[...]
-        hidden = grouped_product(rows, kernel.reshape(*kernel.shape[:2], -1), places)
-        hidden = hidden.reshape(-1, *kernel.shape[2:])
+        kernel, rounded = stack.up[...], rounded_copy(stack, "up")
+        flat = (*kernel.shape[:2], -1)
+        hidden = grouped_product(
+            rows, kernel.reshape(flat), places, None if rounded is None else rounded.reshape(flat)
+        ).reshape(-1, *kernel.shape[2:])
         if stack.config.bias:
             # Picked before rounding, so that the slopes of an expert's tokens add up in float32.
             hidden = hidden + stack.up_bias[...][expert_of_row].astype(x.dtype)
         hidden = dropout(gate_hidden(stack.config, hidden), self.config.dropout, key)
-        rows = grouped_product(hidden, stack.down[...], places)
+        rows = grouped_product(hidden, stack.down[...], places, rounded_copy(stack, "down"))
         if stack.config.bias:
             rows = rows + stack.down_bias[...][expert_of_row].astype(x.dtype)
-        output = jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
-        return output + self.bias[...].astype(x.dtype) if self.config.bias == "global" else output
+        return jnp.einsum("Nk,NkD->ND", weights.astype(x.dtype), rows[places.place])
 
     def _shared(self, x: Float[Array, "N D"], key: Key | None) -> tuple[Float[Array, "N D"], Array | None]:
         """Return also how unevenly every token mixes the shared experts, `[N E]`, where that is charged for."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rxt_jax.nn.remat import rematerialised
 from rxt_jax.types import Key
 
 __all__ = ["LayerStack", "join_layers", "stack_modules"]
@@ -22,7 +23,10 @@ def stack_modules(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.
 
 
 class LayerStack(nnx.Module):
-    """Layers in order, cut into segments of equal configs, each segment run by one `jax.lax.scan`."""
+    """Layers in order, cut into segments of equal configs, each segment run by one `jax.lax.scan`.
+
+    `remat` says what of a layer is kept for the gradient, see `nn/remat.py`.
+    """
 
     def __init__(
         self,
@@ -30,12 +34,14 @@ class LayerStack(nnx.Module):
         make: Callable[[Any, nnx.Rngs], nnx.Module],
         *,
         unroll: int = 1,
+        remat: str = "none",
         rngs: nnx.Rngs,
     ):
         runs = [(config, len(list(run))) for config, run in itertools.groupby(configs)]
         self.counts = tuple(count for _, count in runs)
         self.configs = tuple(config for config, _ in runs)
         self.unroll = unroll
+        self.remat = remat
         self.segments = nnx.List(
             [stack_modules(lambda rngs, config=config: make(config, rngs), count, rngs) for config, count in runs]
         )
@@ -76,7 +82,8 @@ class LayerStack(nnx.Module):
                 return apply(nnx.merge(graphdef, params), carry, given, layer_key)
 
             indices = start + jnp.arange(count)
-            carry, output = jax.lax.scan(body, carry, (params, given, indices), unroll=min(self.unroll, count))
+            kept = rematerialised(body, self.remat)
+            carry, output = jax.lax.scan(kept, carry, (params, given, indices), unroll=min(self.unroll, count))
             outputs.append(output)
             start += count
         return carry, tuple(outputs)

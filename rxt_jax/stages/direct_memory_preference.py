@@ -26,6 +26,7 @@ from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.operation_count import count_operations, forward_passes
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answer_pairs import answer_pairs, answer_sums, by_interaction, neutral_drift
 from rxt_jax.stages.answer_scoring import Answers, Scored, answers_of, score_answers
 from rxt_jax.stages.memory_writing import WriteReport, row_cosine, write_memories
@@ -86,8 +87,8 @@ class DirectMemoryPreference(EpisodeStage):
     """Factor of the router losses of encoder and decoder; a dense model has none."""
     interactions_per_call: int = 2
     """Interactions of a row that one call of encoder or decoder reads; calls that no row needs are skipped."""
-    remat: bool = True
-    """Whether activations of what writes memory are computed again for the gradient instead of kept."""
+    remat: str = "full"
+    """What of what writes memory is kept for the gradient: none (all of it), full (nothing), names or offload."""
     compatibility: PreferenceCompatibility = field(default_factory=PreferenceCompatibility)
     """Published behaviour, off by default."""
     trainable: tuple[str, ...] = (
@@ -103,6 +104,7 @@ class DirectMemoryPreference(EpisodeStage):
     """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("memory_gradient_steps", "interactions_per_update", "reference_sync_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

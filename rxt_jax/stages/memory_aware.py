@@ -24,6 +24,7 @@ from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, keep_rows, scan_interactions, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.operation_count import episode_operations
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answers import (
     EpisodeNormalisation,
     answer_factors,
@@ -64,8 +65,8 @@ class MemoryAware(EpisodeStage):
     beginning, as far as the data's `max_interactions`."""
     interactions_per_call: int = 1
     """Interactions that one call of encoder or decoder reads; calls that no row needs are skipped."""
-    remat: bool = True
-    """Whether activations of what writes memory are computed again for the gradient instead of kept."""
+    remat: str = "full"
+    """What of what writes memory is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -80,6 +81,7 @@ class MemoryAware(EpisodeStage):
     """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("memory_gradient_steps", "interactions_per_update", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -191,7 +193,8 @@ class MemoryAware(EpisodeStage):
         """Write the past of a window without gradient; rows without one keep their initial memory and its gradient."""
         graphdef, params = nnx.split(model)
         still, memory_before = nnx.merge(graphdef, jax.lax.stop_gradient(params)), jax.lax.stop_gradient(memory)
-        _, (written, _) = scan_interactions(write_without_scoring, still, memory_before, interactions, key, remat=False)
+        walk = (write_without_scoring, still, memory_before, interactions, key)
+        _, (written, _) = scan_interactions(*walk, remat="none")
         return keep_rows(jnp.any(interactions.previous_valid, axis=0), written, memory)
 
     def _forget_rows(self, model: Any, memory: Array, interaction: Interaction, key: Key | None) -> Array:

@@ -26,6 +26,7 @@ from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key, scan_interactions
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.operation_count import count_operations, forward_passes
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.stage import EpisodeStage
 from rxt_jax.types import Array, EpisodeBatch, Key, Metrics
 
@@ -72,12 +73,13 @@ class MemoryPretraining(EpisodeStage):
     (`accumulated`), or nothing in particular (`ignore`)."""
     interactions_per_update: int | None = 1
     """Interactions of a window, after each of which the optimizer updates; None = one update per episode."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = ("memory_attention",)
     """Parameter groups that train; the others stand still."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("weight_shift", "input_noise", "label_noise", "change_penalty"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}. Use 0 to switch it off.")

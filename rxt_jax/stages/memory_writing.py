@@ -64,7 +64,7 @@ def write_memories(
     before_write: BeforeWrite | None = None,
     memory_gradient_steps: int | None = None,
     interactions_per_call: int = 1,
-    remat: bool = True,
+    remat: str = "full",
     start: int | Array = 0,
     skips_first: bool = False,
 ) -> tuple[Array, WriteReport]:
@@ -72,19 +72,17 @@ def write_memories(
 
     Returns the memory that every interaction reads, `[I L B S D]`, and what every write did. The encoder reads about
     `interactions_per_call` interactions in one call. `gradient=False` makes a constant of what is written.
-    `skips_first` says beforehand that no row has a predecessor of the first interaction. With `remat` encoder and
-    memory network are computed again for the gradient; for a single interaction that would spare nothing. The rest is
+    `skips_first` says beforehand that no row has a predecessor of the first interaction. `remat` says what of encoder
+    and memory network is kept for the gradient (`nn/remat.py`); of a single interaction everything is. The rest is
     that of `scan_interactions`.
     """
     count = len(interactions.ids)
-    remat = remat and count > 1
+    remat = remat if gradient and count > 1 else "none"
     skipped = int(skips_first and count > 1)
     encode = _previous_encoder(model, key, gradient, start + skipped)
     later = jax.tree.map(lambda leaf: leaf[skipped:], interactions)
     given = (model.embed(later.previous_ids), later.previous_token_mask, later.previous_valid & later.valid)
-    states, balance = call_together(
-        encode, given, jnp.any(given[2], axis=1), most=interactions_per_call, remat=remat and gradient
-    )
+    states, balance = call_together(encode, given, jnp.any(given[2], axis=1), most=interactions_per_call, remat=remat)
     states, balance = (jnp.pad(x, [(skipped, 0), *[(0, 0)] * (x.ndim - 1)]) for x in (states, balance))
 
     def write(model: Any, memory: Array, encoded: _Encoded, key: Key | None) -> tuple[Array, tuple[Array, Any]]:
@@ -103,7 +101,7 @@ def write_memories(
         _Encoded(interactions, states, balance),
         key,
         memory_gradient_steps=memory_gradient_steps,
-        remat=remat and gradient,
+        remat=remat,
         start=start,
     )
 

@@ -19,6 +19,7 @@ from rxt_jax.data.loader import PreferenceBatches
 from rxt_jax.losses.reward_pairs import RewardPairConfig, reward_pair_losses
 from rxt_jax.model.episode import scan_interactions
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.answer_scoring import Answers, answers_of
 from rxt_jax.stages.memory_writing import row_cosine, write_previous
 from rxt_jax.stages.stage import Stage
@@ -54,8 +55,8 @@ class RewardModeling(Stage):
     """Memory writes that a gradient may cross; None = all of the episode."""
     balance_loss_scale: float = 0.001
     """Factor of the encoder's router loss; a dense model has none."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept, interaction by interaction."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = ("reward_model", "reward_memory")
     """Parameter groups that train: what reads and scores, and what writes the memory that it reads. Without the latter
     that memory stays the one of the model it was copied from."""
@@ -63,6 +64,7 @@ class RewardModeling(Stage):
     """Pairs of an update and the groups that stand still before it."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         if self.memory_gradient_steps is not None and self.memory_gradient_steps < 1:
             raise ValueError(f"memory_gradient_steps must be None or at least 1, got {self.memory_gradient_steps}.")
         if "reward_model" not in self.trainable:

@@ -25,6 +25,7 @@ from rxt_jax.losses.memory_policy import (
 from rxt_jax.losses.policy_gradient import critic_loss
 from rxt_jax.model.episode import scan_interactions
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.nn.remat import check_remat
 from rxt_jax.stages.stage import EpisodeStage
 from rxt_jax.stages.trajectory import Step, Trajectory, first_memory, read_and_score, split_steps
 from rxt_jax.stages.trajectory_metrics import trajectory_metrics
@@ -73,9 +74,8 @@ class TrajectoryLearning(EpisodeStage):
     """Bound of the logits that are scored, None for none."""
     balance_loss_scale: float = 0.01
     """Scale of the routers' balance loss."""
-    remat: bool = True
-    """Whether activations of an interaction are computed again in the backward pass."""
-    """Whether activations of an interaction are computed again in the backward pass."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     trainable: tuple[str, ...] = (
         "embedding",
         "encoder",
@@ -90,6 +90,7 @@ class TrajectoryLearning(EpisodeStage):
     """(update, groups): groups that begin to move later (`stages.reinforcement_plans.unfreeze_plan`)."""
 
     def __post_init__(self) -> None:
+        check_remat(self.remat, "remat")
         for name in ("memory_gradient_steps", "interactions_per_update"):
             value = getattr(self, name)
             if value is not None and value < 1:

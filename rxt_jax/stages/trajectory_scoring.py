@@ -52,5 +52,5 @@ def score_trajectory(
             found["values"] = critic_values(model, answered.memory, step, critic)
         return jnp.float32(0.0), (answered.memory, found)
 
-    _, found = scan_memories(read, model, first_memory(model, made), split_steps(made), None, remat=False)
+    _, found = scan_memories(read, model, first_memory(model, made), split_steps(made), None, remat="none")
     return {name: jnp.asarray(leaf) for name, leaf in found.items()}

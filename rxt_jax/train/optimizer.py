@@ -16,7 +16,7 @@ from flax import nnx
 
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.train.groups import GROUP_PATTERNS, assign_groups, matrix_axes
-from rxt_jax.train.muon import orthogonalised_momentum
+from rxt_jax.train.muon import MatrixKernel, orthogonalised_momentum
 from rxt_jax.train.schedule import ScheduleConfig, learning_rate_factor
 from rxt_jax.types import Array, Metrics
 
@@ -41,6 +41,10 @@ class OptimizerConfig:
     """Decay of the second moment of Adam, of the momentum of Lion."""
     eps: float = 1e-8
     """Added to the root of Adam's second moment."""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the first moment, or momentum, is kept; second moments are float32. `adafactor` has none."""
+    muon_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which Muon orthogonalises, and of the matrices that devices send each other for it."""
     weight_decay: float = 0.01
     """Decoupled, times the rate (docs/method.md, eq. 108)."""
     decay: Literal["all", "matrices"] = "matrices"
@@ -62,6 +66,13 @@ class OptimizerConfig:
             raise ValueError(
                 f"learning_rate must be positive, got {self.learning_rate}. To train nothing, freeze the groups."
             )
+        for name in ("moment_dtype", "muon_dtype"):
+            if getattr(self, name) not in ("float32", "bfloat16"):
+                raise ValueError(f"{name} must be float32 or bfloat16, got {getattr(self, name)!r}.")
+        if self.moment_dtype != "float32" and self.name == "adafactor":
+            raise ValueError(f"adafactor keeps no first moment, so moment_dtype = {self.moment_dtype} has no meaning.")
+        if self.muon_dtype != "float32" and self.name != "muon":
+            raise ValueError(f"muon_dtype = {self.muon_dtype} is for muon, got {self.name}.")
         if self.adam_learning_rate is not None:
             if self.name != "muon":
                 raise ValueError(
@@ -207,11 +218,13 @@ def make_optimizer(
             f"optimizer freezes {sorted(config.frozen)}, the model has "
             f"{sorted(set(group_of.values()))}. Freeze less."
         )
-    matrices = {path: matrix_axes(variable) for path, variable in variables.items()}
-    decayed = frozenset(path for path, axes in matrices.items() if config.decay == "all" or axes is not None)
-    transforms = {
-        group: _transform(config, {path: matrices[path] for path in paths}) for group, paths in members.items()
+    kernels = {
+        path: MatrixKernel(variable.replace(jax.ShapeDtypeStruct(variable.shape, variable.dtype)), *axes)
+        for path, variable in variables.items()
+        if (axes := matrix_axes(variable)) is not None
     }
+    decayed = frozenset(path for path in variables if config.decay == "all" or path in kernels)
+    transforms = {group: _transform(config, paths, kernels) for group, paths in members.items()}
     return Optimizer(
         config=config,
         total_updates=total_updates,
@@ -219,22 +232,24 @@ def make_optimizer(
         starts=starts,
         transforms=transforms,
         decayed=decayed,
-        matrices=frozenset(path for path, axes in matrices.items() if axes is not None),
+        matrices=frozenset(kernels),
     )
 
 
-def _transform(config: OptimizerConfig, matrices: dict[str, tuple | None]) -> Any:
+def _transform(config: OptimizerConfig, paths: Sequence[str], kernels: Mapping[str, MatrixKernel]) -> Any:
     """Turn gradients into directions; rate, decay and clipping are the caller's."""
-    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    moment = jnp.dtype(config.moment_dtype)
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=moment)
     if config.name == "adamw":
         return adam
     if config.name == "lion":
-        return optax.scale_by_lion(b1=config.b1, b2=config.b2)
+        return optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=moment)
     if config.name == "adafactor":
         # RMS-clipped and momentum-free, as published; the rate is absolute.
         return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
-    muon = orthogonalised_momentum({path: axes for path, axes in matrices.items() if axes})
-    labels = {path: "adam" if axes is None else "muon" for path, axes in matrices.items()}
+    own = {path: kernels[path] for path in paths if path in kernels}
+    muon = orthogonalised_momentum(own, moment_dtype=config.moment_dtype, dtype=config.muon_dtype)
+    labels = {path: "muon" if path in kernels else "adam" for path in paths}
     return optax.partition({"adam": adam, "muon": muon}, labels)
 
 

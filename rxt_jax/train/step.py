@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rxt_jax.nn.parameters import with_parameters
+from rxt_jax.nn.rounding import with_rounded_kernels
 from rxt_jax.processes import CompiledTogether
+from rxt_jax.row_sharding import on_mesh
 from rxt_jax.stages.stage import EpisodeStage, Rebuild, Stage
 from rxt_jax.train.optimizer import Optimizer
 from rxt_jax.train.passes import make_passes
@@ -64,7 +66,7 @@ def make_train_step(
 
     `accumulation` splits a batch into that many micro-batches of interleaved rows, `stream` tells
     the stages of one run apart. With `state_shardings` (see `rxt_jax.sharding`) the state stays
-    placed.
+    placed, and activations are split over the same mesh.
     """
     if accumulation < 1:
         raise ValueError(f"accumulation must be at least 1, got {accumulation}. Use 1 for none.")
@@ -76,7 +78,13 @@ def make_train_step(
             f"interactions_per_update instead: it accumulates over interactions."
         )
 
+    mesh = None if state_shardings is None else jax.tree.leaves(state_shardings)[0].mesh
+
     def step(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
+        with on_mesh(mesh):
+            return update(state, batch, root)
+
+    def update(state: TrainState, batch: Any, root: Key) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(root, state.update)
         rebuild = rebuilder(graphdef, state.params)
         arguments = stage.objective_arguments(state.carry, rebuild)
@@ -112,8 +120,11 @@ def step_root(seed: int, stream: int) -> Key:
 
 
 def rebuilder(graphdef: nnx.GraphDef, params: nnx.State) -> Rebuild:
-    """Make a function that makes the model with other values (path → array) for some of its parameters."""
-    return lambda values: nnx.merge(graphdef, with_parameters(params, values))
+    """Make a function that makes the model with other values (path → array) for some of its parameters.
+
+    Kernels of a model that computes in another type than float32 are rounded here, once for all that happens in a step.
+    """
+    return lambda values: with_rounded_kernels(nnx.merge(graphdef, with_parameters(params, values)))
 
 
 def _accumulate(

@@ -214,7 +214,7 @@ def test_updates_interaction_by_interaction(name):
         memory_gradient_steps=1,
         interactions_per_update=1,
         balance_loss_scale=0.0,
-        remat=False,
+        remat="none",
     )
     made = trajectory_of(case)
     steps = stage.interactions(made)

@@ -79,7 +79,7 @@ def test_calls_that_nobody_needs_do_not_run():
         jax.debug.callback(lambda number: ran.append(int(number)), number)
         return given + 1.0
 
-    found = jax.jit(lambda x: call_together(function, x, NEEDED, most=2, remat=False))(GIVEN)
+    found = jax.jit(lambda x: call_together(function, x, NEEDED, most=2, remat="none"))(GIVEN)
     jax.effects_barrier()
     # Three calls of two, the last filled up: interactions 0 and 1, 2 and 3, 4 alone, which nobody needs.
     assert sorted(ran) == [0, 2]

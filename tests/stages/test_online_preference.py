@@ -24,7 +24,7 @@ from rxt_jax.train.step import make_train_step
 SIZE, ROWS = 4, 3
 ROLLOUT = RolloutConfig(group="branch", group_size=SIZE, continuation="best", answer_length=4)
 # Memory is drawn at random, so that it matters which one a conversation began with.
-STAGE = OnlineMemoryPreference(reward=SavedShare(), rollout=ROLLOUT, remat=False)
+STAGE = OnlineMemoryPreference(reward=SavedShare(), rollout=ROLLOUT, remat="none")
 CONFIG = tiny_config(initial_memory="standard")
 
 

@@ -182,7 +182,7 @@ def test_impossible_options_say_what_is_wrong(make, message):
 
 
 def test_options_are_values():
-    assert replace(MemoryAware(), remat=False) == MemoryAware(remat=False)
+    assert replace(MemoryAware(), remat="none") == MemoryAware(remat="none")
     assert hash(MemoryAware()) == hash(MemoryAware())
 
 

@@ -14,7 +14,7 @@ from rxt_jax.stages import MemoryAware
 from rxt_jax.types import EpisodeBatch
 
 WINDOW, LENGTH = 2, 5
-STAGE = MemoryAware(window=WINDOW, remat=False)
+STAGE = MemoryAware(window=WINDOW, remat="none")
 
 
 def aligned_batch() -> EpisodeBatch:

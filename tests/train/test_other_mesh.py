@@ -18,6 +18,7 @@ from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
+from rxt_jax.scaling import product_operations
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh, state_shardings
 
 
@@ -88,6 +89,8 @@ def test_experts_of_their_own_devices_are_those_of_one():
     graphdef, params = nnx.split(MixtureOfExperts(16, config, rngs=nnx.Rngs(0)))
     x = jax.random.normal(jax.random.key(1), (8, 6, 16))
 
+    mesh = make_mesh(MeshConfig(data=2, expert=4))
+
     @jax.jit
     def learn(params, x):
         def loss(params, x):
@@ -96,9 +99,11 @@ def test_experts_of_their_own_devices_are_those_of_one():
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
 
-    mesh = make_mesh(MeshConfig(data=2, expert=4))
     placed = jax.device_put(params, state_shardings(params, flat_parameters(params), mesh))
-    found = learn(placed, jax.device_put(x, batch_shardings(x, mesh, 0)))
+    rows = jax.device_put(x, batch_shardings(x, mesh, 0))
+    with jax.set_mesh(mesh):
+        together = learn.lower(placed, rows).compile()
+    found = together(placed, rows)
     routed = {path: value[...] for path, value in flat_parameters(placed).items() if path.startswith("experts/")}
     assert routed
     for path, value in routed.items():
@@ -106,3 +111,6 @@ def test_experts_of_their_own_devices_are_those_of_one():
         assert {shard.data.size for shard in value.addressable_shards} == {value.size // 4}, path
     for one, other in zip(*(jax.tree.leaves(each) for each in (found, learn(params, x))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    # Each device runs the experts of its own row, as many operations as it would take alone.
+    alone = learn.lower(params, x[:1]).compile().as_text()
+    assert product_operations(together.as_text()) <= 1.05 * product_operations(alone)

@@ -22,11 +22,12 @@ from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import StageRun, from_json, to_json
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import claim_folder, load, write_recipe
+from rxt_jax.scaling import collectives_of, product_operations, total_by_kind
 from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_shardings, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
-from rxt_jax.train.step import make_train_step
+from rxt_jax.train.step import make_train_step, step_root
 
 
 def flat(params):
@@ -46,12 +47,19 @@ def steps_on_mesh(mesh_config, devices, updates=3, mixture=False):
     shardings = state_shardings(state, flat_parameters(params), mesh, mesh_config.replicate_indivisible)
     state = jax.device_put(state, shardings)
     step = make_train_step(graphdef, stage, optimizer, seed=0, state_shardings=shardings)
-    losses = []
+    losses, compiled = [], None
     for update in range(updates):
         batch = jax.tree.map(jnp.asarray, random_conversations(update, rows=8))
-        state, metrics = step(state, jax.device_put(batch, batch_shardings(batch, mesh, 1)))
+        batch = jax.device_put(batch, batch_shardings(batch, mesh, 1))
+        compiled = step.lower(state, batch).compile() if compiled is None else compiled
+        state, metrics = compiled(state, batch, step_root(0, 0))
         losses.append(float(metrics["loss"][0]))
+    PROGRAMS[mesh_config, devices, mixture] = compiled.as_text()
     return losses, state
+
+
+PROGRAMS = {}
+"""The text of every program that was compiled above."""
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,18 @@ def test_eight_devices_equal_one(mesh):
     np.testing.assert_allclose(sharded, single, rtol=2e-5)
     placed = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
     assert placed == {8}
+
+
+def test_devices_share_the_work_and_add_up_gradients_alone():
+    """Whole steps of other stages and with experts are among the slow tests, see test_shared_work.py."""
+    _, state = steps_on_mesh(MeshConfig(), 1)
+    steps_on_mesh(MeshConfig(data=8), 8)
+    alone, together = PROGRAMS[MeshConfig(), 1, False], PROGRAMS[MeshConfig(data=8), 8, False]
+    assert product_operations(together) <= 1.05 * product_operations(alone) / 8
+    kinds = total_by_kind(collectives_of(together))
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    assert set(kinds) == {"all-reduce"}
+    assert kinds["all-reduce"].bytes <= 4 * parameters
 
 
 @pytest.mark.slow
@@ -97,7 +117,7 @@ def test_a_mesh_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one of them may be -1"):
         MeshConfig(data=-1, fsdp=-1)
     batch = random_conversations(rows=3)
-    with pytest.raises(ValueError, match=r"multiple of data × fsdp = 8"):
+    with pytest.raises(ValueError, match=r"multiple of data × fsdp × expert = 8"):
         batch_shardings(batch, make_mesh(MeshConfig()), 1)
 
 
