@@ -1,13 +1,17 @@
 """What attention must do for every head layout, not only in the golden cases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rxt_jax.nn.attention import AttentionConfig
+from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.ops.attention import AttentionMask, attend
 from rxt_jax.ops.routing import balance_loss, grouped_product, route, sort_by_expert
 
@@ -128,3 +132,33 @@ def test_padding_does_not_enter_the_switch_loss():
     logits = jnp.array([[5.0, 0.0], [0.0, 5.0], [5.0, 0.0], [5.0, 0.0]])
     real = jnp.array([True, True, False, False])
     np.testing.assert_allclose(balance_loss(route(logits, 1), real), balance_loss(route(logits[:2], 1), None))
+
+
+@pytest.mark.parametrize(("tokens", "tiles"), [(1, 2), (3, 6)])
+def test_few_tokens_have_as_many_tiles_as_choices(tokens, tiles):
+    """Each tile reads the kernel of an expert: a single token reads those of its own two, not of all twelve."""
+    apart = np.arange(2 * tokens).reshape(tokens, 2)  # no two choices share an expert: as many tiles as there can be
+    for experts in (apart, np.zeros_like(apart)):
+        places = sort_by_expert(jnp.asarray(experts, jnp.int32), 12)
+        assert len(places.tile_expert) == tiles
+        assert int(jnp.max(places.place)) < tiles * places.tile
+
+
+@pytest.mark.parametrize("kind", ["switch", "published"])
+def test_groups_of_rows_have_balance_losses_of_their_own(kind):
+    config = MixtureConfig(num_experts=4, experts_per_token=2, mlp_dim=8, num_shared_experts=2, balance_loss=kind)
+    layer = MixtureOfExperts(8, config, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (6, 5, 8))
+    mask = jnp.arange(5) < jnp.array([5, 2, 4, 5, 1, 3])[:, None]
+    graphdef, params = nnx.split(layer)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(x, mask, groups):
+        return nnx.merge(graphdef, params)(x, mask, balance_groups=groups)
+
+    output, losses = run(x, mask, 2)
+    assert losses.shape == (2,) and abs(float(losses[0] - losses[1])) > 1e-4
+    for group in range(2):
+        alone, loss = run(x[group::2], mask[group::2], None)
+        np.testing.assert_allclose(output[group::2], alone, atol=1e-5)
+        np.testing.assert_allclose(losses[group], loss, rtol=1e-5)

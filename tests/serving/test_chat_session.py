@@ -11,7 +11,7 @@ from flax import nnx
 from small import call, dialogue_tokenizer, small_config, small_model, with_end
 
 from rxt_jax.model import SamplingConfig, generate, make_rules
-from rxt_jax.serving import ChatSession, answer_together, chat_session
+from rxt_jax.serving import ChatSession, answer_together, chat_session, streaming
 from rxt_jax.serving.streaming import ReplyText
 
 LENGTH = 24
@@ -99,6 +99,32 @@ def test_a_prompt_is_read_at_the_narrowest_width_and_answered_as_at_the_widest(c
         np.testing.assert_allclose(session.memory, written(model, start, prompt + made), atol=1e-5)
         assert widths.pop() == (20 if len(prompt) <= 20 else 40)
     assert len(prompt) > 20
+
+
+def test_the_first_text_is_not_waited_for_with_what_follows(chat_model, monkeypatch):
+    """One token at a time until there is text: the first one only opens the answer."""
+    most, extend = [], streaming._extend
+    monkeypatch.setattr(streaming, "_extend", lambda *given: most.append(int(given[4])) or extend(*given))
+    session = ChatSession(*chat_model, stream_tokens=3)
+    reply = session.send("My cat?")
+    next(reply)
+    assert most and set(most) == {1}
+    list(reply)
+    assert most[-1] == 3 and most.count(1) < len(most) - 1
+
+
+def test_an_interaction_is_written_at_the_narrowest_width(chat_model, monkeypatch):
+    model, tokenizer = chat_model
+    widths, write = [], chat_session._write
+    monkeypatch.setattr(chat_session, "_write", lambda *given: widths.append(given[3].shape[1]) or write(*given))
+    prompt = [tokenizer.special.bos, tokenizer.special.query, *tokenizer.encode("My cat?")]
+    session = ChatSession(model, tokenizer, max_length=40, reply_tokens=20 - len(prompt))
+    start = session.memory
+    list(session.send("My cat?"))
+    assert widths == [20]
+    session.memory, session.reply_tokens = start, 25
+    list(session.send("My cat?"))
+    assert widths == [20, 40]
 
 
 def test_an_abandoned_reply_writes_nothing(chat_model):
