@@ -144,10 +144,10 @@ def generation():
             from rxt_jax.model.generation import generate
             from rxt_jax.model.generation_rules import make_rules
         except ImportError:
-            from rxt_jax.serving.generation import Rules, generate
+            from rxt_jax.serving.generation import generate
             from rxt_jax.serving.sampling import SamplingConfig
-            rules = Rules(96, -1, SamplingConfig())
-            return generate(model, memory, ids, mask, jax.random.key(0), rules, 64).ids
+            options = dict(max_new_tokens=64, end_id=-1, sampling=SamplingConfig())
+            return generate(model, memory, ids, mask, jax.random.key(0), **options).ids
         rules = make_rules(rows, jax.random.key(0))
         return generate(model, memory, ids, mask, rules, max_new_tokens=64, end_id=-1).ids
 

@@ -109,7 +109,14 @@ def attention_time(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def attention_loss(options: argparse.Namespace) -> dict[str, Any]:
-    """Train every variant on the same conversations for as many updates, and score held-out ones."""
+    """Train variants on the same conversations for as many updates, and score held-out ones.
+
+    Variants that were trained before as long, on as many rows of this length, stay.
+    """
+    sizes = {"updates": options.updates, "rows": options.rows, "length": options.train_length}
+    sizes |= {"layers": 4, "embed_dim": 128}
+    is_same = all(options.known.get(name) == value for name, value in sizes.items())
+    found: dict[str, Any] = dict(options.known["by_variant"]) if is_same else {}
     run = rxt_jax.load("companion")
     length = options.train_length
     data = DataConfig(conversation_length=length, max_length=run.recipe.data.max_length)
@@ -124,8 +131,7 @@ def attention_loss(options: argparse.Namespace) -> dict[str, Any]:
     training = make_batches(stage_run, open_source(DialogueData(spec=run.recipe.data.source.spec)), encoder, 0)
     source = DialogueData(spec=run.recipe.data.source.spec, split="iid", seed=1)
     held_out = [make_batches(stage_run, open_source(source), encoder, 0, held_out=True)[n] for n in range(8)]
-    found: dict[str, Any] = {}
-    for variant in VARIANTS:
+    for variant in options.variants:
         config = model_of(variant, 4, run.tokenizer.vocab_size, length)
         graphdef, params = nnx.split(build_model(config, 0))
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -159,8 +165,7 @@ def attention_loss(options: argparse.Namespace) -> dict[str, Any]:
             "parameters": size,
         } | spent
         print(variant, json.dumps(found[variant]), flush=True)
-    sizes = {"updates": options.updates, "rows": options.rows, "length": length, "layers": 4, "embed_dim": 128}
-    return sizes | {"by_variant": found}
+    return sizes | {"by_variant": {name: found[name] for name in VARIANTS if name in found}}
 
 
 def bleu(options: argparse.Namespace) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def reward(options: argparse.Namespace) -> dict[str, Any]:
         source = open_source(replace(run.recipe.data.evaluation_source, split="iid", seed=1))
         data = replace(each.recipe.data, max_interactions=config.max_interactions)
         found[name] = evaluate_mrq(each.model, each.tokenizer, source, data, config, context).summary()
-    return {"run": options.run or "companion", "baseline": options.baseline, **found}
+    return {"run": options.run or "companion", **found}
 
 
 PARTS = {
@@ -243,6 +248,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096], help="of attention-time")
     parser.add_argument("--passes", type=int, default=3, help="of every timing; the least counts")
     parser.add_argument("--updates", type=int, default=400, help="of attention-loss")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of attention-loss")
     parser.add_argument("--rows", type=int, default=16, help="conversations of an update (attention-loss)")
     parser.add_argument("--train-length", type=int, default=256, help="tokens of a conversation (attention-loss)")
     parser.add_argument("--output", type=Path, default=FIGURES, help="the figures; the page stands beside them")

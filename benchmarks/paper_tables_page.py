@@ -48,6 +48,9 @@ What the papers on the Reactive Transformer, on Sparse Query Attention and on Te
 implementation. Ratios stand beside ratios: data, sizes and machines differ, so the numbers themselves cannot be compared. What stands under *ours* was
 measured in one run each, by the command above it, on the machine that it names. Nothing published could be measured again here: neither the weights of
 these tables nor their data are in this repository. The figures are in [paper_tables.json](paper_tables.json).
+
+[RxT]: https://arxiv.org/abs/2510.03561
+[SQA]: https://arxiv.org/abs/2510.01817
 """
 
 
@@ -159,14 +162,14 @@ def _attention_loss(found: dict[str, Any] | None) -> Iterable[str]:
     rows = []
     for name, (loss, accuracy, _) in ATTENTION.items():
         own = ("", "", "")
-        if name in ours:
+        if name in ours and "MHA" in ours:
             each, mha = ours[name], ours["MHA"]
             times = each["processor"] / mha["processor"]
             own = (f"{each['loss'] / mha['loss']:.3f}", f"{each['accuracy'] / mha['accuracy']:.3f}", f"{times:.2f}")
         rows.append((name, f"{loss / base[0]:.3f}", f"{accuracy / base[1]:.3f}", *own))
     head = ("variant", "published: loss", "published: accuracy", "ours: loss", "ours: accuracy", "ours: time")
     yield from _table(head, rows)
-    if found:
+    if "MHA" in ours:
         mha = ours["MHA"]
         yield (
             f"Shares of MHA's. Ours: {found['updates']} updates of {found['rows']} conversations of at most {found['length']} tokens, {found['layers']} layers of width "
@@ -197,7 +200,8 @@ def _bleu(found: dict[str, Any] | None) -> Iterable[str]:
 
 
 def _reward(found: dict[str, Any] | None) -> Iterable[str]:
-    yield from _title("Reward by interaction", "reward --run RUN [--baseline RUN]", found)
+    measured = f"reward --run {found['run']} --episodes {found['memory']['episodes']}" if found else "reward --run RUN"
+    yield from _title("Reward by interaction", measured, found)
     base = REWARD["baseline 22M"]
     rows = [
         (name, *(f"{value / by:.2f}" for value, by in zip(values, base, strict=True)))

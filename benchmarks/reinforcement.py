@@ -195,7 +195,8 @@ def main() -> None:
             f"seed {seed}: stage 4 right {start:.2f} after {updates} updates, {time.perf_counter() - began:.0f} s",
             flush=True,
         )
-        for name in options.algorithms:
+        done = {each["algorithm"] for each in found if each["seed"] == seed}
+        for name in (name for name in options.algorithms if name not in done):
             began = time.perf_counter()
             curve = reinforce(
                 graphdef, params, make_stage(name), measure, seed, options.distance, options.updates, options.rate

@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py                     # writes serving.md and serving.json
     python benchmarks/serving.py --presets toy --conversations 1 4 --turns 2
+    python benchmarks/serving.py --parts flat        # one part alone; what is in serving.json of the others stays
 
 Everything goes through the engine of `rxt serve`, from as many threads as there are conversations; HTTP is left out.
 Parameters are random and every reply has the same number of tokens. The stateless baseline has as many parameters,
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -36,11 +37,15 @@ class Options:
     """What to measure."""
 
     presets: tuple[str, ...] = ("toy", "rxt_alpha_micro")
+    parts: tuple[Literal["table", "flat", "stateless"], ...] = ("table", "flat", "stateless")
+    """Many conversations at once; one long conversation with memory; the same with the stateless baseline."""
     conversations: tuple[int, ...] = (1, 4, 16, 64)
     turns: int = 3
     """Of every conversation."""
     long_turns: int = 50
     """Of the one conversation that shows whether the cost of a turn is flat."""
+    passes: int = 3
+    """How often that one is held; the least time of every turn counts."""
     query_tokens: int = 12
     reply_tokens: int = 16
     slots: int = 8
@@ -57,8 +62,8 @@ class Answered:
         self._last = Written if turn.keeps_memory else Ended
         self.ids: list[int] = []
         self.memory: Any = None
-        self.begun = time.perf_counter()
-        self.first = self.end = 0.0
+        self.begun, self._processor = time.perf_counter(), time.process_time()
+        self.first = self.end = self.processor = 0.0
         engine.submit(turn, self._hear)
         self._over.wait()
 
@@ -73,6 +78,7 @@ class Answered:
         if isinstance(event, Aborted):
             raise RuntimeError(event.message)
         if isinstance(event, self._last):
+            self.processor = time.process_time() - self._processor  # writing memory included
             self._over.set()
 
 
@@ -142,36 +148,58 @@ def together(hold: Callable[[int, int], list[Answered]], conversations: int, tur
 
 
 def measure(preset: str, options: Options) -> dict[str, Any]:
-    """Measure one preset."""
+    """Measure the parts of one preset."""
     config = presets.PRESETS[preset]()
     length = min(config.max_length, 64)
     model = build_model(replace(config, max_length=length), 0)
-    found: dict[str, Any] = {"preset": preset, "memory_bytes": 0, "batched": {}, "one_at_a_time": {}}
+    found: dict[str, Any] = {"preset": preset, "memory_bytes": model.initial_memory(1).nbytes}
+    if "table" in options.parts:
+        found |= measure_table(config, model, length, options)
+    if "flat" in options.parts:
+        engine = start(model, length, options.slots)
+        hold = remembering(engine, options)
+        hold(0, 2)
+        found |= least_times("turn", [hold(0, options.long_turns) for _ in range(options.passes)])
+        engine.stop()
+    if "stateless" in options.parts:
+        engine = baseline_engine(config, options.long_turns, options)
+        tenth = first_and_last(options)
+        hold_one = stateless_turns(engine, options)
+        hold_one([0])
+        ends = [*range(tenth), *range(options.long_turns - tenth, options.long_turns)]
+        found |= least_times("stateless_turn", [hold_one(ends) for _ in range(options.passes)])
+        engine.stop()
+    return found
+
+
+def least_times(name: str, passes: list[list[Answered]]) -> dict[str, list[float]]:
+    """Give the least time of every turn in milliseconds, by the clock and of the processor, all threads together."""
+    turns = list(zip(*passes, strict=True))
+    return {
+        f"{name}_ms": [1e3 * min(each.end - each.begun for each in turn) for turn in turns],
+        f"{name}_processor_ms": [1e3 * min(each.processor for each in turn) for turn in turns],
+    }
+
+
+def measure_table(config: Any, model: Any, length: int, options: Options) -> dict[str, Any]:
+    """Measure many conversations at once."""
+    found: dict[str, Any] = {"batched": {}, "one_at_a_time": {}}
     engine = start(model, length, options.slots)
     hold = remembering(engine, options)
-    found["memory_bytes"] = engine._programs.initial_memory.nbytes
     together(hold, options.slots, 1)
     for conversations in options.conversations:
-        found["batched"][conversations] = together(hold, conversations, options.turns)
-    walked = hold(0, options.long_turns)
-    found["turn_ms"] = [1e3 * (each.end - each.begun) for each in walked]
+        found["batched"][str(conversations)] = together(hold, conversations, options.turns)
     engine.stop()
     single = start(model, length, 1)
     hold = remembering(single, options)
     together(hold, 1, 1)
     for conversations in options.conversations:
-        found["one_at_a_time"][conversations] = together(hold, conversations, options.turns)
+        found["one_at_a_time"][str(conversations)] = together(hold, conversations, options.turns)
     single.stop()
     engine = baseline_engine(config, options.turns, options)
     hold = stateless(engine, options)
     together(hold, options.slots, 1)
-    found["stateless"] = {n: together(hold, n, options.turns) for n in options.conversations}
-    engine.stop()
-    engine = baseline_engine(config, options.long_turns, options)
-    tenth = first_and_last(options)
-    hold_one = stateless_turns(engine, options)
-    hold_one([0])
-    found["stateless_turn_ms"] = hold_one([*range(tenth), *range(options.long_turns - tenth, options.long_turns)])
+    found["stateless"] = {str(n): together(hold, n, options.turns) for n in options.conversations}
     engine.stop()
     return found
 
@@ -182,27 +210,21 @@ def baseline_engine(config: Any, turns: int, options: Options) -> Engine:
     return start(build_model(presets.baseline_like(config, max_length=whole), 0), whole, options.slots)
 
 
-def stateless_turns(engine: Engine, options: Options) -> Callable[[list[int]], list[float]]:
-    """Time single turns of a stateless conversation, each behind a history as long as it is by then."""
+def stateless_turns(engine: Engine, options: Options) -> Callable[[list[int]], list[Answered]]:
+    """Hold single turns of a stateless conversation, each behind a history as long as it is by then."""
 
-    def times(turns: list[int]) -> list[float]:
+    def hold(turns: list[int]) -> list[Answered]:
         done = []
         for turn in turns:
             length = turn * (options.query_tokens + options.reply_tokens) + options.query_tokens
             prompt = tuple(int(each) for each in np.random.default_rng(turn).integers(11, 500, length))
-            made = Answered(
-                engine,
-                Turn(
-                    memory=engine._programs.initial_memory,
-                    prompt=prompt,
-                    limit=options.reply_tokens,
-                    keeps_memory=False,
-                ),
+            made = Turn(
+                memory=engine._programs.initial_memory, prompt=prompt, limit=options.reply_tokens, keeps_memory=False
             )
-            done.append(1e3 * (made.end - made.begun))
+            done.append(Answered(engine, made))
         return done
 
-    return times
+    return hold
 
 
 def first_and_last(options: Options) -> int:
@@ -238,10 +260,10 @@ def report(results: list[dict[str, Any]], options: Options) -> str:
             "| conversations | tokens/s | first token ms | 95 % | one at a time: tokens/s | first token ms | stateless: tokens/s | first token ms |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        for n in options.conversations:
+        for n in found.get("batched", {}):
             ours, single, other = (found[name][n] for name in ("batched", "one_at_a_time", "stateless"))
             lines.append(
-                f"| {n} | {ours['tokens_per_second']:,.0f} | {ours['first_token_ms']:,.0f} | {ours['first_token_p95_ms']:,.0f} "
+                f"| {int(n)} | {ours['tokens_per_second']:,.0f} | {ours['first_token_ms']:,.0f} | {ours['first_token_p95_ms']:,.0f} "
                 f"| {single['tokens_per_second']:,.0f} | {single['first_token_ms']:,.0f} "
                 f"| {other['tokens_per_second']:,.0f} | {other['first_token_ms']:,.0f} |"
             )
@@ -251,20 +273,27 @@ def report(results: list[dict[str, Any]], options: Options) -> str:
             f"One conversation of {options.long_turns} turns, median of the first and of the last {tenth}:",
             "",
         ]
-        for name, key in (("with memory", "turn_ms"), ("stateless", "stateless_turn_ms")):
-            first, last = (float(np.median(part)) for part in (found[key][:tenth], found[key][-tenth:]))
-            lines.append(f"- {name}: {first:.1f} ms and {last:.1f} ms per turn ({100 * (last / first - 1):+.0f} %)")
+        for name, key in (("with memory", "turn"), ("stateless", "stateless_turn")):
+            for kind, unit in (("_ms", "by the clock"), ("_processor_ms", "of processor time")):
+                if times := found.get(key + kind):
+                    first, last = (float(np.median(part)) for part in (times[:tenth], times[-tenth:]))
+                    change = f"{100 * (last / first - 1):+.0f} %"
+                    lines.append(f"- {name}: {first:.1f} ms and {last:.1f} ms {unit} per turn ({change})")
         lines.append("")
     return "\n".join(lines)
 
 
 def main(options: Options) -> None:
     """Measure, print, write."""
-    results = [measure(preset, options) for preset in options.presets]
+    file = Path(f"{options.output}.json")
+    known = {each["preset"]: each for each in json.loads(file.read_text())} if file.is_file() else {}
+    whole = set(options.parts) == {"table", "flat", "stateless"}
+    results = [({} if whole else known.get(preset, {})) | measure(preset, options) for preset in options.presets]
+    results += [] if whole else [each for preset, each in known.items() if preset not in options.presets]
     text = report(results, options)
     print(text)
     Path(f"{options.output}.md").write_text(text, encoding="utf-8")
-    Path(f"{options.output}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

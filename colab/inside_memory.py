@@ -99,7 +99,7 @@ trace
 # %%
 session = rxt_jax.open_session(RUN)
 strongest = np.argsort(trace.turns[-1].effects["erase"].slots, axis=None)
-for count in (0, 1, 4, 16, len(strongest)):
+for count in (0, 1, 4, 16, 64, len(strongest)):
     memory = trace.memories[-2].copy()  # as the last question found it, [L S D]
     memory[np.unravel_index(strongest[:count], memory.shape[:2])] = 0
     session.memory = session.memory.at[:, 0].set(memory)

@@ -2,9 +2,9 @@
 
     rxt train configs/toy.py && rxt train configs/toy_reinforcement.py
 
-About 10 minutes on two CPU cores; benchmarks/toy_reinforcement.md says what it does to recall, beside more of stage 4
-for the same time. Groups of 8 answers from 8 memories of the same conversation (GRPO): a reply earns 1 for the value
-that was asked for, loses 0.5 for another value of the conversation, and a little for repeating itself or not ending.
+Groups of 8 answers to every query (GRPO): a reply earns 1 for the value that was asked for, loses 0.5 for another value
+of the conversation, and a little for repeating itself or not ending. benchmarks/toy_reinforcement.py measures it beside
+more of stage 4 for the same time, and online preferences.
 """
 
 import runpy

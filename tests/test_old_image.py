@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[1]
 BROUGHT = ("jax==0.7.2", "flax==0.11.2")
 """What the images of August 2026 have (CPU, GPU and TPU alike)."""
 
+UNREACHABLE = ("ReadTimeoutError", "NewConnectionError", "ConnectionResetError", "ProtocolError")
+"""What pip says where the network fails."""
+
 TALK = """
 import jax, flax, rxt_jax
 print("versions", jax.__version__, flax.__version__)
@@ -41,17 +44,26 @@ def copy_of_the_repository(folder):
         shutil.copy(ROOT / name, folder)
 
 
-@pytest.mark.slow
-def test_the_install_cell_replaces_what_the_image_brings(tmp_path):
-    python = find_python()
+@pytest.fixture
+def image(tmp_path):
+    """The Python of a fresh environment like that of the images; more than a gigabyte, so nothing of it stays."""
+    python, folder = find_python(), tmp_path / "image"
     if python is None:
         pytest.skip("there is no Python 3.13 here, which Colab has")
-    image, copy = tmp_path / "image", tmp_path / "rxt_jax"
-    subprocess.run([python, "-m", "venv", str(image)], check=True)
-    own = str(image / "bin" / "python")
-    brought = subprocess.run([own, "-m", "pip", "install", "--quiet", *BROUGHT], capture_output=True, text=True)
-    if brought.returncode:
-        pytest.skip(f"{' '.join(BROUGHT)} cannot be fetched: {brought.stderr.strip().splitlines()[-1]}")
+    try:
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        own = str(folder / "bin" / "python")
+        brought = subprocess.run([own, "-m", "pip", "install", "--quiet", *BROUGHT], capture_output=True, text=True)
+        if brought.returncode:
+            pytest.skip(f"{' '.join(BROUGHT)} cannot be fetched: {brought.stderr.strip().splitlines()[-1]}")
+        yield own
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_the_install_cell_replaces_what_the_image_brings(image, tmp_path):
+    copy = tmp_path / "rxt_jax"
     copy_of_the_repository(copy)
     notebook = json.loads((ROOT / "colab" / "inside_memory.ipynb").read_text(encoding="utf-8"))
     cell = next("".join(each["source"]) for each in notebook["cells"] if each["cell_type"] == "code")
@@ -59,7 +71,7 @@ def test_the_install_cell_replaces_what_the_image_brings(tmp_path):
     def run(code):
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")}
         environment |= {"COLAB_RELEASE_TAG": "release", "JAX_ENABLE_COMPILATION_CACHE": "0"}
-        command = [own, "-c", code]
+        command = [image, "-c", code]
         return subprocess.run(command, cwd=copy / "colab", env=environment, capture_output=True, text=True)
 
     versions = run("import jax, flax; print(jax.__version__, flax.__version__)")
@@ -68,6 +80,8 @@ def test_the_install_cell_replaces_what_the_image_brings(tmp_path):
     late = run(f"import jax\n{cell}")
     assert late.returncode == 1 and "restart the session and run this cell first" in late.stderr
     first = run(f"{cell}\n{TALK}")
+    if first.returncode and any(sign in first.stderr for sign in UNREACHABLE):
+        pytest.skip("the package index went away in the middle of the installation")
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     jax, flax = next(line for line in lines if line.startswith("versions")).split()[1:]

@@ -135,23 +135,27 @@ def _lines(stage: CompiledStage) -> list[tuple[str, str]]:
     """Say what a stage needs, line by line."""
     fits = "?"
     if stage.memory is not None:
-        spare = (stage.memory - stage.peak) / _GIB
-        fits = f"yes, {spare:.2f} left" if stage.fits else f"no, {-spare:.2f} over"
+        spare = stage.memory - stage.peak
+        fits = f"yes, {_size(spare)} left" if stage.fits else f"no, {_size(-spare)} over"
     split = (f"{axis}={size}" for axis, size in stage.mesh.items() if size > 1)
     return [
         ("mesh", " ".join(split) or "one device"),
         ("rows / micro-batches", f"{stage.batch_size} / {stage.accumulation}"),
-        ("fits, GiB", fits),
-        ("memory, GiB", "?" if stage.memory is None else f"{stage.memory / _GIB:.2f}"),
-        ("peak, GiB", f"{stage.peak / _GIB:.2f}"),
-        ("  parameters", f"{stage.parameters / _GIB:.2f}"),
-        ("  optimizer", f"{stage.optimizer / _GIB:.2f}"),
-        ("  carry and batch", f"{(stage.carry + stage.batch) / _GIB:.2f}"),
-        ("  activations", f"{stage.activations / _GIB:.2f}"),
-        ("TFLOP", "?" if stage.operations is None else f"{stage.operations / 1e12:.3f}"),
-        ("seconds at peak", "?" if stage.seconds_at_peak is None else f"{stage.seconds_at_peak:.3f}"),
-        ("seconds to compile", f"{stage.compile_seconds:.0f}"),
+        ("fits", fits),
+        ("memory", "?" if stage.memory is None else _size(stage.memory)),
+        ("peak", _size(stage.peak)),
+        ("  parameters", _size(stage.parameters)),
+        ("  optimizer", _size(stage.optimizer)),
+        ("  carry and batch", _size(stage.carry + stage.batch)),
+        ("  activations", _size(stage.activations)),
+        ("operations", "?" if stage.operations is None else f"{stage.operations / 1e9:,.4g} GFLOP"),
+        ("at the peak", "?" if stage.seconds_at_peak is None else f"{1000 * stage.seconds_at_peak:,.4g} ms"),
+        ("to compile", f"{stage.compile_seconds:.0f} s"),
     ]
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 2**20:.1f} MiB"
 
 
 if __name__ == "__main__":

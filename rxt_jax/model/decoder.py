@@ -19,8 +19,6 @@ from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection", "norm_before_head"]
 
-_UNROLLED = 8  # layers in a turn of the loop that reads a single token; more would take long to compile
-
 
 @runtime_checkable
 class DecoderLayout(Protocol):
@@ -168,9 +166,7 @@ class Decoder(nnx.Module):
             token_mask=token_mask,
             attention_mask=AttentionMask(keys=mask, pairs=columns <= positions[..., None]),
         )
-        # A single token is little work: a loop whose every turn copies a layer's kernels and caches costs more.
-        unroll = _UNROLLED if embedded.shape[1] == 1 else None
-        hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None, unroll=unroll)
+        hidden, _, caches, _ = self._run(embedded, context, projection.segments, cache, None)
         return hidden, KeyValueCache(caches[0], caches[1], caches[2], mask)
 
     @property
@@ -204,7 +200,6 @@ class Decoder(nnx.Module):
         key: Key | None,
         *,
         watched: bool = False,
-        unroll: int | None = None,
     ) -> tuple[Array, Array, tuple, tuple]:
         """Return tokens, balance loss, caches, and where `watched` the weights of memory by segment."""
 
@@ -223,7 +218,7 @@ class Decoder(nnx.Module):
             cached = empty if cache is None else cache[number]
             inputs = tuple(zip(memories or empty, cached, strict=True))
             part_key = None if key is None else jax.random.fold_in(key, number)
-            x, outputs = stack.scan(apply, x, inputs, unroll=unroll, key=part_key)
+            x, outputs = stack.scan(apply, x, inputs, key=part_key)
             caches.append(tuple(cached for _, cached, _ in outputs))
             read = tuple(weights for _, _, weights in outputs) if number == 1 else read
             if number < 2 or self.num_balanced.final:

@@ -64,16 +64,13 @@ class LayerStack(nnx.Module):
         carry: Any,
         per_segment: tuple[Any, ...] | None = None,
         *,
-        unroll: int | None = None,
         key: Key | None = None,
     ) -> tuple[Any, tuple[Any, ...]]:
         """Fold `apply(layer, carry, inputs, key) -> (carry, output)` over all layers.
 
         Inputs and outputs are tuples of one pytree per segment, leaves `[layers of the segment, ...]`:
-        segments may differ in shape (see `split` and `join_layers`). `unroll` is how many layers a turn of the loop
-        has, None that of the stack.
+        segments may differ in shape (see `split` and `join_layers`).
         """
-        unroll = unroll or self.unroll
         outputs, start = [], 0
         inputs = per_segment or (None,) * len(self.counts)
         for segment, count, given in zip(self.segments, self.counts, inputs, strict=True):
@@ -86,7 +83,7 @@ class LayerStack(nnx.Module):
 
             indices = start + jnp.arange(count)
             kept = rematerialised(body, self.remat)
-            carry, output = jax.lax.scan(kept, carry, (params, given, indices), unroll=min(unroll, count))
+            carry, output = jax.lax.scan(kept, carry, (params, given, indices), unroll=min(self.unroll, count))
             outputs.append(output)
             start += count
         return carry, tuple(outputs)

@@ -20,13 +20,14 @@ import numpy as np
 from rxt_jax.compatibility import PreferenceCompatibility
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.loader import Batches, PreferenceBatches
-from rxt_jax.losses.preference import PairLogProbs, PreferenceConfig, preference_losses, preference_metrics
+from rxt_jax.losses.preference import PreferenceConfig, preference_losses
 from rxt_jax.losses.sequence_log_probs import LogProbReduction, SequenceLogProbs
 from rxt_jax.model import ModelConfig
 from rxt_jax.model.episode import fold_key
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.operation_count import count_operations, forward_passes
 from rxt_jax.nn.remat import check_remat
+from rxt_jax.stages.answer_pairs import answer_pairs, answer_sums, by_interaction, neutral_drift
 from rxt_jax.stages.answer_scoring import Answers, Scored, answers_of, score_answers
 from rxt_jax.stages.memory_writing import WriteReport, row_cosine, write_memories
 from rxt_jax.stages.precomputed_reference import precompute_reference
@@ -286,8 +287,10 @@ class DirectMemoryPreference(EpisodeStage):
             "router/balance": (balance, counts["calls"]),
             "router/encoder_balance": (encoder_balance, counts["writes"]),
         }
-        metrics = written.metrics(answers.interaction) | self._metrics(policy, frozen, answers)
-        return loss, (after, _by_interaction(metrics) | balances)
+        metrics = written.metrics(answers.interaction) | answer_sums(
+            policy, frozen, answers, self.losses, self.logprob_reduction
+        )
+        return loss, (after, by_interaction(metrics) | balances)
 
     def operations(self, config: ModelConfig, batch: PreferenceBatch) -> float:
         """Count an update's operations, those of a reference that runs beside the policy included."""
@@ -345,67 +348,16 @@ class DirectMemoryPreference(EpisodeStage):
         factors = 1.0 / jnp.maximum(counts["pairs"], 1.0)
         return factors / jnp.maximum(counts["calls"], 1.0) if self.normalisation == "interaction_mean" else factors
 
-    def _pair(self, policy: SequenceLogProbs, frozen: Array) -> PairLogProbs:
-        """Put chosen and rejected answers `[... k]` of policy and reference together."""
-        reduced = policy.reduced(self.logprob_reduction)
-        reference = SequenceLogProbs(frozen, policy.length).reduced(self.logprob_reduction)
-        return PairLogProbs(
-            *(reduced[..., 0], reduced[..., 1], reference[..., 0], reference[..., 1]),
-            *(policy.length[..., 0], policy.length[..., 1]),
-        )
-
-    def _anchor(self, policy: SequenceLogProbs, frozen: Array, anchored: Array) -> Array:
-        """Say how far the policy is from the reference for neutral answers, `[...]`; 0 where there is none."""
-        if not self.anchor_weight:
-            return jnp.zeros(anchored.shape, jnp.float32)
-        reference = SequenceLogProbs(frozen, policy.length).reduced(self.logprob_reduction)
-        drift = policy.reduced(self.logprob_reduction)[..., 2] - reference[..., 2]
-        # Without a drift there is no direction: the derivative of |x| at 0 is taken as 0 (JAX: 1).
-        return jnp.where(anchored & (drift != 0.0), jnp.abs(drift), 0.0)
-
     def _loss_of_call(
         self, policy: SequenceLogProbs, balance: Array, rows: tuple[Array, ...], counts: dict[str, Array]
     ) -> Array:
         """Turn log-probabilities `[c B k]` into their share of the loss (docs/method.md, eq. 84)."""
         frozen, paired, anchored, factors = rows
-        pair = self._pair(policy, frozen)
+        pair = answer_pairs(policy, frozen, self.logprob_reduction)
         each = jax.vmap(lambda pair: preference_losses(pair, self.losses))(pair)
         loss = jnp.sum(jnp.where(paired, each, 0.0) * factors)
-        loss = loss + self.anchor_weight * jnp.sum(self._anchor(policy, frozen, anchored) * factors)
+        if self.anchor_weight:
+            drift = neutral_drift(policy, frozen, anchored, self.logprob_reduction)
+            loss = loss + self.anchor_weight * jnp.sum(drift * factors)
         loss = loss - self.sft_weight * jnp.sum(policy.total[..., 0]) / jnp.maximum(counts["tokens"], 1.0)
         return loss + self.balance_loss_scale * balance / jnp.maximum(counts["calls"], 1.0)
-
-    def _metrics(self, policy: SequenceLogProbs, frozen: Array, answers: Answers) -> Metrics:
-        """Turn log-probabilities `[I B k]` into the metrics of docs/method.md §16.6, sums and counts `[I]`."""
-        pair, lengths, reduced = self._pair(policy, frozen), policy.length, policy.reduced(self.logprob_reduction)
-        paired = answers.paired.astype(jnp.float32)
-        each = jax.vmap(lambda pair: preference_losses(pair, self.losses))(pair)
-        means = policy.reduced("mean")
-        anchored = jnp.where(answers.anchored, 1.0, 0.0)
-        rows = {
-            "preference/loss": each,
-            **preference_metrics(pair, self.losses[0][0].beta),
-            "logps/chosen": policy.total[..., 0],
-            "logps/rejected": policy.total[..., 1],
-            "logps/chosen_mean": means[..., 0],
-            "logps/rejected_mean": means[..., 1],
-            "logps/raw_accuracy": (reduced[..., 0] > reduced[..., 1]).astype(jnp.float32),
-            # An estimate of KL(π ‖ π_ref) from answers that the policy did not draw: a measure of drift.
-            "kl/chosen": policy.total[..., 0] - frozen[..., 0],
-            "length/chosen": lengths[..., 0],
-            "length/rejected": lengths[..., 1],
-        }
-        sums = {name: (jnp.sum(jnp.where(answers.paired, x, 0.0), 1), jnp.sum(paired, 1)) for name, x in rows.items()}
-        sums["nll/chosen"] = (-jnp.sum(policy.total[..., 0], 1), jnp.sum(lengths[..., 0], 1))
-        if self.anchor_weight:
-            anchor = self._anchor(policy, frozen, answers.anchored)
-            sums["anchor"] = (jnp.sum(anchor, 1), jnp.sum(anchored, 1))
-        return sums
-
-
-def _by_interaction(sums: Metrics) -> Metrics:
-    """Give sums and counts `[I]` as totals, and one by one as `name/interaction_i`."""
-    found = {name: (jnp.sum(total), jnp.sum(count)) for name, (total, count) in sums.items()}
-    for name, (total, count) in sums.items():
-        found |= {f"{name}/interaction_{i}": (total[i], count[i]) for i in range(len(total))}
-    return found

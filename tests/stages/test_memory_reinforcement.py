@@ -342,7 +342,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypa
     loop = LoopConfig(log_every=1, evaluate_every=2, sample_every=2)
     recipe = replace(
         recipe,
-        model=replace(recipe.model, critic=CriticConfig()),
+        model=tiny_config(max_length=40, critic=CriticConfig()),
         stages={name: replace(each, loop=loop) for name, each in recipe.stages.items()},
     )
     # Replayed rows are learnt from beside the new ones: 8 + 2 rows in 2 minibatches.

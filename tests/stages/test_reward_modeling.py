@@ -195,7 +195,7 @@ def test_a_recipe_trains_one_and_rewards_with_it_and_an_export_keeps_it(tmp_path
     }
     recipe = small_recipe(tmp_path / "run", stages)
     data = replace(recipe.data, source=replace(recipe.data.source, preferences=True))
-    model = replace(recipe.model, reward_model=RewardModelConfig())
+    model = tiny_config(max_length=40, reward_model=RewardModelConfig())
     recipe = replace(
         recipe,
         model=model,
@@ -215,5 +215,7 @@ def test_a_recipe_trains_one_and_rewards_with_it_and_an_export_keeps_it(tmp_path
     found = evaluate_run(recipe.run_folder)
     assert found.preferences is not None and found.preferences.judge == "reward_model"
     written = json.loads((found.folder / "preferences.json").read_text())
-    assert {"memory", "zeroed", "shuffled"} <= written["conditions"].keys() and written["pairs"] > 4
+    assert {"memory", "zeroed", "shuffled"} <= written["conditions"].keys() and written[
+        "pairs"
+    ] == found.preferences.pairs > 0
     assert isinstance(recipe.data.source, DialogueData)
