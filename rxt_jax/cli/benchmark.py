@@ -47,8 +47,8 @@ class BenchmarkOptions:
     """Tokens of an interaction; without it the preset's."""
     steps: int = 3
     """Steps that are timed, after one that compiles."""
-    remat: bool = True
-    """Whether activations are computed again for the gradient instead of kept."""
+    remat: str = "full"
+    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations."""
     json: bool = False
@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOptions, peak: float) -> dict[str, float]:
     graphdef, params = nnx.split(build_model(config, 0))
-    stage = MemoryAware(remat="full" if options.remat else "none")
+    stage = MemoryAware(remat=options.remat)
     optimizer = make_optimizer(OptimizerConfig(), params, total_updates=1000, trainable=stage.trainable)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=0)
