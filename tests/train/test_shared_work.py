@@ -1,4 +1,8 @@
-"""Devices share the work of a train step: each of eight multiplies no more than one device does with its rows."""
+"""Devices share the work of a train step: each of eight multiplies no more than one device does with its rows.
+
+Two programs per case, so they run with the slow tests; test_runs.py and test_other_mesh.py look at the programs that
+they compile anyway.
+"""
 
 import functools
 from dataclasses import replace
@@ -57,15 +61,9 @@ def compiled(stage, config, mesh_config, devices):
     return step.lower(state, batch).compile().as_text(), 4 * int(sum(sizes))
 
 
-@pytest.mark.parametrize(
-    "stage, config",
-    [
-        (STAGES[1], with_experts()),
-        *(pytest.param(STAGES[i], with_experts(), marks=pytest.mark.slow) for i in (0, 2)),
-        *(pytest.param(stage, small_config(), marks=pytest.mark.slow) for stage in STAGES),
-    ],
-    ids=lambda value: getattr(value, "kind", "dense" if value == small_config() else "experts"),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [small_config(), with_experts()], ids=["dense", "experts"])
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.kind)
 def test_a_device_of_eight_does_the_work_of_one(stage, config):
     alone, _ = compiled(stage, config, MeshConfig(), 1)
     together, parameters = compiled(stage, config, MeshConfig(data=8), 8)
