@@ -96,6 +96,7 @@ def test_stories_are_told_line_by_line_and_asked_where_they_ask(tmp_path):
         "What does Ann carry?",
     ]
     intents = ["state", "state", "recall", "state", "state", "recall", "recall"]
+    assert first["interactions"][0]["answer"] == "Noted: Ann went to the attic."
     assert [each["intent"] for each in first["interactions"]] == intents
     # The earliest line that an answer needs counts; no line is named in the second story.
     assert distances(first) == [(2, "attic", 2), (5, "attic", 5), (6, "lamp", 3), (6, "rope", 3)]
@@ -143,7 +144,7 @@ def test_sessions_of_one_question_are_one_conversation(tmp_path):
         ("(2023/05/20) Hi.", "Hello."),
         ("(2023/05/21) Hello.", "Back again?"),
         ("Yes.\nI have seven hens, 7.", "Nice."),
-        ("Bye.", "Okay."),
+        ("Bye.", "Noted: Bye."),
         ("(2023/05/30) How many hens do I have?", "7"),
     ]
     assert distances(first) == [(4, "7", 2)]
@@ -157,7 +158,7 @@ def test_questions_about_a_conversation_stand_behind_all_its_sessions(tmp_path):
     (episode,) = episodes_of(write_sessions(tmp_path, TALK))
     assert [(each["query"], each["answer"]) for each in episode["interactions"]] == [
         ("(9 May) Hello.", "Ben: I sold it."),
-        ("Ann: Who? (a picture: a boat)", "Okay."),
+        ("Ann: Who? (a picture: a boat)", "Noted: Ann: Who? (a picture: a boat)"),
         ("What did Ben sell?", "the boat"),
         ("Who sank?", "That was not mentioned."),
         ("When?", "in May"),

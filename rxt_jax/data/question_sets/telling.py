@@ -10,12 +10,14 @@ __all__ = ["ABSENT_ANSWER", "files_of", "question", "told"]
 ABSENT_ANSWER = "That was not mentioned."
 """The true answer to a question about what nobody said, where the file has none."""
 
-_ACKNOWLEDGEMENT = "Okay."
-
 
 def told(text: str) -> dict[str, Any]:
-    """Make the interaction of a statement: nothing was asked, so the answer only acknowledges it."""
-    return {"query": text, "answer": _ACKNOWLEDGEMENT, "intent": "state"}
+    """Make the interaction of a statement: nothing was asked, so the answer notes it, word by word.
+
+    A model may have learnt to remember what it says rather than what it hears: the companion keeps nothing of a
+    statement that is answered by a mere "Okay."
+    """
+    return {"query": text, "answer": f"Noted: {text}", "intent": "state"}
 
 
 def question(text: str, answer: str, values: Sequence[str], *, turn: int, source: int, kind: str) -> dict[str, Any]:
