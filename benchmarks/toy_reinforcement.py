@@ -24,7 +24,7 @@ from rxt_jax.evaluation import evaluate_split
 from rxt_jax.recipe import Recipe, StageRun, load_recipe
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import LoadedRun
-from rxt_jax.stages import OnlineMemoryPreference
+from rxt_jax.stages import MemoryReinforcement, OnlineMemoryPreference
 from rxt_jax.stages.rollout import RolloutConfig
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,7 @@ def stage_run(way: str, reinforced: Recipe, toy: Recipe, updates: int) -> StageR
     if way == "reinforcement":
         return replace(run, updates=updates)
     if way == "online_preference":
+        assert isinstance(run.stage, MemoryReinforcement)
         rollout = RolloutConfig(group="branch", group_size=4, continuation="best", answer_length=20)
         stage = OnlineMemoryPreference(reward=run.stage.reward, rollout=rollout, sft_weight=0.1, remat="none")
         return replace(run, stage=stage, updates=updates)
