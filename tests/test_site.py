@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 PUBLIC = ("rxt_jax", "rxt_jax.data", "rxt_jax.data.dialogues", "rxt_jax.model", "rxt_jax.ops", "rxt_jax.losses",
           "rxt_jax.rewards", "rxt_jax.stages", "rxt_jax.evaluation", "rxt_jax.inspection", "rxt_jax.report",
-          "rxt_jax.serving", "rxt_jax.server", "rxt_jax.interop")  # fmt: skip
+          "rxt_jax.serving", "rxt_jax.server", "rxt_jax.interop", "rxt_jax.scaling")  # fmt: skip
 """Packages with public names: those whose `__init__` has an `__all__`."""
 
 

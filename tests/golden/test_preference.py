@@ -1,7 +1,5 @@
 """Preference losses against independent implementations. Source: docs/method.md §16."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,7 +144,7 @@ def test_the_loss_of_the_memory_stage(name):
     kinds = ("accepted", "rejected", "neutral")
     policy, reference = (jnp.stack([case.i[f"{who}_{kind}"] for kind in kinds], -1)[None] for who in ("policy", "ref"))
     rows = policy.shape[1]
-    answers = SimpleNamespace(paired=jnp.ones((1, rows), bool), anchored=jnp.ones((1, rows), bool))
+    counted = jnp.ones((1, rows), bool)
     counts = {"pairs": jnp.full(1, float(rows)), "tokens": jnp.float32(1.0), "calls": jnp.float32(1.0)}
     for setting, given in case.config["settings"].items():
         preference = PreferenceConfig(loss="conservative", beta=given["beta"], label_smoothing=given["label_smoothing"])
@@ -154,8 +152,10 @@ def test_the_loss_of_the_memory_stage(name):
         kept = 3 if given["use_anchored"] else 2
 
         def loss(policy, stage=stage, kept=kept):
-            scores = [SequenceLogProbs(each[..., :kept], jnp.ones((1, rows, kept))) for each in (policy, reference)]
-            return stage._loss(*scores, answers, counts)[0]
+            found = SequenceLogProbs(policy[..., :kept], jnp.ones((1, rows, kept)))
+            factors = jnp.broadcast_to(stage._factors(counts)[:, None], (1, rows))
+            frozen = reference[..., :kept]
+            return stage._loss_of_call(found, jnp.float32(0.0), (frozen, counted, counted, factors), counts)
 
         value, slope = jax.value_and_grad(loss)(policy)
         np.testing.assert_allclose(value, case.o[f"{setting}.loss"], rtol=1e-4, atol=2e-6, err_msg=setting)
