@@ -130,6 +130,7 @@ def test_a_guess_comes_from_other_conversations():
     assert guess_level([], others) == 0.0
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_and_the_result_written(tmp_path):
     tokenizer = dialogue_tokenizer()
     model = small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=64))

@@ -98,7 +98,8 @@ def test_own_answers_are_written_where_they_should_be(model, context, monkeypatc
     assert both[0] == both[1]
 
 
-@pytest.mark.parametrize("end_every_answer", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("end_every_answer", [True, False])
 def test_the_baseline_answers_the_same_questions(context, end_every_answer, tmp_path):
     config = presets.baseline_like(small_config(vocab_size=TOKENIZER.vocab_size), max_length=256)
     found = measured(build_model(config, 0), context, time_turns=True, end_every_answer=end_every_answer)

@@ -25,6 +25,7 @@ from rxt_jax.stages.stage import Reading
 DATA = DataConfig(max_length=64, max_interactions=9)
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_rows_scored_one_by_one():
     """Memory walked by hand, every answer decoded alone."""
     model = small_model(small_config(max_length=40, vocab_size=640))

@@ -120,6 +120,7 @@ def branches():
     return state, act(state, conversations(ragged=False), 0), graphdef
 
 
+@pytest.mark.slow
 def test_answers_of_a_branch_group_share_memory_and_the_best_one_is_remembered():
     _, made, _ = branches()
     assert made.ids.shape[1] == 4 * ROWS and made.actions.shape[-1] == 4
@@ -167,6 +168,7 @@ REPLAYED = replace(
 )
 
 
+@pytest.mark.slow
 def test_updates_learn_in_passes_replay_the_best_and_compile_once():
     state, act, step, _ = make(REPLAYED, clip_groups=(("critic",),))
     before = state.carry["reference"]["decoder/head/kernel"].copy()

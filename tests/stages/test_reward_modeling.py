@@ -71,6 +71,7 @@ def test_the_loss_is_bradley_terry_with_a_margin_and_pulls_scores_to_zero():
             RewardPairConfig(**bad)
 
 
+@pytest.mark.slow
 def test_it_begins_as_a_copy_and_only_itself_gets_a_gradient():
     _, params = begun()
     flat = by_path(params)

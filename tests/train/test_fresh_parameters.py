@@ -10,13 +10,9 @@ from rxt_jax.model import fresh_parameters as fresh
 from rxt_jax.model import make_model, presets
 
 
+@pytest.mark.slow  # to optimise them fully takes a minute
 @pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(presets.toy(), marks=pytest.mark.slow),
-        pytest.param(mixture_config(), marks=pytest.mark.slow),  # to optimise it fully takes a minute
-        presets.baseline_like(small_config(), max_length=64),
-    ],
+    "config", [presets.toy(), mixture_config(), presets.baseline_like(small_config(), max_length=64)]
 )
 def test_they_are_bit_for_bit_those_of_the_fully_optimised_program(config):
     fully = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}

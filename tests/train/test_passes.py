@@ -52,6 +52,7 @@ def test_no_pass_begins_after_the_limit_and_one_pass_is_the_batch_as_it_is():
         run(Passes(minibatches=5))
 
 
+@pytest.mark.slow
 def test_groups_that_are_clipped_apart_do_not_slow_the_others():
     params = nnx.split(small_model(small_config(critic=CriticConfig())))[1]
 

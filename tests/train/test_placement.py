@@ -68,6 +68,7 @@ def test_the_choice_is_listed_when_a_run_starts(tmp_path, monkeypatch):
         run_recipe(replace(recipe, mesh=replace(MESH, replicate_indivisible=())), quiet=True)
 
 
+@pytest.mark.slow
 def test_fresh_parameters_are_made_in_their_parts_with_the_numbers_of_one_device():
     mesh = make_mesh(MESH)
     shardings = parameter_shardings(variables(), mesh, MESH.replicate_indivisible)

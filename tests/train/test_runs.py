@@ -264,6 +264,7 @@ def test_recipes_survive_json_and_unknown_fields_are_named(tmp_path):
         from_json(written)
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_are_one_batch():
     graphdef, params = nnx.split(small_model())
     stage = MemoryAware()
