@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from rxt_jax.sharding import AXIS_RULES, BATCH_AXES, parameter_spec
 
-__all__ = ["constrain", "map_rows", "on_mesh"]
+__all__ = ["constrain", "map_rows", "on_mesh", "rows_are_own"]
 
 # Other axes of activations, such as width and slots, are whole on every device.
 _SPLIT = {"batch": BATCH_AXES} | {
@@ -100,6 +100,20 @@ def map_rows(
         check_vma=False,
     )
     return mapped(rows, flat)
+
+
+def rows_are_own(count: int) -> bool:
+    """Say whether inside `map_rows` a device works alone: on its own of `count` rows, with all heads and channels.
+
+    That is what a Pallas kernel needs, which the partitioner cannot split. True without a mesh on a single device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.auto_axes)
+    return count % parts == 0 and all(
+        mesh.shape[axis] == 1 or axis in mesh.manual_axes or axis in BATCH_AXES for axis in mesh.axis_names
+    )
 
 
 def _is_variable(node: Any) -> bool:

@@ -47,7 +47,7 @@ class AttentionConfig:
     output_bias: bool = True
     """Bias of the output."""
     dropout: float = 0.0
-    """Probability in [0, 1) to drop an attention weight, in training; `einsum` alone can."""
+    """Probability in [0, 1) to drop an attention weight, in training; `einsum` alone can, and `auto` then takes it."""
     implementation: AttentionImplementation = "einsum"
     """Which kernel attends; changes no number beyond rounding."""
 
@@ -67,7 +67,7 @@ class AttentionConfig:
         if self.implementation not in get_args(AttentionImplementation):
             known = ", ".join(get_args(AttentionImplementation))
             raise ValueError(f"implementation must be one of {known}, got {self.implementation!r}.")
-        if self.dropout and self.implementation != "einsum":
+        if self.dropout and self.implementation not in ("einsum", "auto"):
             raise ValueError(f"dropout = {self.dropout} needs implementation='einsum', got {self.implementation!r}.")
 
     @property

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.ops.dropout import dropout
+from rxt_jax.ops.splash_attention import attend_by_splash, splash_serves
+from rxt_jax.row_sharding import map_rows, rows_are_own
 from rxt_jax.types import Key
 
 __all__ = [
@@ -15,14 +17,18 @@ __all__ = [
     "AttentionMask",
     "attend",
     "attention_weights",
+    "choose_implementation",
     "document_mask",
     "document_positions",
 ]
 
-AttentionImplementation = Literal["einsum", "xla", "cudnn"]
-"""The body of this file, or one of those behind `jax.nn.dot_product_attention`: equal numbers up to rounding, no
-dropout. `cudnn` wants an NVIDIA device and bfloat16."""
+AttentionImplementation = Literal["einsum", "xla", "cudnn", "splash", "auto"]
+"""Equal numbers up to rounding. `einsum`: the body of this file, the only one with dropout. `xla` and `cudnn`: those
+behind `jax.nn.dot_product_attention`; `cudnn` wants an NVIDIA device and bfloat16. `splash`: JAX's kernel for TPUs
+(`ops/splash_attention.py`); elsewhere it is interpreted, which is for tests. `auto`: `splash` on a TPU and `cudnn` on
+an NVIDIA device where they serve and there is enough to do, else `einsum`."""
 
+_LEAST_SCORES = 1 << 20  # of a head, below which XLA is as good as a kernel
 _EXCLUDED = -1e30  # finite, so that a row without any key stays free of NaN
 
 
@@ -93,11 +99,42 @@ def attend(
     query_heads, kv_heads = query.shape[2], key.shape[2]
     if query_heads < kv_heads:
         query = jnp.tile(query, (1, 1, kv_heads // query_heads, 1))
+    drops = dropout_key is not None and dropout_rate > 0.0
+    if implementation == "auto":
+        implementation = "einsum" if drops else choose_implementation(query, key, mask)
     if implementation == "einsum":
         return _attend(query, key, value, mask, dropout_rate, dropout_key)
-    if dropout_key is not None and dropout_rate > 0.0:
+    if drops:
         raise ValueError(f"the {implementation} implementation has no dropout of attention. Use 'einsum'.")
-    return _attend_by_library(query, key, value, mask, implementation)
+    if implementation == "splash":
+        attended = _attend_by_splash(query, key, value, mask)
+    else:
+        attended = _attend_by_library(query, key, value, mask, implementation)
+    visible = mask.dense(num_keys)
+    if visible is None:
+        return attended
+    # There a query that sees no key gets a mean of all values.
+    return jnp.where(jnp.any(visible, axis=-1)[..., None, None], attended, jnp.zeros_like(attended))
+
+
+def choose_implementation(
+    query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], mask: AttentionMask
+) -> Literal["einsum", "cudnn", "splash"]:
+    """Say what `auto` is for these shapes, on the devices that a program is traced for."""
+    platform = _platform()
+    if platform == "tpu" and splash_serves(query, key, has_pairs=mask.pairs is not None) is None:
+        # The partitioner cannot split a kernel: every device has to have rows and heads of its own.
+        return "splash" if rows_are_own(query.shape[0]) else "einsum"
+    if platform in ("gpu", "cuda") and query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0:
+        return "cudnn" if query.shape[1] * key.shape[1] >= _LEAST_SCORES else "einsum"
+    return "einsum"
+
+
+def _platform() -> str:
+    """Name the devices that a program is traced for, which need not be there."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def attention_weights(
@@ -127,9 +164,8 @@ def _attend_by_library(
     mask: AttentionMask,
     implementation: Literal["xla", "cudnn"],
 ) -> Float[Array, "B T N H"]:
-    num_keys = key.shape[1]
-    listed = mask._replace(causal=False).dense(num_keys)
-    attended = jax.nn.dot_product_attention(
+    listed = mask._replace(causal=False).dense(key.shape[1])
+    return jax.nn.dot_product_attention(
         query,
         key,
         value,
@@ -137,11 +173,30 @@ def _attend_by_library(
         is_causal=mask.causal,
         implementation=implementation,
     )
-    whole = mask.dense(num_keys)
-    if whole is None:
-        return attended
-    # There a query that sees no key gets a mean of all values.
-    return jnp.where(jnp.any(whole, axis=-1)[..., None, None], attended, jnp.zeros_like(attended))
+
+
+def _attend_by_splash(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: AttentionMask,
+) -> Float[Array, "B T N H"]:
+    reason = splash_serves(query, key, has_pairs=mask.pairs is not None, least=0)
+    if reason is not None:
+        raise ValueError(f"splash attention cannot serve this: {reason}. Use 'auto' or 'einsum'.")
+    queries, keys = None, None
+    if mask.keys is not None or mask.documents is not None:
+        ones = jnp.ones(query.shape[:2], jnp.int32)
+        queries = ones if mask.documents is None else mask.documents
+        keys = jnp.ones(key.shape[:2], jnp.int32) if mask.documents is None else mask.documents
+        if mask.keys is not None:
+            # Where there is no real key all are kept: a row that sees nothing is set to zero afterwards.
+            keys = jnp.where(mask.keys | ~jnp.any(mask.keys, axis=-1, keepdims=True), keys, -1)
+
+    def own(rows: Any, _: Any, __: tuple[str, ...]) -> tuple[Array, tuple[()]]:
+        return attend_by_splash(*rows, causal=mask.causal, interpret=_platform() != "tpu"), ()
+
+    return map_rows(own, (query, key, value, queries, keys))[0]
 
 
 def _attend(
