@@ -25,8 +25,10 @@ TESTS = Path(__file__).parents[1]
 RECIPE = """
 from dataclasses import replace
 from small import small_recipe
+from rxt_jax.rewards import FactReward
 from rxt_jax.stages import JointPretraining, MemoryReinforcement
-recipe = small_recipe("unnamed", {"joint": JointPretraining(), "reinforced": MemoryReinforcement()})
+stages = {"joint": JointPretraining(), "reinforced": MemoryReinforcement(reward=FactReward())}
+recipe = small_recipe("unnamed", stages)
 """
 
 
