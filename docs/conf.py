@@ -35,7 +35,7 @@ linkcheck_retries = 2
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
 myst_heading_anchors = 4
 exclude_patterns = ["drawings"]
-suppress_warnings = ["myst.header"]
+suppress_warnings = ["ref.python", "myst.header"]
 
 autodoc_default_options = {
     "members": True,
