@@ -30,9 +30,9 @@ def start():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["impo", "ppo", "grpo", "rloo"])
-def test_every_algorithm_reaches_nine_tenths_of_the_optimum(name):
+@pytest.mark.parametrize(("name", "updates"), [("impo", 160), ("ppo", 160), ("grpo", 160), ("rloo", 280)])
+def test_every_algorithm_reaches_nine_tenths_of_the_optimum(name, updates):
     graphdef, params, measure, right = start()
     assert 0.3 < right < 0.8
-    curve = task().reinforce(graphdef, params, task().make_stage(name), measure, 0, 2, 160, 1e-3)
-    assert max(value for _, value in curve[-3:]) >= 0.9
+    curve = task().reinforce(graphdef, params, task().make_stage(name), measure, 0, 2, updates, 1e-3)
+    assert max(value for _, value in curve[-3:]) >= 0.9, curve

@@ -163,7 +163,9 @@ def test_a_process_that_is_killed_ends_the_other_with_a_message(tmp_path):
     both.processes[1].kill()
     codes, outputs = both.end()
     assert codes[0] not in (0, None) and codes[1] == -signal.SIGKILL
-    assert "another process has ended" in outputs[0] and "same command" in outputs[0], outputs[0]
+    # Ours where the collective fails first, JAX's own where the missing heartbeat is noticed first.
+    ours = "another process has ended" in outputs[0] and "same command" in outputs[0]
+    assert ours or "another task died" in outputs[0], outputs[0]
 
 
 @pytest.mark.parametrize(
