@@ -39,7 +39,11 @@ class Page:
         browser.refresh()
 
     def all(self, selector):
-        return [each.text for each in self.browser.find_elements("css selector", selector)]
+        # In one piece: while a turn runs, the page may replace an element between being found and being read.
+        shown = "each => each.checkVisibility() ? each.innerText.trim() : ''"
+        return self.browser.execute_script(
+            f"return [...document.querySelectorAll(arguments[0])].map({shown})", selector
+        )
 
     def wait(self, condition, seconds=PATIENT):
         end = time.monotonic() + seconds
