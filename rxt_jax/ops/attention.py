@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.ops.dropout import dropout
-from rxt_jax.ops.splash_attention import attend_by_splash, splash_serves
+from rxt_jax.ops.splash_attention import LEAST_SCORES, attend_by_splash, splash_serves
 from rxt_jax.row_sharding import map_rows, rows_are_own
 from rxt_jax.types import Key
 
@@ -28,7 +28,6 @@ behind `jax.nn.dot_product_attention`; `cudnn` wants an NVIDIA device and bfloat
 (`ops/splash_attention.py`); elsewhere it is interpreted, which is for tests. `auto`: `splash` on a TPU and `cudnn` on
 an NVIDIA device where they serve and there is enough to do, else `einsum`."""
 
-_LEAST_SCORES = 1 << 20  # of a head, below which XLA is as good as a kernel
 _EXCLUDED = -1e30  # finite, so that a row without any key stays free of NaN
 
 
@@ -126,7 +125,7 @@ def choose_implementation(
         # The partitioner cannot split a kernel: every device has to have rows and heads of its own.
         return "splash" if rows_are_own(query.shape[0]) else "einsum"
     if platform in ("gpu", "cuda") and query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0:
-        return "cudnn" if query.shape[1] * key.shape[1] >= _LEAST_SCORES else "einsum"
+        return "cudnn" if query.shape[1] * key.shape[1] >= LEAST_SCORES else "einsum"
     return "einsum"
 
 

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-__all__ = ["attend_by_splash", "splash_serves"]
+__all__ = ["LEAST_SCORES", "attend_by_splash", "splash_serves"]
 
 _TILE = 128  # lengths are multiples of it
 _BLOCK = 512  # at most, of queries and of keys
-_LEAST_SCORES = 1 << 20  # scores of a head below which XLA is as good
+LEAST_SCORES = 1 << 20  # of a head, below which XLA is as good as a kernel
 
 
-def splash_serves(query: Array, key: Array, *, has_pairs: bool, least: int = _LEAST_SCORES) -> str | None:
+def splash_serves(query: Array, key: Array, *, has_pairs: bool, least: int = LEAST_SCORES) -> str | None:
     """Say why the kernel cannot or should not serve these shapes, or None where it does."""
     length, num_keys, heads, kv_heads = query.shape[1], key.shape[1], query.shape[2], key.shape[2]
     if has_pairs:
