@@ -62,6 +62,7 @@ class EpisodeBatch(NamedTuple):
     token_mask: ShapedArray  # bool [I B T]
     loss_mask: ShapedArray  # bool [I B T]
     valid: ShapedArray  # bool [I B]
+    loss_weights: ShapedArray | None = None  # float32 [I B T], how much a target counts; None: all the same
 
 
 class PreferenceBatch(NamedTuple):
@@ -97,3 +98,4 @@ class Interaction(NamedTuple):
     previous_ids: ShapedArray
     previous_token_mask: ShapedArray
     previous_valid: ShapedArray
+    loss_weights: ShapedArray | None = None

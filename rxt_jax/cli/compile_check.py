@@ -19,9 +19,11 @@ _USAGE = """usage: rxt compile-check CONFIG --topology KIND:SHAPE [--field value
   --stages A,B          only these stages
   --suggest             look for a mesh and micro-batches that fit into 90 % of the memory
   --tries N             programs that --suggest may compile for a stage (6)
+  --budget N            most traffic of a device in an update, in float32 parameters of the model (any)
   --json                print JSON
 
-Any field of the recipe is an option as in rxt train. Exit code 1: something does not fit."""
+Any field of the recipe is an option as in rxt train. Exit code 1: something does not fit, or devices exchange what
+nobody asked for."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -38,12 +38,14 @@ class CheckOptions:
     """Also look for a mesh and micro-batches that fit into 90 % of the memory."""
     tries: int = 6
     """How many programs `suggest` may compile for a stage."""
+    budget: float | None = None
+    """Most traffic of a device in an update, in float32 parameters of the model; None = any."""
     json: bool = False
     """Print JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Check and print; 0 where everything fits, 1 where something does not."""
+    """Check and print; 0 where everything is well, 1 where something does not fit or a check fails."""
     mine, rest = split_arguments(CheckOptions, arguments[1:])
     options = parse(CheckOptions, mine, "rxt compile-check CONFIG")
     recipe = parse(Recipe, rest, f"rxt compile-check {arguments[0]}", default=load_recipe(arguments[0]))
@@ -53,7 +55,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--suggest wants to know the memory of a device of {topology.name}: give --memory GIB.")
     recipe, skipped = _checkable(_with_vocabulary(recipe), options.stages)
     devices = topology.devices()
-    found = {name: check_stage(recipe, name, devices, memory) for name in recipe.stages if name not in skipped}
+    checked = (name for name in recipe.stages if name not in skipped)
+    found = {name: check_stage(recipe, name, devices, memory, budget=options.budget) for name in checked}
     better: dict[str, CompiledStage | None] = {}
     if options.suggest and memory is not None:
         better = {name: suggest(recipe, name, devices, memory, tries=options.tries) for name in found}
@@ -61,7 +64,8 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(_as_json(topology, found, skipped, better)))
     else:
         _show(Console(), topology, found, skipped, better)
-    return 0 if all(stage.fits is not False for stage in found.values()) else 1
+    well = (stage.fits is not False and all(check.passed for check in stage.checks) for stage in found.values())
+    return 0 if all(well) else 1
 
 
 def _with_vocabulary(recipe: Recipe) -> Recipe:
@@ -97,7 +101,8 @@ def _as_json(
 
 def _stage_as_json(stage: CompiledStage) -> dict[str, Any]:
     collectives = {kind: total._asdict() for kind, total in stage.collectives.items()}
-    return dataclasses.asdict(stage) | {"fits": stage.fits, "collectives": collectives}
+    checks = [check._asdict() for check in stage.checks]
+    return dataclasses.asdict(stage) | {"fits": stage.fits, "collectives": collectives, "checks": checks}
 
 
 def _show(
@@ -124,6 +129,14 @@ def _show(
             sent.add_row(stage.stage, kind, str(total.instructions), str(total.times), f"{total.bytes / 2**20:,.1f}")
     if sent.row_count:
         console.print(sent)
+    signs = Table(title="signs of traffic that nobody asked for")
+    for column in ("stage", "what should be true", "is it", "found"):
+        signs.add_column(column)
+    for stage in found.values():
+        for check in stage.checks:
+            signs.add_row(stage.stage, check.name, "yes" if check.passed else "[red]no", check.found)
+    if signs.row_count:
+        console.print(signs)
     for name, reason in skipped.items():
         console.print(f"{name} is not checked: {reason}")
     for name, stage in better.items():

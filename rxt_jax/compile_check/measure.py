@@ -10,11 +10,12 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
+from rxt_jax.compile_check.checks import Check, check_collectives, kept_messages
 from rxt_jax.compile_check.example_batch import example_batch
 from rxt_jax.model.operation_count import device_peak
 from rxt_jax.recipe import Recipe
 from rxt_jax.run_parameters import describe_parameters
-from rxt_jax.scaling import CollectiveTotal, collectives_of, total_by_kind
+from rxt_jax.scaling import Collective, CollectiveTotal, collectives_of, total_by_kind
 from rxt_jax.sharding import batch_shardings, make_mesh
 from rxt_jax.train.optimizer import make_optimizer
 from rxt_jax.train.state import abstract_state
@@ -52,6 +53,8 @@ class CompiledStage:
     collectives: dict[str, CollectiveTotal]
     """What a device sends and gets in an update, by kind, loops counted as often as they run; empty where the program
     did not compile."""
+    checks: tuple[Check, ...] = ()
+    """Signs of traffic that nobody asked for (`checks`); empty for one device and where the program did not compile."""
 
     @property
     def fits(self) -> bool | None:
@@ -59,8 +62,13 @@ class CompiledStage:
         return None if self.memory is None else self.peak <= self.memory
 
 
-def check_stage(recipe: Recipe, name: str, devices: list[Any], memory: int | None) -> CompiledStage:
-    """Compile the train step of a stage for devices that need not be there."""
+def check_stage(
+    recipe: Recipe, name: str, devices: list[Any], memory: int | None, *, budget: float | None = None
+) -> CompiledStage:
+    """Compile the train step of a stage for devices that need not be there.
+
+    `budget` is the most traffic of a device in an update that is well, in float32 parameters; None = any.
+    """
     run, mesh = recipe.stages[name], make_mesh(recipe.mesh, devices)
     batch = example_batch(run.stage, recipe.data_of(run), run.batch_size)
     graphdef, state = _abstract(recipe, name, mesh)
@@ -85,12 +93,18 @@ def check_stage(recipe: Recipe, name: str, devices: list[Any], memory: int | Non
     }
     began = time.perf_counter()
     lowered = step.lower(state, shapes)
-    collectives: dict[str, CollectiveTotal] = {}
+    collectives: list[Collective] = []
+    checks: list[Check] = []
     try:
-        compiled = lowered.compile()
+        with kept_messages() as messages:
+            compiled = lowered.compile()
         seconds = time.perf_counter() - began
         peak = compiled.memory_analysis().peak_memory_in_bytes
-        collectives = total_by_kind(collectives_of(compiled.as_text()))
+        collectives = collectives_of(compiled.as_text())
+        if mesh.size > 1:
+            checks = check_collectives(
+                collectives, state.params, rows=run.batch_size, messages=messages.text, budget=budget
+            )
     except jax.errors.JaxRuntimeError as error:
         seconds = time.perf_counter() - began
         peak = _needed(str(error))
@@ -109,7 +123,8 @@ def check_stage(recipe: Recipe, name: str, devices: list[Any], memory: int | Non
         operations=operations,
         seconds_at_peak=operations / device_operations if operations and device_operations else None,
         compile_seconds=seconds,
-        collectives=collectives,
+        collectives=total_by_kind(collectives),
+        checks=tuple(checks),
     )
 
 

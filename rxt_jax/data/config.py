@@ -210,6 +210,9 @@ class DataConfig:
     """Whether `[T]`, `[A]` and `[C]` are targets."""
     train_eos: bool = True
     """Whether `[EOS]` is a target."""
+    value_weight: float = 1.0
+    """How much a token of a value that an answer recalls counts in the loss of an episode, in tokens that recall
+    nothing. Values are those that records name in `recall`; prepared folders do not keep them apart."""
     use_system_prompt: bool = False
     """Write an episode's `system` into memory before its first interaction."""
     end_cut_texts: bool = True
@@ -242,6 +245,10 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0.0 < self.mask_probability < 1.0:
             raise ValueError(f"mask_probability must lie in (0, 1), got {self.mask_probability}. Usual: 0.15.")
+        if not self.value_weight > 0.0:
+            raise ValueError(
+                f"value_weight must be positive, got {self.value_weight}. Use 1 to weigh all tokens alike."
+            )
         if not 0.0 <= self.subword_sampling <= 1.0:
             raise ValueError(
                 f"subword_sampling must lie in [0, 1], got {self.subword_sampling}. Usual: 0.1, or 0 for no sampling."
@@ -279,6 +286,7 @@ BATCH_FIELDS = frozenset(
         "packing",
         "workers",
         "subword_sampling",
+        "value_weight",
     }
 )
 """Fields of `DataConfig` and of its `compatibility` that say how rows are put together, or how training samples them,

@@ -50,7 +50,18 @@ def make_episode_batch(
     shape = (num_interactions, len(episodes), length)
     ids, token_mask, loss_mask = (leaf.reshape(shape) for leaf in stacked)
     valid = np.array([row.valid for row in by_interaction]).reshape(shape[:2])
-    return EpisodeBatch(ids, token_mask, loss_mask, valid)
+    weights = None
+    if encoder.config.value_weight != 1.0:
+        weights = _weigh_values(by_interaction, length, encoder.config.value_weight).reshape(shape)
+    return EpisodeBatch(ids, token_mask, loss_mask, valid, weights)
+
+
+def _weigh_values(rows: list[Row], length: int, weight: float) -> np.ndarray:
+    weights = np.ones((len(rows), length), np.float32)
+    for number, row in enumerate(rows):
+        for span in row.values:
+            weights[number, span.start : span.stop] = weight
+    return weights
 
 
 def make_preference_batch(

@@ -227,6 +227,12 @@ class PreparedEpisodes(EpisodeSource):
                 f"but the rows of {self.folder} were made once. Train on the files that it was prepared from, or set "
                 f"data.subword_sampling = 0."
             )
+        if encoder.config.value_weight != 1.0:
+            raise ValueError(
+                f"data.value_weight = {encoder.config.value_weight:g} weighs values that records name, but the rows "
+                f"of {self.folder} do not keep them apart. Train on the files that it was prepared from, or set "
+                f"data.value_weight = 1."
+            )
         mine = {"tokenizer": encoder.tokenizer.fingerprint} | row_settings(encoder)
         theirs = {"tokenizer": self.manifest["tokenizer"]} | self.manifest["rows"]
         for name in sorted(mine.keys() | theirs.keys(), key=lambda name: (name == "probe", name)):

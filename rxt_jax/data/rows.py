@@ -25,6 +25,7 @@ from rxt_jax.data.template import (
     system_prompt_ids,
 )
 from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.data.value_tokens import find_value_tokens
 
 __all__ = ["Row", "RowEncoder", "join_parts", "join_rows", "stack_conversations", "stack_rows"]
 
@@ -32,13 +33,15 @@ __all__ = ["Row", "RowEncoder", "join_parts", "join_rows", "stack_conversations"
 class Row(NamedTuple):
     """One interaction: its ids, how many of them are the prompt, and whether it is to be used.
 
-    Every token behind the prompt is a target, unless `labels` says for every token whether it is.
+    Every token behind the prompt is a target, unless `labels` says for every token whether it is. `values` are the
+    tokens of values that the answer recalls, where the data weigh them (`DataConfig.value_weight`).
     """
 
     ids: list[int]
     prompt_length: int
     valid: bool = True
     labels: Sequence[bool] | None = None
+    values: tuple[range, ...] = ()
 
     def label_list(self) -> list[bool]:
         """Tell for every token whether it is a target."""
@@ -96,7 +99,8 @@ class RowEncoder:
         else:
             blocks = prompt_blocks(interaction, self.encode, self.special)
             answer = answer_ids(interaction, self.encode, self.special)
-        return self._finished(*self._fitted(blocks, answer, interaction))
+        row = self._finished(*self._fitted(blocks, answer, interaction))
+        return row if self.config.value_weight == 1.0 else row._replace(values=self._values(row, interaction))
 
     def episode(self, episode: Mapping[str, Any]) -> list[Row]:
         """Encode the first `max_interactions` interactions of an episode, behind its system prompt if one is wanted."""
@@ -191,6 +195,12 @@ class RowEncoder:
             return self._unused
         self.report.row(cut=cut, without_label=not labelled)
         return row
+
+    def _values(self, row: Row, interaction: Mapping[str, Any]) -> tuple[range, ...]:
+        """Find what the annotations of an interaction say that its answer recalls."""
+        values = (str(each["value"]) for each in interaction.get("recall") or ())
+        spans = (find_value_tokens(row.ids, row.prompt_length, value, self.tokenizer.token_bytes) for value in values)
+        return tuple(span for span in spans if span is not None)
 
     def _without_answer(self, query: list[int]) -> tuple[Row, str | None]:
         """Write a pair whose answer is empty as the published pair template does: as plain text without a label."""

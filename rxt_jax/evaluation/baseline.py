@@ -16,10 +16,11 @@ from rxt_jax.data.config import DataConfig
 from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.rows import Row, RowEncoder, join_rows, stack_conversations
 from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.data.value_tokens import find_value_tokens
 from rxt_jax.evaluation.answering import generate_rows, read_tokens
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.evaluate import absences_in_rows, recalls_in_rows, sample_episodes, text_of
-from rxt_jax.evaluation.recall import Absence, Recall, chance_level, find_value_tokens
+from rxt_jax.evaluation.recall import Absence, Recall, chance_level
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 from rxt_jax.losses.token_log_probs import TokenLogProbs
 from rxt_jax.model.generation import prompt_width

@@ -14,9 +14,10 @@ from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.loader import make_episode_batch
 from rxt_jax.data.rows import Row, RowEncoder
 from rxt_jax.data.tokenizer import Tokenizer
+from rxt_jax.data.value_tokens import find_value_tokens
 from rxt_jax.evaluation.answering import AnswerRows, ReadAnswers
 from rxt_jax.evaluation.config import EvaluationConfig
-from rxt_jax.evaluation.recall import Absence, Recall, absences_of, chance_level, find_value_tokens, recalls_of
+from rxt_jax.evaluation.recall import Absence, Recall, absences_of, chance_level, recalls_of
 from rxt_jax.evaluation.report import ConditionResult, SplitResult
 from rxt_jax.evaluation.walk import Findings, place_model, read_batch
 from rxt_jax.losses.token_log_probs import TokenLogProbs

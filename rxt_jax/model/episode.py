@@ -57,6 +57,7 @@ def with_previous(batch: EpisodeBatch) -> Interaction:
         previous_ids=shift(batch.ids),
         previous_token_mask=shift(batch.token_mask) & previous_valid[..., None],
         previous_valid=previous_valid,
+        loss_weights=None if batch.loss_weights is None else jnp.asarray(batch.loss_weights),
     )
 
 

@@ -165,7 +165,7 @@ def _cost(records: Sequence[RunRecord]) -> str:
         stages = dict.fromkeys(line["stage"] for line in record.metrics)
         for stage in dict.fromkeys((*stages, *record.account["stages"])):
             trained = [line for line in record.metrics if (line["stage"], line["split"]) == (stage, "train")]
-            speeds = [line["tokens_per_second"] for line in trained if "tokens_per_second" in line]
+            speeds, shares = ([line[name] for line in trained if name in line] for name in ("tokens_per_second", "mfu"))
             sittings = record.account["stages"].get(stage, [])
             rows.append(
                 (
@@ -173,6 +173,7 @@ def _cost(records: Sequence[RunRecord]) -> str:
                     stage,
                     str(max((line["update"] for line in trained), default="")),
                     f"{statistics.median(speeds):,.0f}" if speeds else "",
+                    _percent(statistics.median(shares)) if shares else "–",
                     *(
                         f"{sum(each[name] for each in sittings):,.0f}" if sittings else ""
                         for name in ("seconds", "compile_seconds")
@@ -180,7 +181,16 @@ def _cost(records: Sequence[RunRecord]) -> str:
                     ", ".join(dict.fromkeys(str(each["device"]) for each in sittings)),
                 )
             )
-    head = ("run", "stage", "updates", "tokens/s (median)", "seconds", "of them compiling", "device")
+    head = (
+        "run",
+        "stage",
+        "updates",
+        "tokens/s (median)",
+        "% of peak (median)",
+        "seconds",
+        "of them compiling",
+        "device",
+    )
     note = (
         ""
         if all(record.account["stages"] for record in records)

@@ -33,13 +33,14 @@ def answer_labels(interaction: Interaction, train_first_interaction: bool = True
     return interaction.loss_mask & scored[..., None]
 
 
-def count_answers(labels: Array, normalisation: EpisodeNormalisation) -> dict[str, Array]:
-    """Count the labels `[I B T]` of an episode batch as denominators; micro-batches add up.
+def count_answers(labels: Array, normalisation: EpisodeNormalisation, weights: Array | None = None) -> dict[str, Array]:
+    """Count the labels `[I B T]` of an episode batch as denominators, each by its weight; micro-batches add up.
 
     `answer` is one number, or one per interaction where their means are joined; `balance` counts
     the decoder passes that share the router's loss.
     """
-    per_interaction = jnp.sum(labels[..., 1:], axis=(1, 2), dtype=jnp.float32)
+    counted = labels if weights is None else labels * weights
+    per_interaction = jnp.sum(counted[..., 1:], axis=(1, 2), dtype=jnp.float32)
     scored = jnp.sum(per_interaction > 0, dtype=jnp.float32)
     if normalisation == "tokens":
         return {"answer": jnp.sum(per_interaction), "balance": scored}
@@ -90,7 +91,7 @@ def read_memories(
 
     def loss(given: tuple, fixed: tuple, number: Array) -> tuple[Array, tuple[TokenLoss, Array]]:
         embedded, own = given
-        ids, token_mask, labels, mask, answer_factor, balance_factor = fixed
+        ids, token_mask, labels, token_weights, mask, answer_factor, balance_factor = fixed
         together, rows, length = ids.shape
         # The c interactions of a conversation are neighbours: where memory is shared they read the same.
         memory = memories if own is None else jax.vmap(join_rows, in_axes=1)(own)
@@ -103,6 +104,8 @@ def read_memories(
             key=fold_key(fold_key(key, start + number), 3),
         )
         weights = jnp.broadcast_to(answer_factor[:, None, None], ids.shape)
+        if token_weights is not None:
+            weights = weights * token_weights
         value, found = next_token_loss(model.logits, hidden, join_rows(ids), join_rows(labels), join_rows(weights))
 
         def total(tokens: Array) -> Array:
@@ -116,7 +119,7 @@ def read_memories(
     value, (answer, balance) = add_up_calls(
         loss,
         (model.embed(interactions.ids), None if is_shared else memories),
-        (interactions.ids, token_mask, labels, memory_mask, *factors),
+        (interactions.ids, token_mask, labels, interactions.loss_weights, memory_mask, *factors),
         jnp.any(labels, axis=(1, 2)),
         most=interactions_per_call,
     )

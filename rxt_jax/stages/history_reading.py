@@ -78,7 +78,7 @@ class HistoryReading(Stage):
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:
         """Count labelled tokens and decoder passes."""
         labels = answer_labels(with_previous(batch), self.train_first_interaction)
-        return count_answers(labels, "tokens")
+        return count_answers(labels, "tokens", batch.loss_weights)
 
     def operations(self, config: ModelConfig, batch: EpisodeBatch) -> float:
         """Count an update's operations: every interaction but the last encoded, each read with all of them as slots."""

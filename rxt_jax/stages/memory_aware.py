@@ -111,7 +111,7 @@ class MemoryAware(EpisodeStage):
         """Count labelled tokens (per interaction where those are averaged) and decoder passes."""
         interactions = batch if isinstance(batch, Interaction) else with_previous(batch)
         labels = answer_labels(interactions, self.train_first_interaction)
-        return count_answers(labels, self.normalisation)
+        return count_answers(labels, self.normalisation, interactions.loss_weights)
 
     def window_objective(
         self,

@@ -27,6 +27,7 @@ class RolloutBatch(NamedTuple):
     token_mask: ShapedArray  # bool [I B T]
     loss_mask: ShapedArray  # bool [I B T]
     valid: ShapedArray  # bool [I B]
+    loss_weights: ShapedArray | None = None  # float32 [I B T]
     facts: Facts | None = None  # [I B F P W]
     other_facts: Facts | None = None  # [I B F P W]
     left_out: ShapedArray | None = None  # float32 [I B]

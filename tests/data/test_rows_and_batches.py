@@ -13,6 +13,7 @@ from small import dialogue_tokenizer
 from rxt_jax.data.config import DataConfig, DialogueData, FileData, PackingConfig
 from rxt_jax.data.faults import RecordError
 from rxt_jax.data.loader import ConversationBatches, EpisodeBatches, InteractionBatches, TextBatches
+from rxt_jax.data.preparing import prepare
 from rxt_jax.data.read_ahead import read_ahead
 from rxt_jax.data.records import check_interaction
 from rxt_jax.data.rows import RowEncoder
@@ -58,6 +59,42 @@ def test_a_saved_tokenizer_is_the_same(tmp_path):
     assert loaded.encode("My cat is Tom.") == tokenizer.encode("My cat is Tom.")
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.model"):
         load_tokenizer(tmp_path / "nowhere")
+
+
+def test_values_that_answers_recall_weigh_as_the_config_says():
+    """Every annotated value, and no other token: what weighs more spells the value."""
+    tokenizer = dialogue_tokenizer()
+    config = DataConfig(max_length=64, value_weight=3.0)
+    source = open_source(DialogueData(split="iid", seed=2))
+    common = {"batch_size": 8, "seed": 0}
+    batch = EpisodeBatches(source, RowEncoder(tokenizer, config), **common)[0]
+    plain = EpisodeBatches(source, RowEncoder(tokenizer, replace(config, value_weight=1.0)), **common)
+    assert plain[0].loss_weights is None
+    np.testing.assert_array_equal(batch.ids, plain[0].ids)
+    np.testing.assert_array_equal(np.unique(batch.loss_weights), [1.0, 3.0])
+    heavy = batch.loss_weights == 3.0
+    assert not (heavy & ~batch.loss_mask).any()
+    for row in range(8):
+        episode = source.episode(plain._order.visit(row))
+        for number, interaction in enumerate(episode["interactions"][: len(batch.ids)]):
+            found = tokenizer.decode(batch.ids[number, row][heavy[number, row]].tolist())
+            values = {each["value"] for each in interaction.get("recall") or ()}
+            assert bool(values) == bool(found)
+            assert all(value.casefold() in found.casefold() for value in values)
+
+
+def test_weights_that_cannot_be_are_refused(tmp_path):
+    for weight in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="value_weight must be positive"):
+            DataConfig(value_weight=weight)
+    tokenizer, config = dialogue_tokenizer(), DataConfig(max_length=64)
+    records = tmp_path / "records.jsonl"
+    records.write_text(json.dumps({"interactions": [{"query": "Hello.", "answer": "Hi."}]}) + "\n")
+    prepare(FileData(path=str(records)), RowEncoder(tokenizer, config), tmp_path / "prepared")
+    prepared = open_source(FileData(path=str(tmp_path / "prepared")))
+    weighed = RowEncoder(tokenizer, replace(config, value_weight=2.0))
+    with pytest.raises(ValueError, match=r"data\.value_weight = 2 .*do not keep them apart"):
+        EpisodeBatches(prepared, weighed, batch_size=1, seed=0)
 
 
 def parts_as_names(**interaction):

@@ -13,9 +13,10 @@ from small import dialogue_tokenizer, small_config, small_model
 from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
+from rxt_jax.data.value_tokens import find_value_tokens
 from rxt_jax.evaluation import EvaluationConfig, Report, evaluate_split
 from rxt_jax.evaluation.evaluate import recalls_in_rows
-from rxt_jax.evaluation.recall import Recall, bucket_of, chance_level, contains_value, find_value_tokens
+from rxt_jax.evaluation.recall import Recall, bucket_of, chance_level, contains_value
 
 
 @pytest.mark.parametrize(

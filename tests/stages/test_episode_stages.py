@@ -53,7 +53,7 @@ def losses_by_interaction(stage, batch: EpisodeBatch) -> list[float]:
 
 
 def batch_of(rows: list[int], batch: EpisodeBatch) -> EpisodeBatch:
-    return EpisodeBatch(*(leaf[:, rows] for leaf in batch))
+    return jax.tree.map(lambda leaf: leaf[:, rows], batch)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -108,7 +108,7 @@ def test_filler_interactions_never_matter(name):
     noise = random_episodes(seed=5, ragged=False)
     keep = batch.valid[..., None]
     scribbled = EpisodeBatch(*(np.where(keep, a, b) for a, b in zip(batch[:3], noise[:3], strict=True)), batch.valid)
-    longer = EpisodeBatch(*(np.pad(leaf, [(0, 3)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in batch))
+    longer = jax.tree.map(lambda leaf: np.pad(leaf, [(0, 3)] + [(0, 0)] * (leaf.ndim - 1)), batch)
     for filled in (scribbled, longer):
         other, other_metrics = score(stage, filled)
         np.testing.assert_allclose(other, loss, rtol=1e-6)
@@ -125,6 +125,25 @@ def test_a_batch_is_the_mean_of_its_rows_by_tokens(name):
     counts = [float(stage.label_counts(single)["answer"]) for single in singles]
     expected = sum(count * score(stage, single)[0] for count, single in zip(counts, singles, strict=True)) / sum(counts)
     np.testing.assert_allclose(score(stage, batch)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_target_counts_as_much_as_it_weighs(name, together):
+    """The loss is the weighted mean of what the targets cost one at a time; what is measured does not change."""
+    stage = replace(STAGES[name], balance_loss_scale=0.0, interactions_per_call=together)
+    batch = random_episodes()
+    heavy = np.random.default_rng(1).random(batch.ids.shape) < 0.4
+    parts = [score(stage, batch._replace(loss_mask=batch.loss_mask & part)) for part in (heavy, ~heavy)]
+    (heavy_sum, heavy_count), (light_sum, light_count) = (metrics["answer/loss"] for _, metrics in parts)
+    loss, metrics = score(stage, batch._replace(loss_weights=np.where(heavy, np.float32(3.0), np.float32(1.0))))
+    np.testing.assert_allclose(loss, (3 * heavy_sum + light_sum) / (3 * heavy_count + light_count), rtol=1e-5)
+    plain, plain_metrics = score(stage, batch)
+    for measure, value in plain_metrics.items():
+        np.testing.assert_allclose(metrics[measure], value, rtol=1e-6, err_msg=measure)
+    alike = batch._replace(loss_weights=np.full(batch.ids.shape, np.float32(2.5)))
+    np.testing.assert_allclose(score(stage, alike)[0], plain, rtol=1e-6)
+    assert_same_gradients(gradients(stage, alike), gradients(stage, batch))
 
 
 def test_remat_changes_nothing():
