@@ -17,8 +17,9 @@ from rxt_jax.recipe import Recipe, StageRun
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 
 # The toy's data and stages, for a wider model and for longer.
-UPDATES = {"joint_pretraining": 250, "interaction_sft": 600, "history_reading": 600}
+UPDATES = {"joint_pretraining": 250, "interaction_sft": 600, "history_reading": 400}
 first = {name: replace(toy.stages[name], updates=updates) for name, updates in UPDATES.items()}
+data = replace(toy.data, max_length=56, text_length=56)
 
 
 def _memory_aware(updates: int, learning_rate: float, **schedule: object) -> StageRun:
@@ -29,17 +30,19 @@ def _memory_aware(updates: int, learning_rate: float, **schedule: object) -> Sta
     return replace(run, updates=updates, optimizer=optimizer)
 
 
+# Most of what is left to learn are the values: they are an eighth of the tokens of answers. At first they cannot be
+# known, and their weight would only be noise.
+values = replace(_memory_aware(2800, 1e-2, warmup_share=0.02), data=replace(data, value_weight=4.0))
+
 recipe = replace(
     toy,
     name="companion",
     model=presets.companion(),
-    data=replace(toy.data, max_length=56, text_length=56),
+    data=data,
     evaluation=EvaluationConfig(),
     stages=first
     | {
-        # At 2e-2 memory takes 250 updates to tell conversations apart. From there batches of 16 are too noisy for this
-        # rate: a hundred updates at a quarter of it brought the loss of answers from 0.52 to 0.37.
-        "memory_aware": _memory_aware(635, 2e-2, kind="constant", warmup_share=0.47),
-        "memory_aware_slowly": _memory_aware(3800, 8e-3, warmup_share=0.02),
+        "memory_aware": _memory_aware(600, 1.5e-2, kind="constant", warmup_share=0.08),
+        "memory_aware_values": values,
     },
 )

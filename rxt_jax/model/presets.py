@@ -59,6 +59,7 @@ def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, num_slots: int, max
                 attention=attention,
                 gate=ResidualGateConfig(kind="elementwise", activation="sigmoid"),
                 slot_identity=0.5,
+                start="copy",
             )
         ),
         embedding_std=0.05,

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rxt_jax.nn.attention import Attention, AttentionConfig
+from rxt_jax.nn.copying_start import check_copying, start_copying
 from rxt_jax.nn.memory_norms import MemoryNorm, MemoryNormConfig
 from rxt_jax.nn.norms import RMSNorm
 from rxt_jax.nn.parameters import make_parameter, normal
@@ -54,6 +55,9 @@ class MemoryLayerConfig:
     """Positions of the interaction's tokens as keys; None = no positions."""
     slot_identity: float = 0.0
     """Standard deviation at the start of a learned vector per slot in the write query; 0 = none (eq. 21)."""
+    start: Literal["random", "copy"] = "random"
+    """How the attention to the interaction starts: `copy` puts states of single tokens into slots from the first update
+    on, `random` (published) their mean (docs/method.md §7.7)."""
 
     def __post_init__(self) -> None:
         if (self.inner_attention is None) != (self.variant == "simple"):
@@ -104,6 +108,9 @@ class MemoryLayer(nnx.Module):
         self.norm = MemoryNorm(num_slots, embed_dim, config.norm, rngs=rngs)
         self.input_norm = RMSNorm(embed_dim, rngs=rngs)
         self.attention = Attention(embed_dim, config.attention, config.rotary, rngs=rngs)
+        if config.start == "copy":
+            check_copying(embed_dim, config.attention)
+            start_copying(self.attention, rngs)
         self.gate = ResidualGate(num_slots, embed_dim, config.gate, rngs=rngs)
         if config.slot_identity > 0.0:
             self.slot_identity = make_parameter(

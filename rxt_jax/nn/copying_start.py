@@ -1,0 +1,42 @@
+"""An attention that copies before it has learnt anything.
+
+With the usual start every query reads the mean of all keys. Memory written that way says the same of every interaction,
+and a decoder that has learnt to read states learns to leave memory alone, before there is anything in it. Source:
+docs/method.md §7.7; what it is worth: benchmarks/toy.md.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rxt_jax.nn.attention import Attention, AttentionConfig
+
+__all__ = ["check_copying", "start_copying"]
+
+# Measured on the toy (benchmarks/toy.md): scores with a spread of about 3, so that a query reads a few keys of forty,
+# and twice what was read, so that one write outweighs a slot's first content.
+_SHARPNESS = 3.0
+_AMPLITUDE = 2.0
+
+
+def check_copying(embed_dim: int, config: AttentionConfig) -> None:
+    """Refuse heads that cannot give back an input whole."""
+    heads = (config.num_query_heads, config.num_kv_heads)
+    if heads[0] != heads[1] or heads[0] * config.head_dim != embed_dim:
+        raise ValueError(
+            f"start='copy' needs as many key/value heads as query heads, whose widths add up to embed_dim = "
+            f"{embed_dim}; got {heads[0]} and {heads[1]} of {config.head_dim}. Change them, or use start='random'."
+        )
+
+
+def start_copying(attention: Attention, rngs: nnx.Rngs) -> None:
+    """Change fresh kernels, so that all heads of a query read the same few keys, and what is read is what was there.
+
+    Query and key maps: those of the first head, for all heads, larger. Value map: a rotation; output map: its inverse.
+    """
+    embed_dim, heads, width = attention.value.kernel.shape
+    for kernel in (attention.query.kernel, attention.key.kernel):
+        kernel[...] = jnp.broadcast_to(_SHARPNESS * kernel[...][:, :1], kernel.shape)
+    rotation = jax.nn.initializers.orthogonal()(rngs.params(), (embed_dim, embed_dim), jnp.float32)
+    attention.value.kernel[...] = _AMPLITUDE * rotation.reshape(embed_dim, heads, width)
+    attention.output.kernel[...] = rotation.T.reshape(heads, width, embed_dim)
