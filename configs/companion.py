@@ -32,7 +32,7 @@ def _memory_aware(updates: int, learning_rate: float, **schedule: object) -> Sta
 
 # Most of what is left to learn are the values: they are an eighth of the tokens of answers. At first they cannot be
 # known, and their weight would only be noise.
-values = replace(_memory_aware(2800, 1e-2, warmup_share=0.02), data=replace(data, value_weight=4.0))
+values = replace(_memory_aware(2000, 8e-3, warmup_share=0.02), data=replace(data, value_weight=4.0))
 
 recipe = replace(
     toy,
@@ -42,7 +42,7 @@ recipe = replace(
     evaluation=EvaluationConfig(),
     stages=first
     | {
-        "memory_aware": _memory_aware(600, 1.5e-2, kind="constant", warmup_share=0.08),
+        "memory_aware": _memory_aware(400, 1e-2, kind="constant", warmup_share=0.1),
         "memory_aware_values": values,
     },
 )
