@@ -84,7 +84,7 @@ def make_config():
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=2, head_dim=16)
     feed_forward = FeedForwardConfig(mlp_dim=48)
     config = presets.toy(VOCABULARY)
-    layer = replace(config.memory_attention.layer, attention=attention)
+    layer = replace(config.memory_attention.layer, attention=attention, start="random")
     return replace(
         config,
         embed_dim=32,

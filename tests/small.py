@@ -25,11 +25,11 @@ VOCABULARY = 48
 
 
 def small_config(**changes) -> ModelConfig:
-    """A toy of width 16 with 4 slots; every part the toy preset has."""
+    """A toy of width 16 with 4 slots and shared keys; every part the toy preset has but its copying start."""
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=1, head_dim=8)
     feed_forward = FeedForwardConfig(mlp_dim=24)
     config = presets.toy(VOCABULARY)
-    layer = replace(config.memory_attention.layer, attention=attention)
+    layer = replace(config.memory_attention.layer, attention=attention, start="random")
     config = replace(
         config,
         embed_dim=16,

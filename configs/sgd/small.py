@@ -38,7 +38,7 @@ model = replace(
     encoder=replace(toy.encoder, attention=attention, feed_forward=feed_forward),
     decoder=replace(toy.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward),
     memory_attention=replace(
-        toy.memory_attention, layer=replace(toy.memory_attention.layer, attention=attention, gate=gate)
+        toy.memory_attention, layer=replace(toy.memory_attention.layer, attention=attention, gate=gate, start="random")
     ),
 )
 optimizer = OptimizerConfig(
