@@ -1,6 +1,7 @@
 """`rxt train CONFIG`: a recipe, any field of it from the command line, and its whole run, in one process or in many."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ def run(arguments: Sequence[str]) -> int:
     recipe = load_recipe(arguments[0])
     recipe = parse(Recipe, rest, f"rxt train {arguments[0]}", default=recipe)
     if recipe.cpu_devices is not None:
-        jax.config.update("jax_num_cpu_devices", recipe.cpu_devices)
+        # With a single thread to share, devices of the CPU wait for each other for ever.
+        jax.config.update("jax_num_cpu_devices", recipe.cpu_devices if _usable_cores() > 1 else 1)
     start_processes(launch.coordinator, launch.processes, launch.process)
     with end_together("rxt train"):
         console = Console()
@@ -65,6 +67,13 @@ def run(arguments: Sequence[str]) -> int:
         # Process 0 measures on devices of its own; the others may not leave before, or it would be ended too.
         wait_for_all("measured")
     return 0
+
+
+def _usable_cores() -> int:
+    """Count the cores that this process may use, which a container or `taskset` may have cut down."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _show(recipe: Recipe, console: Console) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rxt_jax.nn.attention import Attention, AttentionConfig
+from rxt_jax.types import Array, Key
 
 __all__ = ["check_copying", "start_copying"]
 
@@ -19,6 +20,9 @@ __all__ = ["check_copying", "start_copying"]
 # was read, so that one write outweighs a slot's first content.
 _SHARPNESS = math.sqrt(3.0)
 _AMPLITUDE = 2.0
+
+
+_ROUNDS = 40  # a round makes small singular values half as large again: those of a millionth become 1 as well
 
 
 def check_copying(embed_dim: int, config: AttentionConfig) -> None:
@@ -39,6 +43,21 @@ def start_copying(attention: Attention, rngs: nnx.Rngs) -> None:
     embed_dim, heads, width = attention.value.kernel.shape
     for kernel in (attention.query.kernel, attention.key.kernel):
         kernel[...] = _SHARPNESS * kernel[...]
-    rotation = jax.nn.initializers.orthogonal()(rngs.params(), (embed_dim, embed_dim), jnp.float32)
+    rotation = _random_rotation(rngs.params(), embed_dim)
     attention.value.kernel[...] = _AMPLITUDE * rotation.reshape(embed_dim, heads, width)
     attention.output.kernel[...] = rotation.T.reshape(heads, width, embed_dim)
+
+
+def _random_rotation(key: Key, size: int) -> Array:
+    """Draw an orthogonal matrix: a Gaussian one whose singular values Newton-Schulz iteration brings to 1.
+
+    By products alone: a QR decomposition waits for ever where the CPU is split into several devices (JAX 0.10.2).
+    """
+    drawn = jax.random.normal(key, (size, size))
+
+    def improve(_: int, x: Array) -> Array:
+        square = jnp.matmul(x, x.T, precision="highest")
+        return 1.5 * x - 0.5 * jnp.matmul(square, x, precision="highest")
+
+    # The largest singular value of such a matrix is about twice the root of its size; it must not exceed √3.
+    return jax.lax.fori_loop(0, _ROUNDS, improve, drawn / (2.0 * math.sqrt(size)))
