@@ -6,6 +6,7 @@ docs/method.md §7.7; what it is worth: benchmarks/toy.md.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def _random_rotation(key: Key, size: int) -> Array:
     """
     drawn = jax.random.normal(key, (size, size))
 
-    def improve(_: int, x: Array) -> Array:
+    def improve(_: Any, x: Array) -> Array:
         square = jnp.matmul(x, x.T, precision="highest")
         return 1.5 * x - 0.5 * jnp.matmul(square, x, precision="highest")
 
