@@ -18,6 +18,7 @@ from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import BaselineConfig
 from rxt_jax.model.config import ModelConfig
+from rxt_jax.paths import as_path
 from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import Stage
 from rxt_jax.train.groups import GROUP_PATTERNS
@@ -138,7 +139,7 @@ class Recipe:
     @property
     def run_folder(self) -> Path:
         """Return where everything of this run is written."""
-        return Path(self.folder) if self.folder else Path("runs") / self.name
+        return as_path(self.folder) if self.folder else Path("runs") / self.name
 
 
 def curriculum_runs(
