@@ -82,7 +82,7 @@ class FolderStore(fsspec.AbstractFileSystem):
 
 def use_bucket(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let `gs://bucket` be `folder/bucket`, for epath and for the arrays that TensorStore writes."""
-    (folder / "bucket").mkdir(parents=True)
+    (folder / "bucket").mkdir(parents=True, exist_ok=True)
     fsspec.register_implementation("gcs", FolderStore, clobber=True)
     patch.setattr(FolderStore, "root", folder)
     patch.setattr(FolderStore, "uploads", [])

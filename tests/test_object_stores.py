@@ -261,6 +261,11 @@ def test_data_are_read_from_a_bucket(bucket, tmp_path):
         f"{BUCKET}/data/a.jsonl, line 2",
     ]
     assert [str(each) for each in data_files(f"{BUCKET}/data/deep/*.parquet")] == [f"{BUCKET}/data/deep/c.parquet"]
+    (bucket / "stories").mkdir()
+    story = "1 Tom went to the garden.\n2 Where is Tom?\tgarden\t1\n"
+    (bucket / "stories" / "qa1.txt").write_text(story, encoding="utf-8")
+    (place, read_story), *others = read_raw(f"babi:{BUCKET}/stories")
+    assert f"{BUCKET}/stories/qa1.txt" in place and "garden" in json.dumps(read_story) and not others
     with pytest.raises(FileNotFoundError, match=r"gs://bucket/nothing does not exist and matches no file"):
         data_files(f"{BUCKET}/nothing")
     with pytest.raises(ValueError, match=r"not searched for \*\*; name the folder"):
