@@ -34,6 +34,7 @@ from rxt_jax.report import read_run
 from rxt_jax.run import run_recipe
 from rxt_jax.run_evaluation import evaluate_run
 from rxt_jax.run_folder import load
+from rxt_jax.run_session import open_session
 from rxt_jax.sharding import make_mesh
 from rxt_jax.stages import JointPretraining
 from rxt_jax.train import tracker
@@ -202,16 +203,20 @@ def test_a_model_is_exported_to_a_bucket_and_used_from_there(finished_run, run_i
         export_model(run_in_bucket, f"{BUCKET}/models/mine")
 
 
-def test_results_are_written_into_a_run_in_a_bucket(run_in_bucket, bucket, capsys):
+@pytest.mark.slow
+def test_results_are_written_into_a_run_in_a_bucket(run_in_bucket, bucket):
     few = EvaluationConfig(episodes=2, batch_size=2, splits=("iid",), max_new_tokens=2)
     found = evaluate_run(run_in_bucket, evaluation=few)
-    assert {file.name for file in (bucket / "runs/mine/evaluation").iterdir()} == {
-        "recall.json",
-        "recall.md",
-        "recall.png",
-    }
-    record = read_run(run_in_bucket)
-    assert record.evaluations[""] == json.loads(json.dumps(found.report.summary()))
+    names = {file.name for file in (bucket / "runs/mine/evaluation").iterdir()}
+    assert names == {"recall.json", "recall.md", "recall.png"}
+    assert read_run(run_in_bucket).evaluations[""] == json.loads(json.dumps(found.report.summary()))
+
+
+def test_what_a_run_in_a_bucket_says_is_read_and_reported(run_in_bucket, finished_run, bucket, capsys):
+    (bucket / "runs/mine/evaluation/other").mkdir(parents=True)
+    (bucket / "runs/mine/evaluation/other/recall.json").write_text("{}", encoding="utf-8")
+    found, local = read_run(run_in_bucket), read_run(finished_run.run_folder)
+    assert found == local._replace(name="mine", evaluations={"other": {}})
     assert main(["inspect", run_in_bucket]) == 0
     assert "checkpoints of updates 2, 4" in capsys.readouterr().out
     assert main(["report", run_in_bucket, "-o", f"{BUCKET}/report.html"]) == 0
@@ -219,12 +224,10 @@ def test_results_are_written_into_a_run_in_a_bucket(run_in_bucket, bucket, capsy
 
 
 def test_a_memory_is_kept_in_a_bucket(run_in_bucket):
-    from rxt_jax import open_session
-
-    session = open_session(run_in_bucket)
-    session.answer("My cat is called Tom.")
+    loaded = load(run_in_bucket)
+    session, other = open_session(loaded), open_session(loaded)
+    session.memory = session.memory + 1
     session.export_memory(f"{BUCKET}/memory.npz")
-    other = open_session(run_in_bucket)
     assert not np.array_equal(other.memory, session.memory)
     other.import_memory(f"{BUCKET}/memory.npz")
     np.testing.assert_array_equal(other.memory, session.memory)
