@@ -100,14 +100,17 @@ def local_only(place: str | os.PathLike[str], why: str, remedy: str = "Copy it t
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield everything below a folder that is a file."""
-    if is_remote(folder):
-        scheme = str(folder).partition(":")[0]
-        for parent, _, names in cast(Any, folder).walk():
-            # fsspec's walk leaves the scheme out; and an object that stands for its folder has no name.
-            place = parent if is_remote(parent) else as_path(f"{scheme}://{parent}")
-            yield from (place / name for name in names if name)
+    if not is_remote(folder):
+        yield from (each for each in folder.rglob("*") if each.is_file())
         return
-    yield from (each for each in folder.rglob("*") if each.is_file())
+    # Not `walk` of epath 1.15: it asks s3fs what that does not know, and leaves the scheme out.
+    for each in folder.iterdir():
+        if each == folder:  # an object that stands for its folder
+            continue
+        if each.is_dir():
+            yield from files_below(each)
+        else:
+            yield each
 
 
 def files_matching(pattern: str) -> list[Path]:
