@@ -18,7 +18,7 @@ from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import BaselineConfig
 from rxt_jax.model.config import ModelConfig
-from rxt_jax.paths import as_path
+from rxt_jax.paths import as_path, local_only
 from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import Stage
 from rxt_jax.train.groups import GROUP_PATTERNS
@@ -312,7 +312,7 @@ def _of_today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_recipe(path: str | Path) -> Recipe:
     """Run a config file and return its `recipe`."""
-    path = Path(path)
+    path = local_only(path, "a recipe is a Python program")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a Python file that defines `recipe`")
     try:

@@ -287,6 +287,8 @@ def test_what_has_to_be_on_a_disk_says_so(bucket, run_in_bucket, tmp_path, capsy
         (bucket / "ready" / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"mapped into memory\. Copy the folder to a local disk of every host"):
         open_source(FileData(path=f"{BUCKET}/ready"))
+    assert main(["train", f"{BUCKET}/toy.py"]) == 2
+    assert "gs://bucket/toy.py is on an object store, but a recipe is a Python program" in capsys.readouterr().err
     assert main(["serve", run_in_bucket]) == 2
     assert "gs://bucket/runs/mine/serving is on an object store" in capsys.readouterr().err
 
