@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from rxt_jax.paths import LineFile, Outbox, as_path
+from rxt_jax.paths import LineFile, Outbox, as_path, is_remote
 
 __all__ = ["Tracker"]
 
@@ -28,6 +28,7 @@ class Tracker:
             return
         folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self._is_remote = is_remote(folder)
         self._file = LineFile(folder / "metrics.jsonl")
         self._events = Outbox(folder / "tensorboard")
         self._board = SummaryWriter(str(self._events.folder))
@@ -47,7 +48,7 @@ class Tracker:
     def flush(self) -> None:
         """Bring everything recorded so far to where it belongs. Before a checkpoint: what comes after it comes again
         where the run goes on from there."""
-        if self._file is None or self._board is None or self._events is None:
+        if self._file is None or self._board is None or self._events is None or not self._is_remote:
             return
         self._file.flush()
         self._board.flush()
