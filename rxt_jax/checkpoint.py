@@ -17,9 +17,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from rxt_jax.paths import absolute, is_remote
 from rxt_jax.processes import agree, said_by_writer
 
-__all__ = ["Checkpoint", "CheckpointStore"]
+__all__ = ["Checkpoint", "CheckpointStore", "check_place"]
 
 _CHUNK_BYTES = 4 * 2**20
 _FILE_BYTES = 16 * 2**20
@@ -39,6 +40,15 @@ class Checkpoint(NamedTuple):
     meta: dict[str, Any]
 
 
+def check_place(folder: str | Path) -> None:
+    """Raise a `ValueError` for an object store that Orbax writes no arrays to."""
+    if is_remote(folder) and not str(folder).startswith("gs://"):
+        raise ValueError(
+            f"{folder}: checkpoints go to local folders and to gs:// alone. Mount the bucket and name the mounted "
+            f"folder, or train in a local one and export the model there (rxt export RUN FOLDER)."
+        )
+
+
 class _Manager(ocp.CheckpointManager):
     """Asks nobody whether the run is to stop: the training loop does, and counts updates over all stages."""
 
@@ -55,7 +65,8 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: str | Path, *, keep_last: int = 2, streamed: bool = False, together: bool = False):
-        self.folder = Path(folder).absolute()
+        check_place(folder)
+        self.folder = absolute(folder)
         self._streamed = streamed
         self._together = together and jax.process_count() > 1
         self._unreadable: set[int] = set()

@@ -13,6 +13,7 @@ from flax import nnx
 
 from rxt_jax.model_card import model_card
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.paths import as_path
 from rxt_jax.run_folder import RECIPE_FILE, load, run_and_stage
 from rxt_jax.weights import WEIGHTS_FILE, WeightDtype, write_weights
 
@@ -27,7 +28,7 @@ def export_model(run: str | Path, folder: str | Path, *, dtype: WeightDtype = "b
     The recipe stays what the run was trained with, versions included, but forgets the run's place. A model card that
     is there already stays. Raises a `FileExistsError` where the folder holds a run or a model.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     for name in (RECIPE_FILE, WEIGHTS_FILE):
         if (folder / name).exists():
             raise FileExistsError(f"{folder} has a {name} already; name another folder, or remove what is in this one")

@@ -18,6 +18,7 @@ from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import BaselineConfig
 from rxt_jax.model.config import ModelConfig
+from rxt_jax.paths import as_path, local_only
 from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import Stage
 from rxt_jax.train.groups import GROUP_PATTERNS
@@ -138,7 +139,7 @@ class Recipe:
     @property
     def run_folder(self) -> Path:
         """Return where everything of this run is written."""
-        return Path(self.folder) if self.folder else Path("runs") / self.name
+        return as_path(self.folder) if self.folder else Path("runs") / self.name
 
 
 def curriculum_runs(
@@ -311,7 +312,7 @@ def _of_today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_recipe(path: str | Path) -> Recipe:
     """Run a config file and return its `recipe`."""
-    path = Path(path)
+    path = local_only(path, "a recipe is a Python program")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a Python file that defines `recipe`")
     try:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import jax
 from rich.console import Console
 
+from rxt_jax.checkpoint import check_place
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.processes import is_writer
 from rxt_jax.recipe import Recipe
@@ -36,6 +37,7 @@ def run_recipe(
     console = console if console is not None and writes else Console(quiet=quiet)
     folder = recipe.run_folder
     mesh = make_mesh(recipe.mesh)
+    check_place(folder)
     claim_folder(recipe, folder)
     # Every process reads the data, and sets the same records aside.
     sources = Sources(folder / "quarantine" / ("" if writes else f"process_{jax.process_index()}"), console)

@@ -24,6 +24,7 @@ from rxt_jax.evaluation import (
 )
 from rxt_jax.evaluation.preferences import PreferenceJudge
 from rxt_jax.model import BaselineTransformer
+from rxt_jax.paths import as_path
 from rxt_jax.recipe import Recipe
 from rxt_jax.run_folder import LoadedRun, loaded_run, run_and_stage
 from rxt_jax.shipped import is_shipped
@@ -73,7 +74,7 @@ def evaluate_run(
     folder, stage = (loaded.recipe.run_folder, None) if isinstance(run, LoadedRun) else result_folder(run)
     if part is None:
         part = "/".join(name for name in (stage, data and Path(data).stem) if name)
-    folder = Path(output or folder) / "evaluation" / part
+    folder = as_path(output or folder) / "evaluation" / part
     loaded = loaded._replace(recipe=replace(loaded.recipe, evaluation=evaluation or loaded.recipe.evaluation))
     if data is not None and holds_typed_conversations(str(data)):
         return RunEvaluation(_evaluate_typed(loaded, str(data), folder), None, folder)

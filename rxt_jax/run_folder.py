@@ -9,7 +9,6 @@ Orbax is imported where checkpoints are: who loads an exported model does not wa
 import functools
 import importlib.metadata
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokeni
 from rxt_jax.model import AnyModel, ReactiveTransformer
 from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
+from rxt_jax.paths import as_path, replace_file
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
 from rxt_jax.shipped import named_folder
 from rxt_jax.stages import MemoryAware
@@ -140,7 +140,7 @@ def write_run(folder: str | Path, model: ReactiveTransformer, tokenizer: Tokeniz
     """Write a model that was not trained here as a run of one finished stage; `start_from` trains it on."""
     from rxt_jax.checkpoint import CheckpointStore
 
-    folder = Path(folder)
+    folder = as_path(folder)
     if (folder / RECIPE_FILE).is_file():
         raise FileExistsError(f"{folder} holds a run already; name another folder")
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -200,12 +200,7 @@ def write_recipe(recipe: Recipe, folder: Path) -> None:
     versions = {name: importlib.metadata.version(name) for name in packages}
     content = {"recipe": to_json(recipe), "versions": versions, "git": _git_state()}
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{RECIPE_FILE}.{os.getpid()}"
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, folder / RECIPE_FILE)
+    replace_file(folder / RECIPE_FILE, json.dumps(content, indent=1))
 
 
 def _git_state() -> str | None:

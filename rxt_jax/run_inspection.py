@@ -8,6 +8,7 @@ from typing import Any
 from rxt_jax.data.records import RecordError, check_record, parse_json_lines
 from rxt_jax.inspection import EXPERIMENTS, MemoryTrace, trace_conversation
 from rxt_jax.model import BaselineTransformer
+from rxt_jax.paths import as_path
 from rxt_jax.run_folder import LoadedRun, loaded_run
 
 __all__ = ["read_conversations", "trace_memory"]
@@ -61,7 +62,7 @@ def trace_memory(
 
 def read_conversations(path: str | Path) -> list[dict[str, Any]]:
     """Read a jsonl file of episodes whose interactions may lack the answer; errors name file, line and field."""
-    with Path(path).open("rb") as file:
+    with as_path(path).open("rb") as file:
         records = list(parse_json_lines(file, str(path)))
     conversations = []
     for place, record in records:

@@ -201,6 +201,7 @@ class StageInFolder:
 
     def _save(self, update: int, state: TrainState, metrics: dict[str, float], data: dict[str, Any]) -> None:
         meta = self._identity() | {"update": update, "tokenizer": self.tokenizer.fingerprint, "data": data}
+        self.tracker.flush()
         self.store.save(update, by_path(state.params), _beside_parameters(state), meta, metrics.get("loss"))
 
     def _batches(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rxt_jax.paths import as_path
+
 __all__ = ["SHIPPED", "is_shipped", "named_folder"]
 
 SHIPPED = ("companion",)
@@ -17,7 +19,7 @@ def is_shipped(name: str | Path) -> bool:
     (`./companion`, a `Path`) never means a shipped model. Other folders of that name hide nothing: evaluating the
     shipped model makes one in `runs/`.
     """
-    return isinstance(name, str) and name in SHIPPED and not (Path(name) / _RECIPE).is_file()
+    return isinstance(name, str) and name in SHIPPED and not (as_path(name) / _RECIPE).is_file()
 
 
 def named_folder(name: str | Path) -> Path:
@@ -26,7 +28,7 @@ def named_folder(name: str | Path) -> Path:
     Raises a `FileNotFoundError` where the name is that of a shipped model which this build does not have.
     """
     if not is_shipped(name):
-        return Path(name)
+        return as_path(name)
     folder = _PACKAGE / name
     if not (folder / _RECIPE).is_file():
         raise FileNotFoundError(

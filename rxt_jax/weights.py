@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from rxt_jax.paths import as_path, local_copy
 from rxt_jax.types import Array
 
 __all__ = ["WEIGHTS_FILE", "Tensor", "WeightDtype", "Weights", "read_weights", "write_tensors", "write_weights"]
@@ -63,7 +64,7 @@ def write_tensors(file: str | Path, tensors: Iterable[Tensor], meta: Mapping[str
         header[tensor.name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
-    with Path(file).open("wb") as opened:
+    with as_path(file).open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
             # bfloat16 has no buffer of its own
@@ -77,7 +78,7 @@ def read_weights(file: str | Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -
     it belongs to another model.
     """
     try:
-        with safe_open(file, framework="flax") as opened:
+        with local_copy(as_path(file)) as copy, safe_open(copy, framework="flax") as opened:
             meta = opened.metadata() or {}
             shapes = {path: tuple(opened.get_slice(path).get_shape()) for path in opened.keys()}  # noqa: SIM118
             faults = list(_faults(shapes, wanted))

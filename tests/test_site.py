@@ -125,6 +125,7 @@ _TRAINS = "trains for minutes; the notebooks and tests/test_configs.py train the
 _SEVERAL = "needs two machines; tests/train starts two processes"
 _SERVES = "does not end; tests/server runs it and talks to it"
 _PUBLISHED = "needs what is not in this repository; tests/golden converts and reads small ones"
+_BUCKET = "needs a bucket; tests/test_object_stores.py has one without a network"
 NOT_RUN = {
     "rxt train configs/toy.py": _TRAINS,
     "rxt train configs/toy.py --stages.memory-aware.updates 1800": _TRAINS,
@@ -159,6 +160,11 @@ NOT_RUN = {
     "--data.evaluation-source.path held_out.jsonl": "needs eight GPUs",
     "rxt train recipe.py --coordinator 10.0.0.1:1234 --processes 2 --process 0": _SEVERAL,
     "rxt train recipe.py --coordinator 10.0.0.1:1234 --processes 2 --process 1": _SEVERAL,
+    "rxt train recipe.py --folder gs://bucket/runs/mine --data.source.path gs://bucket/data/train.jsonl.gz "
+    "--data.evaluation-source.path gs://bucket/data/held_out.jsonl": _BUCKET,
+    "rxt evaluate gs://bucket/runs/mine --data gs://bucket/data/mine.jsonl": _BUCKET,
+    "rxt export gs://bucket/runs/mine s3://other/models/mine": _BUCKET,
+    "rxt chat s3://other/models/mine": _BUCKET,
     "rxt train configs/toy.py --profile 40:5": _TRAINS,
     "rxt tokenizer train FOLDER --data FILE --config.vocab-size 32000 --config.kind bpe": "needs a large text",
 }

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -14,6 +13,7 @@ from rxt_jax.cli.compilation_cache import use_compilation_cache
 from rxt_jax.cli.options import parse
 from rxt_jax.evaluation.memory_benchmark import MemoryBenchmarkConfig, evaluate_memory, evaluate_questions
 from rxt_jax.model import BaselineTransformer
+from rxt_jax.paths import as_path
 from rxt_jax.run_evaluation import result_folder
 from rxt_jax.run_folder import load
 
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     else:
         report = evaluate_memory(*measured, options.memory)
     part = "questions" if options.data else "memory"
-    place = Path(options.output) if options.output else folder / "evaluation" / (stage or "") / part
+    place = as_path(options.output) if options.output else folder / "evaluation" / (stage or "") / part
     report.save(place)
     if options.json:
         print(json.dumps(report.summary()))

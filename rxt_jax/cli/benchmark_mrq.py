@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -15,6 +14,7 @@ from rxt_jax.data.config import DialogueData, FileData
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation.mrq import MrqConfig, evaluate_mrq
 from rxt_jax.evaluation.mrq_report import MrqReport
+from rxt_jax.paths import as_path
 from rxt_jax.recipe import to_json
 from rxt_jax.rewards import embedding_table, make_reward_context
 from rxt_jax.run_evaluation import result_folder
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         data = replace(each.recipe.data, max_interactions=options.mrq.max_interactions)
         results[name] = evaluate_mrq(each.model, each.tokenizer, open_source(source), data, options.mrq, context)
     report = MrqReport(results, {"run": options.run, "baseline": options.baseline, "mrq": to_json(options.mrq)})
-    place = Path(options.output) if options.output else folder / "evaluation" / (stage or "") / "mrq"
+    place = as_path(options.output) if options.output else folder / "evaluation" / (stage or "") / "mrq"
     report.save(place)
     if options.json:
         print(json.dumps(report.summary()))

@@ -14,6 +14,7 @@ from rxt_jax.data.tokenizer import load_tokenizer
 from rxt_jax.interop import load_rxlm, save_rxlm
 from rxt_jax.interop.hub import download, is_hub, uploaded
 from rxt_jax.model import ReactiveTransformer
+from rxt_jax.paths import as_path
 from rxt_jax.run_folder import load, run_and_stage, write_run
 from rxt_jax.shipped import named_folder
 
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(ConvertOptions, arguments, "rxt convert")
     source = download(options.source) if is_hub(options.source) else named_folder(options.source)
     if not is_hub(options.destination):
-        written = _convert(source, Path(options.destination), options)
+        written = _convert(source, as_path(options.destination), options)
     else:
         with uploaded(options.destination) as folder:
             written = _convert(source, folder, options)

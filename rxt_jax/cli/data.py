@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -14,6 +13,7 @@ from rxt_jax.cli.inspect_data import InspectDataOptions, inspect_data
 from rxt_jax.cli.options import parse
 from rxt_jax.data.config import DialogueData
 from rxt_jax.data.sources import open_source
+from rxt_jax.paths import as_path
 
 __all__ = ["GenerateOptions", "run"]
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _generate(options: GenerateOptions) -> int:
-    source, folder = open_source(options.data), Path(options.folder)
+    source, folder = open_source(options.data), as_path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("episodes.jsonl", "interactions.jsonl", "text.txt")]
     with paths[0].open("w") as episodes, paths[1].open("w") as interactions, paths[2].open("w") as text:

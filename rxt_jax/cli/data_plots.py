@@ -40,7 +40,8 @@ def save_plots(found: Statistics, config: DataConfig, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("how many")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with path.open("wb") as file:
+        figure.savefig(file, dpi=130, format="png")
     plt.close(figure)
 
 

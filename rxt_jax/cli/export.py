@@ -8,6 +8,7 @@ import tyro
 
 from rxt_jax.cli.options import parse
 from rxt_jax.export import export_model
+from rxt_jax.paths import file_size
 from rxt_jax.weights import WeightDtype
 
 __all__ = ["ExportOptions", "run"]
@@ -30,5 +31,5 @@ def run(arguments: Sequence[str]) -> int:
     """Export and say how large it is."""
     options = parse(ExportOptions, arguments, "rxt export")
     file = export_model(options.run, options.folder, dtype=options.dtype)
-    print(f"written: {options.folder}, {file.stat().st_size / 1e6:.1f} MB; talk to it: rxt chat {options.folder}")
+    print(f"written: {options.folder}, {file_size(file) / 1e6:.1f} MB; talk to it: rxt chat {options.folder}")
     return 0

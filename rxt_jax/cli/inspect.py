@@ -16,6 +16,7 @@ from rxt_jax.model import AnyModelConfig
 from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.model.presets import PRESETS
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.paths import as_path
 from rxt_jax.recipe import from_json
 from rxt_jax.shipped import named_folder
 from rxt_jax.weights import WEIGHTS_FILE
@@ -84,4 +85,4 @@ def _folder(target: str) -> Path:
     except FileNotFoundError:
         if target not in PRESETS:
             raise
-        return Path(target)
+        return as_path(target)

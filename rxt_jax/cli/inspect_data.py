@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -19,6 +18,7 @@ from rxt_jax.data.special_tokens import CONTROL_PIECES
 from rxt_jax.data.statistics import Example, Statistics, measure
 from rxt_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
+from rxt_jax.paths import as_path
 from rxt_jax.shipped import named_folder
 
 __all__ = ["InspectDataOptions", "inspect_data"]
@@ -68,13 +68,13 @@ def inspect_data(options: InspectDataOptions) -> int:
             report.drop("no usable row")
     report.check()
     if options.plots is not None:
-        save_plots(found, options.config, Path(options.plots).with_suffix(".png"))
+        save_plots(found, options.config, as_path(options.plots).with_suffix(".png"))
     if options.json:
         print(json.dumps(_as_json(report, found, encoder)))
         return 0
     _print(Console(), report, found, encoder)
     if options.plots is not None:
-        print(f"written: {Path(options.plots).with_suffix('.png')}")
+        print(f"written: {as_path(options.plots).with_suffix('.png')}")
     return 0
 
 

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from rxt_jax.cli.options import parse
 from rxt_jax.inspection import EXPERIMENTS
+from rxt_jax.paths import as_path
 from rxt_jax.run_inspection import trace_memory
 
 __all__ = ["InspectMemoryOptions", "run"]
@@ -35,6 +35,6 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(InspectMemoryOptions, arguments, "rxt inspect-memory")
     trace = trace_memory(options.run, options.conversation, experiments=options.experiments)
-    Path(options.output).write_text(trace.html(), encoding="utf-8")
+    as_path(options.output).write_text(trace.html(), encoding="utf-8")
     print(f"written: {options.output}")
     return 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from rxt_jax.data.config import FileData
 from rxt_jax.data.faults import RecordError
+from rxt_jax.paths import as_path
 
 __all__ = ["Curriculum", "CurriculumEntry", "read_curriculum"]
 
@@ -62,7 +63,7 @@ class Curriculum:
 
 def read_curriculum(path: str | Path, like: FileData | None = None) -> Curriculum:
     """Read a container; `like` gives what its files have in common: kind, names of fields, what to do with faults."""
-    path = Path(path)
+    path = as_path(path)
     like = like or FileData(path="")
     if path.is_dir():
         entries = _entries_of_folder(path, like)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from rxt_jax.data.config import FaultPolicy
 from rxt_jax.data.row_report import with_reasons
+from rxt_jax.paths import as_path
 
 __all__ = ["FaultLog", "ReadReport", "RecordError"]
 
@@ -90,7 +91,7 @@ class FaultLog:
 
     def __init__(self, policy: FaultPolicy, report: ReadReport, quarantine: Path | None = None):
         self.policy, self.report = policy, report
-        self.path = Path(policy.quarantine) if policy.quarantine else quarantine
+        self.path = as_path(policy.quarantine) if policy.quarantine else quarantine
         if policy.mode == "tolerant" and self.path is None:
             raise ValueError(
                 "tolerant reading needs a file for what it rejects: set faults.quarantine, such as quarantine.jsonl"

@@ -8,6 +8,7 @@ import tokenizers
 
 from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES, SpecialTokens
 from rxt_jax.data.text import check_text, decode_bytes
+from rxt_jax.paths import as_path
 
 __all__ = ["JSON_FILE", "JsonTokenizer"]
 
@@ -62,7 +63,7 @@ class JsonTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into a folder, which is made if it is missing."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JSON_FILE).write_text(self._content, encoding="utf-8")
 

@@ -25,6 +25,7 @@ from rxt_jax.data.episode_source import EpisodeSource, StoredRows
 from rxt_jax.data.faults import ReadReport
 from rxt_jax.data.passages import count_passages, passage
 from rxt_jax.data.rows import Row, RowEncoder
+from rxt_jax.paths import as_path, local_only
 
 __all__ = [
     "MANIFEST",
@@ -61,7 +62,7 @@ class EncodedRecord(NamedTuple):
 
 def is_prepared(path: str | Path) -> bool:
     """Tell a prepared folder from any other."""
-    return (Path(path) / MANIFEST).is_file()
+    return (as_path(path) / MANIFEST).is_file()
 
 
 def row_settings(encoder: RowEncoder) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class PreparedWriter:
     def __init__(self, folder: str | Path):
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        self.folder = Path(folder)
+        self.folder = local_only(folder, "its files are written piece by piece", "Prepare it in a local folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty; name a new folder, or delete this one")
@@ -194,7 +195,11 @@ class PreparedEpisodes(EpisodeSource):
     def __init__(self, folder: str | Path):
         from grain.sources import ArrayRecordDataSource
 
-        self.folder = self.tokenizer_folder = Path(folder)
+        self.folder = self.tokenizer_folder = local_only(
+            folder,
+            "the arrays of prepared data are mapped into memory",
+            "Copy the folder to a local disk of every host and name the copy",
+        )
         self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         if self.manifest.get("schema") != SCHEMA:
             raise ValueError(

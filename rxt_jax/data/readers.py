@@ -11,7 +11,6 @@ cannot be read as a record comes out as a `RecordError` in its place, so that wh
 costs.
 """
 
-import glob
 import gzip
 import hashlib
 import importlib
@@ -31,6 +30,7 @@ from rxt_jax.data.question_sets import (
 )
 from rxt_jax.data.records import parse_json_lines, parse_text_lines
 from rxt_jax.data.sgd import SGD_PREFIX, read_sgd, sgd_files
+from rxt_jax.paths import as_path, files_below, files_matching, is_remote, local_copy
 
 __all__ = ["SUFFIXES", "Raw", "data_files", "files_fingerprint", "read_raw"]
 
@@ -69,14 +69,16 @@ def read_raw(path: str | Path) -> Iterator[Raw]:
 
 def data_files(path: str | Path) -> list[Path]:
     """List the files that a path means; nothing to read is an error that says what was expected."""
-    path = Path(path)
+    path = as_path(path)
     if path.is_file():
         _reader(path)
         return [path]
     if path.is_dir():
-        found = (each for each in path.rglob("*") if not any(part[0] in "._" for part in each.relative_to(path).parts))
+        found = (
+            each for each in files_below(path) if not any(part[0] in "._" for part in each.relative_to(path).parts)
+        )
     else:
-        found = (Path(each) for each in glob.glob(str(path), recursive=True))
+        found = files_matching(str(path))
     files = sorted(each for each in found if each.is_file() and _suffix(each) in SUFFIXES)
     if not files:
         what = "holds no file of records" if path.is_dir() else "does not exist and matches no file"
@@ -120,7 +122,7 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Raw]]:
 def _open(path: Path) -> BinaryIO:
     ending = path.suffix.lower()
     if ending == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path.open("rb") if is_remote(path) else path, "rb")  # type: ignore[return-value]
     if ending == ".zst":
         zstandard = _optional("zstandard", path)
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
@@ -153,13 +155,13 @@ def _read_text_lines(path: Path) -> Iterator[Raw]:
 
 def _read_parquet(path: Path) -> Iterator[Raw]:
     parquet = _optional("pyarrow.parquet", path)
-    with _readable(path), parquet.ParquetFile(path) as file:
+    with _readable(path), local_copy(path) as copy, parquet.ParquetFile(copy) as file:
         yield from _rows(path, file.iter_batches())
 
 
 def _read_arrow(path: Path) -> Iterator[Raw]:
     arrow, ipc = _optional("pyarrow", path), _optional("pyarrow.ipc", path)
-    with _readable(path), arrow.memory_map(str(path)) as stream:
+    with _readable(path), local_copy(path) as copy, arrow.memory_map(str(copy)) as stream:
         try:
             reader = ipc.open_file(stream)
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
@@ -172,8 +174,8 @@ def _read_arrow(path: Path) -> Iterator[Raw]:
 def _read_array_record(path: Path) -> Iterator[Raw]:
     from grain.sources import ArrayRecordDataSource
 
-    with _readable(path):
-        source: Any = ArrayRecordDataSource([str(path)])
+    with _readable(path), local_copy(path) as copy:
+        source: Any = ArrayRecordDataSource([str(copy)])
         for number in range(len(source)):
             for _, found in parse_json_lines([source[number]], str(path)):
                 yield f"{path}, record {number}", found

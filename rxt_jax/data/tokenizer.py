@@ -17,6 +17,7 @@ import sentencepiece
 from rxt_jax.data.json_tokenizer import JSON_FILE, JsonTokenizer
 from rxt_jax.data.special_tokens import CONTROL_PIECES, SpecialTokens
 from rxt_jax.data.text import check_text, decode_bytes
+from rxt_jax.paths import as_path
 
 __all__ = [
     "JSON_FILE",
@@ -115,7 +116,7 @@ class SentencePieceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.model` into a folder, which is made if it is missing."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self.model)
 
@@ -149,7 +150,7 @@ class StreamDecoder:
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Load the tokenizer of a run folder, or of a folder with a published checkpoint."""
-    folder = Path(folder)
+    folder = as_path(folder)
     if (folder / MODEL_FILE).is_file():
         return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
     if (folder / JSON_FILE).is_file():

@@ -16,6 +16,7 @@ from rxt_jax.evaluation.free_conversations import answer_freely
 from rxt_jax.evaluation.outcome import OUTCOMES, Outcome, judge
 from rxt_jax.evaluation.recall import contains_value, words_of
 from rxt_jax.evaluation.report import show_share
+from rxt_jax.paths import as_path
 
 __all__ = ["HandTypedReport", "ScoredTurn", "evaluate_hand_typed", "score_turns", "wrong_values"]
 
@@ -111,7 +112,7 @@ class HandTypedReport:
 
     def save(self, folder: str | Path) -> None:
         """Write `hand_typed.json` and `transcript.txt`."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "hand_typed.json").write_text(json.dumps(self.summary(), indent=1), encoding="utf-8")
         (folder / "transcript.txt").write_text(self.transcript(), encoding="utf-8")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rxt_jax.evaluation.report import show_share
 from rxt_jax.evaluation.shares import standard_error
+from rxt_jax.paths import as_path
 
 __all__ = ["MemoryReport", "MemoryRow"]
 
@@ -115,7 +116,7 @@ class MemoryReport:
 
     def save(self, folder: str | Path) -> None:
         """Write `memory.json`, `memory.md` and `memory.png`."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
         (folder / "memory.md").write_text(self.markdown() + "\n", encoding="utf-8")
@@ -159,5 +160,6 @@ class MemoryReport:
             axis.set_ylabel("right")
         if names:
             figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", frameon=False, fontsize=8)
-        figure.savefig(path, dpi=130)
+        with path.open("wb") as file:
+            figure.savefig(file, dpi=130, format="png")
         plt.close(figure)

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from rxt_jax.evaluation.report import ConditionResult, show_share
+from rxt_jax.paths import as_path
 from rxt_jax.rewards import RewardResult
 
 __all__ = ["MrqCondition", "MrqReport", "MrqResult"]
@@ -147,7 +148,7 @@ class MrqReport:
 
     def save(self, folder: str | Path) -> None:
         """Write `mrq.json` and `mrq.png`."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mrq.json").write_text(json.dumps(self.summary(), indent=1), encoding="utf-8")
         self._plot(folder / "mrq.png")
@@ -172,5 +173,6 @@ class MrqReport:
         for axis in (scores, times):
             if axis.lines:
                 axis.legend(frameon=False, fontsize=7)
-        figure.savefig(path, dpi=130)
+        with path.open("wb") as file:
+            figure.savefig(file, dpi=130, format="png")
         plt.close(figure)

@@ -26,6 +26,7 @@ from rxt_jax.evaluation.evaluate import sample_episodes
 from rxt_jax.evaluation.groups import read_groups, take_memories, take_rows
 from rxt_jax.evaluation.walk import Findings, place_model, read_batch
 from rxt_jax.losses.sequence_log_probs import SequenceLogProbs
+from rxt_jax.paths import as_path
 from rxt_jax.stages.answer_scoring import Answers, answers_of, score_answers
 from rxt_jax.stages.reward_modeling import require_reward_model, score_side_by_side
 from rxt_jax.types import Array
@@ -94,7 +95,7 @@ class PreferenceReport:
 
     def save(self, folder: str | Path) -> None:
         """Write `preferences.json`."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "preferences.json").write_text(json.dumps(self.summary(), indent=1), encoding="utf-8")
 

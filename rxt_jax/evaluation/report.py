@@ -15,6 +15,7 @@ from rxt_jax.evaluation.markdown import markdown_table
 from rxt_jax.evaluation.outcome import OUTCOMES, abstains, judge
 from rxt_jax.evaluation.recall import BUCKETS, Recall, bucket_of, contains_value
 from rxt_jax.evaluation.shares import pool_distances, standard_error
+from rxt_jax.paths import as_path
 
 __all__ = ["ConditionResult", "Report", "SplitResult", "show_share"]
 
@@ -230,7 +231,7 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write `recall.json`, `recall.md` and `recall.png`."""
-        folder, summary = Path(folder), self.summary()
+        folder, summary = as_path(folder), self.summary()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recall.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         (folder / "recall.md").write_text(markdown_table(summary) + "\n", encoding="utf-8")
@@ -267,7 +268,8 @@ class Report:
         for axis in axes[:, 0]:
             axis.set_ylabel("recall")
         axes[0][0].legend(frameon=False, fontsize=8)
-        figure.savefig(path, dpi=130)
+        with path.open("wb") as file:
+            figure.savefig(file, dpi=130, format="png")
         plt.close(figure)
 
 

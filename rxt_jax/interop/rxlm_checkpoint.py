@@ -21,9 +21,11 @@ from rxt_jax.interop.rxlm_weights import COMPONENT_PREFIXES, load_weights
 from rxt_jax.model.config import ModelConfig
 from rxt_jax.model.masked_language_head import MaskedLanguageHead
 from rxt_jax.model.reactive_transformer import ReactiveTransformer
+from rxt_jax.paths import local_only
 
 __all__ = ["RxlmFolder", "load_rxlm", "open_rxlm", "stored_memory"]
 
+_WHY_LOCAL = "a published checkpoint is read tensor by tensor"
 _COMPONENTS = ("decoder", "encoder", "memory_attention", "mlm_head")
 _IGNORED = re.compile(
     r"(^|\.)rope\."  # derived tables
@@ -180,7 +182,7 @@ def _open_files(path: str | Path | Sequence[str | Path]) -> tuple[TensorFiles, d
     """Find the components; a split checkpoint gets the configuration that a merged one would have."""
     weights = TensorFiles()
     if isinstance(path, str | Path):
-        whole = Path(path)
+        whole = local_only(path, _WHY_LOCAL)
         if not whole.is_dir():
             raise FileNotFoundError(f"{whole} is no folder; expected config.json and model.safetensors in it")
         if "decoder_config" in (published_config := _read_config(whole)):
@@ -190,7 +192,7 @@ def _open_files(path: str | Path | Sequence[str | Path]) -> tuple[TensorFiles, d
             return weights, published_config
         folders = sorted(file.parent for file in whole.glob("*/config.json")) or [whole]
     else:
-        folders = [Path(each) for each in path]
+        folders = [local_only(each, _WHY_LOCAL) for each in path]
     published_config = {}
     for folder in folders:
         part = TensorFiles()

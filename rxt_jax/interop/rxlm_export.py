@@ -19,6 +19,7 @@ from rxt_jax.model.reactive_transformer import ReactiveTransformer
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.paths import as_path
 from rxt_jax.weights import WEIGHTS_FILE, Tensor, write_tensors
 
 __all__ = ["fields_from_model", "save_rxlm"]
@@ -50,7 +51,7 @@ def save_rxlm(model: ReactiveTransformer, path: str | Path, *, memory: Any = Non
     A model with parts that the published implementation does not have (a learned initial memory,
     learned gates, slot identities) is a `ValueError` that names the first of them.
     """
-    path = Path(path)
+    path = as_path(path)
     config = model.config
     fields = fields_from_model(config)
     tensors = [Tensor(*each) for each in exported_weights(nnx.split(model)[1], config)]

@@ -1,10 +1,11 @@
 """`account.json` of a run: what every sitting at a stage took, and what became of the data."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from rxt_jax.paths import replace_file
 
 __all__ = ["ACCOUNT_FILE", "note_data", "note_stage", "read_account"]
 
@@ -33,6 +34,4 @@ def read_account(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, account: Mapping[str, Any]) -> None:
-    beside = folder / f"{ACCOUNT_FILE}.{os.getpid()}"
-    beside.write_text(json.dumps(account, indent=1), encoding="utf-8")
-    os.replace(beside, folder / ACCOUNT_FILE)
+    replace_file(folder / ACCOUNT_FILE, json.dumps(account, indent=1))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rxt_jax.paths import files_below
 from rxt_jax.report.account import read_account
 from rxt_jax.shipped import named_folder
 
@@ -45,7 +46,8 @@ def read_run(run: str | Path) -> RunRecord:
     metrics = [_parsed(line, f"{metrics_file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     evaluations = {
         file.parent.relative_to(results).as_posix().replace(".", ""): _json(file)
-        for file in sorted(results.rglob("recall.json"))
+        for file in sorted(files_below(results) if results.is_dir() else ())
+        if file.name == "recall.json"
     }
     samples = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "samples").glob("*.txt"))}
     sources = {file.stem: _json(file) for file in sorted((folder / "samples").glob("*.json"))}

@@ -8,6 +8,7 @@ on disk, and two turns of one conversation on two replicas cannot both be commit
 from pathlib import Path
 from typing import Any
 
+from rxt_jax.paths import is_remote
 from rxt_jax.server.serve_run import app_of_run
 from rxt_jax.shipped import is_shipped
 
@@ -26,7 +27,7 @@ def ray_application(run: str, folder: str | Path, *, replicas: int = 2, **option
     from ray.serve.config import RequestRouterConfig  # pyright: ignore[reportMissingImports]
 
     # Replicas work in folders of their own.
-    run, folder = run if is_shipped(run) else str(Path(run).resolve()), Path(folder).resolve()
+    run, folder = run if is_shipped(run) or is_remote(run) else str(Path(run).resolve()), Path(folder).resolve()
 
     def build() -> Any:
         # Called on every replica, because nothing of an application travels; Ray wants a function of no arguments.

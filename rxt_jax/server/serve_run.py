@@ -6,6 +6,7 @@ from typing import Any
 from starlette.applications import Starlette
 
 from rxt_jax.model import ReactiveTransformer
+from rxt_jax.paths import local_only
 from rxt_jax.run_folder import load, run_and_stage
 from rxt_jax.server.access import read_keys
 from rxt_jax.server.app import ServerConfig, make_app
@@ -28,18 +29,23 @@ def app_of_run(
     Conversations are kept in `folder`, without one in `serving` in the folder of the run. `keys` is a file of API keys.
     Raises a `ValueError` for the stateless baseline.
     """
+    # Nothing is written into an installed package.
+    source = Path("runs") / run if is_shipped(run) else run_and_stage(run)[0]
+    place = local_only(
+        folder or source / "serving",
+        "conversations are kept in an SQLite file",
+        "Name a local folder for them (rxt serve RUN --folder FOLDER)",
+    )
     known = None if keys is None else read_keys(keys)
     loaded = load(run)
     if not isinstance(loaded.model, ReactiveTransformer):
         raise ValueError(f"{run} is the stateless baseline: it has no memory to serve conversations from")
-    # Nothing is written into an installed package.
-    source = Path("runs") / run if is_shipped(run) else run_and_stage(run)[0]
     return make_app(
         Programs(loaded.model, loaded.tokenizer.special, max_length=loaded.recipe.data.max_length, **programs),
         loaded.tokenizer,
         name=run if is_shipped(run) else Path(run).resolve().name,
         fingerprint=model_fingerprint(loaded.model, loaded.tokenizer),
-        folder=folder or source / "serving",
+        folder=place,
         config=config,
         keys=known,
     )

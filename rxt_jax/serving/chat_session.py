@@ -21,6 +21,7 @@ from rxt_jax.model.generation import Generation, prefill, prompt_width, prompt_w
 from rxt_jax.model.generation_rules import Rules, SamplingConfig, join_rules, make_rules
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.interaction import Answered, interact
+from rxt_jax.paths import as_path, local_copy
 from rxt_jax.serving.memory_change import MemoryChange, measure_change
 from rxt_jax.serving.streaming import Chunk, ReplyText, stream_reply
 from rxt_jax.types import Array, Key
@@ -148,15 +149,15 @@ class ChatSession:
 
     def export_memory(self, path: str | Path) -> None:
         """Write the memory to a file."""
-        with Path(path).open("wb") as file:
+        with as_path(path).open("wb") as file:
             np.savez(file, memory=np.asarray(self.memory), fingerprint=np.array(self._fingerprint))
 
     def import_memory(self, path: str | Path) -> None:
         """Take the memory from a file; one of another model or tokenizer is refused."""
-        if not Path(path).is_file():
+        if not as_path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist; export_memory (in a chat: /save FILE) writes one")
         try:
-            with np.load(path) as stored:
+            with local_copy(as_path(path)) as copy, np.load(copy) as stored:
                 memory, fingerprint = stored["memory"], str(stored["fingerprint"])
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no memory file: {error}") from error

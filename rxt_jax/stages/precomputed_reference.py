@@ -5,6 +5,7 @@ neither its parameters nor its passes. Source: docs/method.md §16.3.
 """
 
 import hashlib
+import io
 import json
 from typing import Any
 
@@ -16,6 +17,7 @@ from rxt_jax.data.loader import make_preference_batch
 from rxt_jax.data.row_reader import RowReader
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.paths import is_remote
 from rxt_jax.processes import gather, is_writer, said_by_writer
 from rxt_jax.stages.stage import Reading
 
@@ -45,12 +47,13 @@ def precompute_reference(stage: Any, reading: Reading) -> np.ndarray:
     described = _describe(stage, reading, model)
     facts = file.with_suffix(".json")
     if said_by_writer(facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == described):
-        return np.load(file, mmap_mode="r")
+        return np.load(io.BytesIO(file.read_bytes())) if is_remote(file) else np.load(file, mmap_mode="r")
     totals = _compute(stage, reading, model)
     if is_writer():
         file.parent.mkdir(parents=True, exist_ok=True)
         facts.unlink(missing_ok=True)  # an interrupted write must not pass for what was there before
-        np.save(file, totals)
+        with file.open("wb") as opened:
+            np.save(opened, totals)
         facts.write_text(json.dumps(described, indent=1), encoding="utf-8")
     return totals
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from rxt_jax.paths import Outbox
+
 __all__ = ["Profile", "Profiler"]
 
 
@@ -44,15 +46,16 @@ class Profiler:
 
     def __init__(self, profile: Profile, folder: Path, first: int = 0):
         self._updates = range(profile.start - first, profile.start - first + profile.count)
-        self._folder, self._running = folder, False
+        self._folder = folder
+        self._outbox: Outbox | None = None
 
     @contextmanager
     def update(self, number: int) -> Iterator[None]:
         """Do an update, traced or not."""
-        if number in self._updates and not self._running:
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
-            self._running = True
-        if not self._running:
+        if number in self._updates and self._outbox is None:
+            self._outbox = Outbox(self._folder)
+            jax.profiler.start_trace(str(self._outbox.folder), create_perfetto_trace=True)
+        if self._outbox is None:
             yield
             return
         with jax.profiler.StepTraceAnnotation("update", step_num=number):
@@ -60,12 +63,13 @@ class Profiler:
 
     def finish(self, number: int, pending: Any) -> None:
         """Write the trace where update `number` was the last one of it, with everything that `pending` waits for."""
-        if self._running and number >= self._updates.stop - 1:
+        if self._outbox is not None and number >= self._updates.stop - 1:
             self.close(pending)
 
     def close(self, pending: Any) -> None:
         """Write what was traced so far."""
-        if self._running:
+        if self._outbox is not None:
             jax.block_until_ready(pending)
             jax.profiler.stop_trace()
-            self._running = False
+            self._outbox.close()
+            self._outbox = None

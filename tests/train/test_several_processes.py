@@ -16,11 +16,13 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from object_store import use_bucket
 from small import small_recipe
 
 from rxt_jax import run as runs
 from rxt_jax.cli.main import main
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.paths import as_path
 from rxt_jax.processes import start_processes
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
@@ -33,6 +35,12 @@ UPDATES = {"sft": 2, "memory": 10}
 RECIPE = """
 from test_several_processes import recipe_in
 recipe = recipe_in("unnamed")
+"""
+IN_BUCKET = """
+from pathlib import Path
+import pytest
+from object_store import use_bucket
+use_bucket(pytest.MonkeyPatch(), Path({folder!r}))
 """
 
 
@@ -50,9 +58,9 @@ def recipe_in(folder):
 class Together:
     """Processes that were started as `rxt train` is, and what became of them."""
 
-    def __init__(self, tmp_path, folder, count, *options, devices=4):
+    def __init__(self, tmp_path, folder, count, *options, devices=4, first=""):
         config = tmp_path / "recipe.py"
-        config.write_text(RECIPE, encoding="utf-8")
+        config.write_text(first + RECIPE, encoding="utf-8")
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -154,6 +162,20 @@ def test_sigterm_to_one_process_stops_all_at_one_update_and_any_number_of_proces
     assert list(one) == list(range(1, UPDATES["memory"] + 1))
     later = [update for update in one if saved < update <= saved + 10]
     np.testing.assert_allclose([one[u] for u in later], [losses_of(whole, "memory")[u] for u in later], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run_folder_in_a_bucket(whole, tmp_path, monkeypatch):
+    first = IN_BUCKET.format(folder=str(tmp_path))
+    codes, outputs = Together(tmp_path, "gs://bucket/run", 2, first=first).end()
+    assert codes == [0, 0], outputs
+    use_bucket(monkeypatch, tmp_path)
+    for stage in UPDATES:
+        assert losses_of(as_path("gs://bucket/run"), stage) == losses_of(whole, stage)
+    expected, found = parameters_of(whole), parameters_of("gs://bucket/run")
+    assert expected.keys() == found.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
 @pytest.mark.slow

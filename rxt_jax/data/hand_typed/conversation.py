@@ -15,6 +15,7 @@ from rxt_jax.data.faults import RecordError
 from rxt_jax.data.prepared import is_prepared
 from rxt_jax.data.readers import read_raw
 from rxt_jax.data.text import check_text
+from rxt_jax.paths import as_path
 
 __all__ = [
     "HAND_TYPED",
@@ -75,7 +76,7 @@ def read_typed_conversations(data: str = HAND_TYPED) -> list[TypedConversation]:
 
     The first bad record raises a `RecordError` that names file, line, turn and field.
     """
-    path = _PACKAGED if data == HAND_TYPED else Path(data)
+    path = _PACKAGED if data == HAND_TYPED else as_path(data)
     conversations: dict[str, TypedConversation] = {}
     for place, record in read_raw(path):
         if isinstance(record, RecordError):

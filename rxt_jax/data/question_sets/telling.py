@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rxt_jax.paths import as_path, files_below, files_matching, is_remote
+
 __all__ = ["ABSENT_ANSWER", "files_of", "question", "told"]
 
 ABSENT_ANSWER = "That was not mentioned."
@@ -36,10 +38,15 @@ def question(text: str, answer: str, values: Sequence[str], *, turn: int, source
 def files_of(path: str, prefix: str, ending: str) -> list[Path]:
     """List the files that `PREFIX:FILE`, `PREFIX:FOLDER` or `PREFIX:GLOB` means, by name."""
     place = path.removeprefix(prefix)
-    if Path(place).is_file():
-        return [Path(place)]
-    pattern = f"{glob.escape(place)}/**/*{ending}" if Path(place).is_dir() else place
-    files = sorted(file for each in glob.glob(pattern, recursive=True) if (file := Path(each)).is_file())
+    path_of_place = as_path(place)
+    if path_of_place.is_file():
+        return [path_of_place]
+    is_folder = path_of_place.is_dir()
+    if is_folder and is_remote(place):
+        found = [file for file in files_below(path_of_place) if file.name.endswith(ending)]
+    else:
+        found = files_matching(f"{glob.escape(place)}/**/*{ending}" if is_folder else place)
+    files = sorted(file for file in found if file.is_file())
     if not files:
         raise FileNotFoundError(
             f"{path}: {place or 'nothing'} is no file, no folder with {ending} files, and matches none; expected "

@@ -12,6 +12,7 @@ from typing import Any
 from rxt_jax.data.faults import RecordError
 from rxt_jax.data.sgd.dialogue import dialogue_to_episode
 from rxt_jax.data.sgd.preferences import preference_episode, recalled_values
+from rxt_jax.paths import as_path
 
 __all__ = ["SGD_PREFIX", "read_sgd", "sgd_files", "sgd_path"]
 
@@ -24,7 +25,7 @@ _SHOWN = 200  # characters of a file that is no JSON, for the quarantine file
 def sgd_path(folder: str | Path, split: str, *, preferences: bool = False) -> str:
     """Say where a recipe finds a split: episodes made before (`SPLIT.jsonl`, `preferences_SPLIT.jsonl`) if the folder
     holds them, else the published data set."""
-    made = Path(folder) / f"{'preferences_' if preferences else ''}{split}.jsonl"
+    made = as_path(folder) / f"{'preferences_' if preferences else ''}{split}.jsonl"
     return str(made) if made.is_file() else f"{SGD_PREFIX}{folder}:{split}{_PREFERENCES if preferences else ''}"
 
 
@@ -60,7 +61,7 @@ def _parts(path: str) -> tuple[Path, str, bool]:
     if not folder or not split:
         example = f"{SGD_PREFIX}dstc8-schema-guided-dialogue:train"
         raise ValueError(f"{path!r}: expected {SGD_PREFIX}FOLDER:SPLIT[{_PREFERENCES}], for example {example}")
-    return Path(folder), split, rest.endswith(_PREFERENCES)
+    return as_path(folder), split, rest.endswith(_PREFERENCES)
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
