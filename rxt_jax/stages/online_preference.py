@@ -94,6 +94,10 @@ class OnlineMemoryPreference(DirectMemoryPreference):
         """Choose held-out conversations, to be led like the others."""
         return data.evaluation_source
 
+    def operations(self, config: Any, batch: Any) -> None:
+        """Count none: how many tokens are drawn is not known from what is read."""
+        return None
+
     def first_carry(self, beginning: Beginning) -> dict[str, Any]:
         """Carry the reference, and the table that similarity is measured with."""
         return {"reference": super().first_carry(beginning), "table": beginning.params["embedding/table"]}

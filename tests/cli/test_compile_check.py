@@ -87,7 +87,13 @@ def test_the_command_compiles_in_a_process_of_its_own(tmp_path):
     said = json.loads(done.stdout)
     assert said["topology"] == "cpu:2" and said["devices"] == 2
     assert said["stages"]["joint"]["fits"] is False and said["stages"]["joint"]["mesh"]["fsdp"] == 2
-    assert "acting" in said["skipped"]["reinforced"]
+    acting, step = (said["stages"][name] for name in ("reinforced, acting", "reinforced"))
+    # A stage that acts is two programs, which share a device with the same parameters and moments.
+    for part in ("parameters", "optimizer", "carry"):
+        assert acting[part] == step[part] > 0
+    assert acting["peak"] > acting["parameters"] + acting["optimizer"] and acting["activations"] > 0
+    # What it learns from has rewards, memories and log-probabilities beside the rows.
+    assert step["batch"] > acting["batch"] > 0
 
 
 @pytest.mark.parametrize(
