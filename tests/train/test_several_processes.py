@@ -55,7 +55,7 @@ def recipe_in(folder):
 class Together:
     """Processes that were started as `rxt train` is, and what became of them."""
 
-    def __init__(self, tmp_path, folder, count, *options, devices=4, recipe=RECIPE, variables=None):
+    def __init__(self, tmp_path, folder, count, *options, devices=4, recipe=RECIPE, variables=None, program=None):
         config = tmp_path / "recipe.py"
         config.write_text(recipe, encoding="utf-8")
         self.folder = folder
@@ -70,9 +70,11 @@ class Together:
         command = [sys.executable, str(HERE / "one_of_several.py"), str(config), "--folder", str(folder), *options]
         command += ["--cpu-devices", str(devices // count)]
         many = ["--coordinator", address, "--processes", str(count), "--process"]
+        if program is not None:
+            command, many = [sys.executable, str(HERE / program), str(folder)], [address, str(count)]
         self.processes = [
             subprocess.Popen(
-                [*command, *(() if count == 1 else (*many, str(number)))],
+                [*command, *(() if count == 1 and program is None else (*many, str(number)))],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
