@@ -134,7 +134,7 @@ def accuracy_of(graphdef, distance: int, rows: int = 512):
         reference="none",
     )
     batch = conversations(np.random.default_rng(10**6), rows, distance)
-    act = stage.make_act(graphdef, TOKENIZER, held_out=True)
+    act = jax.jit(stage.make_act(graphdef, TOKENIZER, held_out=True))
 
     def measure(params) -> float:
         carry = {"table": jnp.zeros((VOCABULARY, 1))}

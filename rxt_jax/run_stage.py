@@ -102,15 +102,11 @@ class StageInFolder:
             measured = self._batches(held_out, encoder, self.recipe.seed, beginning, "held_out")
         act, led = self._acting(), self._acting(held_out=True)
         sample = self._sampler(held_out, encoder, beginning, led) if run.loop.sample_every else None
-        if act is not None and jax.process_count() > 1:
-            raise ValueError(
-                f"{self.name} ({run.stage.kind}) acts with the state at hand, which several processes cannot do yet. "
-                f"Train it with one process, or leave it out of this recipe and start another run from this one."
-            )
-        # Only what acts carries something of a batch's shape.
+        # Only what acts carries something of a batch's shape: of the whole batch, whoever has which rows of it.
         example = None
         if act is not None:
-            example = self._batches(source, encoder, self.recipe.seed + self.stream, beginning, "train")[0]
+            seed = self.recipe.seed + self.stream
+            example = self._batches(source, encoder, seed, beginning, "train", whole=True)[0]
         known = {"graphdef": self.graphdef, "tokenizer": self.tokenizer, "batch": example}
         shapes = abstract_state(
             self.params, optimizer, run.stage, self.mesh, self.recipe.mesh.replicate_indivisible, **known
@@ -205,21 +201,29 @@ class StageInFolder:
         self.store.save(update, by_path(state.params), _beside_parameters(state), meta, metrics.get("loss"))
 
     def _batches(
-        self, source: EpisodeSource, encoder: RowEncoder, seed: int, beginning: Beginning, part: str
+        self,
+        source: EpisodeSource,
+        encoder: RowEncoder,
+        seed: int,
+        beginning: Beginning,
+        part: str,
+        *,
+        whole: bool = False,
     ) -> Batches:
+        """Make batches of this process's rows, or of all of them."""
         return make_batches(
             self.run,
             source,
             encoder,
             seed,
             held_out=part == "held_out",
-            shard=Shard(process_rows(self.mesh, self.run.batch_size)),
+            shard=Shard(None if whole else process_rows(self.mesh, self.run.batch_size)),
             model=lambda: nnx.merge(self.graphdef, beginning.read()),
             file=self.recipe.run_folder / "references" / f"{self.name}_{part}.npy",
         )
 
     def _acting(self, *, held_out: bool = False) -> Any:
-        options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out}
+        options = {"seed": self.recipe.seed, "stream": self.stream, "held_out": held_out, "mesh": self.mesh}
         return make_acting(self.graphdef, self.run.stage, self.tokenizer, **options)
 
     def _sampler(self, held_out: EpisodeSource, encoder: RowEncoder, beginning: Beginning, act: Any) -> Any:

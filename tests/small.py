@@ -1,6 +1,7 @@
 """Small models, data and recipes that many tests share."""
 
 import functools
+import json
 from dataclasses import replace
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rxt_jax.data.config import DataConfig, DialogueData
+from rxt_jax.data.config import DataConfig, DialogueData, FileData
 from rxt_jax.data.dialogues import tiny
 from rxt_jax.data.sources import open_source
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
@@ -125,6 +126,17 @@ class _WithEnd:
 def with_end(tokenizer, eos: int):
     """Give the tokenizer another end token: one that an untrained model makes."""
     return _WithEnd(tokenizer, eos)
+
+
+def preference_file(path, episodes) -> FileData:
+    """Write embedded dialogues with rejected answers into a file: data that end."""
+    source = open_source(DialogueData(preferences=True))
+    lines = []
+    for number in range(episodes):
+        episode = source.episode(number)
+        lines.append(json.dumps({"interactions": episode["interactions"][:4]}))
+    path.write_text("\n".join(lines) + "\n")
+    return FileData(path=str(path), kind="preference_episode")
 
 
 def small_recipe(folder, stages: dict, **changes) -> Recipe:

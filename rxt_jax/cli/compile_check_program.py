@@ -11,17 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from rxt_jax.cli.options import parse, split_arguments
-from rxt_jax.compile_check.measure import CompiledStage, check_stage
+from rxt_jax.compile_check.measure import CompiledStage, check_acting, check_stage
 from rxt_jax.compile_check.search import suggest
 from rxt_jax.compile_check.topology import Topology, parse_topology
 from rxt_jax.data.tokenizer import load_tokenizer
 from rxt_jax.recipe import Recipe, load_recipe
-from rxt_jax.stages.stage import Stage
 
 __all__ = ["CheckOptions", "run"]
 
 _GIB = 2**30
-_NO_ACTING = Stage.make_act
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +51,20 @@ def run(arguments: Sequence[str]) -> int:
     memory = topology.memory_bytes if options.memory is None else int(options.memory * _GIB)
     if options.suggest and memory is None:
         raise ValueError(f"--suggest wants to know the memory of a device of {topology.name}: give --memory GIB.")
-    recipe, skipped = _checkable(_with_vocabulary(recipe), options.stages)
+    recipe = _with_stages(_with_vocabulary(recipe), options.stages)
     devices = topology.devices()
-    checked = (name for name in recipe.stages if name not in skipped)
-    found = {name: check_stage(recipe, name, devices, memory, budget=options.budget) for name in checked}
+    found: dict[str, CompiledStage] = {}
+    for name in recipe.stages:
+        for check in (check_acting, check_stage):
+            compiled = check(recipe, name, devices, memory, budget=options.budget)
+            found |= {} if compiled is None else {compiled.stage: compiled}
     better: dict[str, CompiledStage | None] = {}
     if options.suggest and memory is not None:
-        better = {name: suggest(recipe, name, devices, memory, tries=options.tries) for name in found}
+        better = {name: suggest(recipe, name, devices, memory, tries=options.tries) for name in recipe.stages}
     if options.json:
-        print(json.dumps(_as_json(topology, found, skipped, better)))
+        print(json.dumps(_as_json(topology, found, better)))
     else:
-        _show(Console(), topology, found, skipped, better)
+        _show(Console(), topology, found, better)
     well = (stage.fits is not False and all(check.passed for check in stage.checks) for stage in found.values())
     return 0 if all(well) else 1
 
@@ -75,26 +76,20 @@ def _with_vocabulary(recipe: Recipe) -> Recipe:
     return replace(recipe, model=replace(recipe.model, vocab_size=size))
 
 
-def _checkable(recipe: Recipe, wanted: str | None) -> tuple[Recipe, dict[str, str]]:
-    """Choose stages, and say why those that cannot be checked cannot."""
+def _with_stages(recipe: Recipe, wanted: str | None) -> Recipe:
+    """Leave only the stages that are named."""
     names = list(recipe.stages) if wanted is None else wanted.split(",")
     unknown = [name for name in names if name not in recipe.stages]
     if unknown:
         raise ValueError(f"--stages names {', '.join(unknown)}; the recipe has {', '.join(recipe.stages)}.")
-    recipe = replace(recipe, stages={name: recipe.stages[name] for name in names})
-    reason = "it makes its batches by acting; their shapes are not known before"
-    acting = (name for name, each in recipe.stages.items() if type(each.stage).make_act is not _NO_ACTING)
-    return recipe, dict.fromkeys(acting, reason)
+    return replace(recipe, stages={name: recipe.stages[name] for name in names})
 
 
-def _as_json(
-    topology: Topology, found: dict[str, CompiledStage], skipped: dict[str, str], better: dict[str, Any]
-) -> dict[str, Any]:
+def _as_json(topology: Topology, found: dict[str, CompiledStage], better: dict[str, Any]) -> dict[str, Any]:
     return {
         "topology": topology.name,
         "devices": topology.size,
         "stages": {name: _stage_as_json(stage) for name, stage in found.items()},
-        "skipped": skipped,
         "suggested": {name: each and _stage_as_json(each) for name, each in better.items()},
     }
 
@@ -106,11 +101,7 @@ def _stage_as_json(stage: CompiledStage) -> dict[str, Any]:
 
 
 def _show(
-    console: Console,
-    topology: Topology,
-    found: dict[str, CompiledStage],
-    skipped: dict[str, str],
-    better: dict[str, CompiledStage | None],
+    console: Console, topology: Topology, found: dict[str, CompiledStage], better: dict[str, CompiledStage | None]
 ) -> None:
     columns = [(stage.stage, stage) for stage in found.values()]
     columns += [(f"{name}, suggested", stage) for name, stage in better.items() if stage is not None]
@@ -137,8 +128,6 @@ def _show(
             signs.add_row(stage.stage, check.name, "yes" if check.passed else "[red]no", check.found)
     if signs.row_count:
         console.print(signs)
-    for name, reason in skipped.items():
-        console.print(f"{name} is not checked: {reason}")
     for name, stage in better.items():
         if stage is None:
             console.print(f"{name}: nothing that was tried fits; raise --tries, use more devices or fewer rows")

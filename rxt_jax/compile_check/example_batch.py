@@ -1,5 +1,6 @@
 """A batch of the shapes that a stage reads, without any data: full rows, half of every row an answer."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from rxt_jax.data.loader import (
     PreferenceBatches,
     TextBatches,
 )
+from rxt_jax.data.special_tokens import SpecialTokens
+from rxt_jax.rewards import Facts, encode_facts
+from rxt_jax.stages.rollout_batches import RolloutBatch, RolloutBatches, needs_facts
 from rxt_jax.stages.stage import Stage
 from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
 
-__all__ = ["example_batch"]
+__all__ = ["example_batch", "example_tokenizer"]
 
 
 def example_batch(stage: Stage, data: DataConfig, rows: int) -> Any:
@@ -30,6 +34,8 @@ def example_batch(stage: Stage, data: DataConfig, rows: int) -> Any:
         if getattr(stage, "reference", None) == "precomputed":
             reference = np.zeros((*episode.valid.shape, 3), np.float32)
         return PreferenceBatch(episode, episode, episode, reference)
+    if issubclass(kind, RolloutBatches):
+        return _conversations(data, rows, facts=needs_facts(stage.reward))  # type: ignore[attr-defined]
     if issubclass(kind, EpisodeBatches):
         return _episode(data, rows)
     lengths = {
@@ -46,9 +52,25 @@ def example_batch(stage: Stage, data: DataConfig, rows: int) -> Any:
     return RowBatch(ids, whole, answer, masked, documents, None if kind is ConversationBatches else ids)
 
 
+def example_tokenizer(vocab_size: int) -> Any:
+    """Stand in for a tokenizer of so many tokens: stages that act want to know its control tokens."""
+    return SimpleNamespace(special=SpecialTokens(), vocab_size=vocab_size, token_bytes=[b"a"] * vocab_size)
+
+
 def _episode(data: DataConfig, rows: int) -> EpisodeBatch:
     ids, whole, answer = _row((data.max_interactions, rows, data.max_length))
     return EpisodeBatch(ids, whole, answer, np.ones(ids.shape[:2], bool))
+
+
+def _conversations(data: DataConfig, rows: int, *, facts: bool) -> RolloutBatch:
+    """Make conversations to be led, with room for the values that a reward looks for."""
+    episode = _episode(data, rows)
+    if not facts:
+        return RolloutBatch(*episode)
+    shape = episode.valid.shape
+    room = encode_facts([()] * episode.valid.size, example_tokenizer(0)).facts
+    values = Facts(*(leaf.reshape(*shape, *leaf.shape[1:]) for leaf in room))
+    return RolloutBatch(*episode, values, values, np.zeros(shape, np.float32))
 
 
 def _row(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

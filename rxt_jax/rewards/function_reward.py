@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rxt_jax.rewards.reward import Reward, RewardContext, RewardInput
+from rxt_jax.row_sharding import map_rows, rows_are_own
 from rxt_jax.types import Array
 
 __all__ = ["FunctionReward", "RewardFunction"]
@@ -31,7 +32,10 @@ class FunctionReward(Reward):
     """`"package.module:name"`, as a recipe has to say it, or the function itself."""
     on_host: bool = False
     """Whether it is called with NumPy arrays in every interaction: it may do anything, costs a transfer, and the run
-    waits for it."""
+    waits for it.
+
+    One process calls it once for all rows. Where several act together, every process calls it for each of its devices
+    with the rows of that device alone, and at the same time as the others."""
     wrong_shape: Literal["raise", "skip"] = "raise"
     """What happens when a function on the host returns another shape than `[B]`: an error, or rows that do not count.
 
@@ -47,8 +51,21 @@ class FunctionReward(Reward):
         function = self._resolved()
         if not self.on_host:
             return jnp.asarray(function(given, context)), {}, carry
-        result = jax.ShapeDtypeStruct(given.valid.shape, jnp.float32)
-        return jax.pure_callback(self._on_host, result, given, context, vmap_method="sequential"), {}, carry
+
+        def call(given: RewardInput, context: RewardContext, over: tuple[str, ...]) -> tuple[Array, tuple[()]]:
+            result = jax.ShapeDtypeStruct(given.valid.shape, jnp.float32)
+            return jax.pure_callback(self._on_host, result, given, context, vmap_method="sequential"), ()
+
+        if jax.process_count() == 1 or jax.sharding.get_abstract_mesh().empty:
+            return call(given, context, ())[0], {}, carry
+        # Left to the partitioner, process 0 would be sent the rows of all of them.
+        if not rows_are_own(len(given.valid)):
+            raise ValueError(
+                f"reward function {self._label} runs on the host, where every device asks for its own rows. This mesh "
+                f"gives rows to several devices at once. Set mesh.tensor = 1, or write the function in JAX operations "
+                f"and set on_host=False."
+            )
+        return map_rows(call, given, context)[0], {}, carry
 
     def _on_host(self, given: RewardInput, context: RewardContext) -> np.ndarray:
         given, context = jax.tree.map(np.asarray, (given, context))

@@ -192,7 +192,6 @@ class MemoryReinforcement(TrajectoryLearning):
         special = special_ids(tokenizer)
         context = make_reward_context(tokenizer)
 
-        @jax.jit
         def act(params: nnx.State, carry: dict[str, Any], batch: Any, update: Array, key: Key) -> Trajectory:
             model = nnx.merge(graphdef, params)
             batch = tile_rows(batch, self.rollout.group_size)
@@ -211,7 +210,7 @@ class MemoryReinforcement(TrajectoryLearning):
                 reference = nnx.merge(graphdef, with_parameters(params, carry["reference"]))
             return self._with_scores(model, reference, made)
 
-        return lambda params, carry, batch, update, key: act(params, carry, batch, jnp.int32(update), key)
+        return act
 
     def transcripts(self, batch: Trajectory, tokenizer: Tokenizer) -> list[str]:
         """Write down some of the conversations that were led, of a group the first."""

@@ -94,6 +94,10 @@ class OnlineMemoryPreference(DirectMemoryPreference):
         """Choose held-out conversations, to be led like the others."""
         return data.evaluation_source
 
+    def operations(self, config: Any, batch: Any) -> None:
+        """Count none: how many tokens are drawn is not known from what is read."""
+        return None
+
     def first_carry(self, beginning: Beginning) -> dict[str, Any]:
         """Carry the reference, and the table that similarity is measured with."""
         return {"reference": super().first_carry(beginning), "table": beginning.params["embedding/table"]}
@@ -110,7 +114,6 @@ class OnlineMemoryPreference(DirectMemoryPreference):
         """Lead the conversations that were read, and pair the answers of every query."""
         special, context, size = special_ids(tokenizer), make_reward_context(tokenizer), self.rollout.group_size
 
-        @jax.jit
         def act(params: nnx.State, carry: dict[str, Any], batch: Any, update: Array, key: Key) -> RankedBatch:
             model = nnx.merge(graphdef, params)
             batch = tile_rows(batch, size)
@@ -122,7 +125,7 @@ class OnlineMemoryPreference(DirectMemoryPreference):
             made = collect(model, batch, memory, fresh, rolled, self.rollout, self.reward, here, special)
             return rank_answers(made, size)
 
-        return lambda params, carry, batch, update, key: act(params, carry, batch, jnp.int32(update), key)
+        return act
 
     def first_memory(self, model: Any, batch: RankedBatch, key: Key | None, **arguments: Any) -> Memories:
         """Give the memories that the conversations began with; where that is a parameter, with its gradient."""

@@ -18,7 +18,7 @@ from rxt_jax.data.row_reader import RowReader
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.paths import is_remote
-from rxt_jax.processes import gather, is_writer, said_by_writer
+from rxt_jax.processes import CompiledTogether, gather, is_writer, said_by_writer
 from rxt_jax.stages.stage import Reading
 
 __all__ = ["precompute_reference"]
@@ -65,15 +65,15 @@ def _compute(stage: Any, reading: Reading, model: Any) -> np.ndarray:
     reader, most = RowReader(reading.source, encoder), encoder.config.max_interactions
     size, batch_size = reading.source.size or 0, reading.batch_size
 
-    @jax.jit
     def score(params: Any, batch: Any) -> jax.Array:
         return stage.reference_scores(nnx.merge(graphdef, params), batch)
 
+    together = CompiledTogether(jax.jit(score), "reference")
     totals = np.zeros((size, most, 3), np.float32)
     for start in range(0, size, batch_size):
         items = np.minimum(np.arange(start, start + batch_size), size - 1)  # one shape, one compile
         batch = make_preference_batch([reader.preferences(int(item)) for item in items], encoder, most)
-        totals[items] = np.moveaxis(gather(score(params, batch)), 0, 1)
+        totals[items] = np.moveaxis(gather(together(params, batch)), 0, 1)
     return totals
 
 

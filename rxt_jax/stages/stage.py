@@ -30,8 +30,10 @@ __all__ = ["Act", "Beginning", "EpisodeStage", "Passes", "Reading", "Rebuild", "
 Rebuild = Callable[[dict[str, Array]], Any]
 """Make a model from values (path → array) for some of its parameters; the others are those of the state."""
 
-Act = Callable[[nnx.State, Any, Any, int, Key], Any]
-"""`(params, carry, batch, update, key) -> batch`: make the batch of an update with the state at hand."""
+Act = Callable[[nnx.State, Any, Any, Array, Key], Any]
+"""`(params, carry, batch, update, key) -> batch`: make the batch of an update with the state at hand.
+
+A pure function of arrays, which `train.acting` compiles."""
 
 
 class Reading(NamedTuple):
@@ -163,8 +165,9 @@ class Stage(ABC):
         """Make the function that a stage acts with (rollouts), None for a stage that trains on what it reads.
 
         `held_out`: it acts on data that the stage is measured on, so that nothing of training gets into them. It gets
-        what the stage reads, placed on the devices, and returns what the objective gets; it compiles what it wants
-        compiled. The batch of an update is to depend on its arguments alone: then resuming is exact.
+        what the stage reads and returns what the objective gets, with rows on the same axis of every leaf. It is
+        called inside `jax.jit`, for all rows of all devices. The batch of an update is to depend on its arguments
+        alone: then resuming is exact.
         """
         return None
 

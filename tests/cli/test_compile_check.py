@@ -25,10 +25,12 @@ TESTS = Path(__file__).parents[1]
 RECIPE = """
 from dataclasses import replace
 from small import small_recipe
+from rxt_jax.model import CriticConfig
 from rxt_jax.rewards import FactReward
 from rxt_jax.stages import JointPretraining, MemoryReinforcement
 stages = {"joint": JointPretraining(), "reinforced": MemoryReinforcement(reward=FactReward())}
 recipe = small_recipe("unnamed", stages)
+recipe = replace(recipe, model=replace(recipe.model, critic=CriticConfig()))
 """
 
 
@@ -87,7 +89,13 @@ def test_the_command_compiles_in_a_process_of_its_own(tmp_path):
     said = json.loads(done.stdout)
     assert said["topology"] == "cpu:2" and said["devices"] == 2
     assert said["stages"]["joint"]["fits"] is False and said["stages"]["joint"]["mesh"]["fsdp"] == 2
-    assert "acting" in said["skipped"]["reinforced"]
+    acting, step = (said["stages"][name] for name in ("reinforced, acting", "reinforced"))
+    # A stage that acts is two programs, which share a device with the same parameters and moments.
+    for part in ("parameters", "optimizer", "carry"):
+        assert acting[part] == step[part] > 0
+    assert acting["peak"] > acting["parameters"] + acting["optimizer"]
+    # What is read has room for facts, what is learnt from has rewards, memories and log-probabilities instead.
+    assert acting["batch"] > 0 and step["batch"] > 0 and acting["batch"] != step["batch"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from small import dialogue_tokenizer, small_config, small_model, small_recipe
 
-from rxt_jax.data.config import DataConfig, DialogueData, FileData
+from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import EvaluationConfig, evaluate_preferences
@@ -62,16 +62,6 @@ def test_accuracy_is_that_of_rows_scored_one_by_one():
         assert one["accuracy"] == pytest.approx(np.mean(totals[:, 0] > totals[:, 1]))
         assert one["log_probs_chosen"] == pytest.approx(totals[:, 0].mean(), rel=1e-4)
         assert one["log_probs_rejected"] == pytest.approx(totals[:, 1].mean(), rel=1e-4)
-
-
-def preference_file(path, episodes):
-    source = open_source(DialogueData(preferences=True))
-    lines = []
-    for number in range(episodes):
-        episode = source.episode(number)
-        lines.append(json.dumps({"interactions": episode["interactions"][:4]}))
-    path.write_text("\n".join(lines) + "\n")
-    return FileData(path=str(path), kind="preference_episode")
 
 
 @pytest.mark.slow

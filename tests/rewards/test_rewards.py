@@ -32,6 +32,8 @@ from rxt_jax.rewards import (
     published_retention,
 )
 from rxt_jax.rewards.planted_facts import annotated_values
+from rxt_jax.row_sharding import on_mesh
+from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh
 from rxt_jax.stages import MemoryAware
 
 TOKENIZER = dialogue_tokenizer()
@@ -265,6 +267,35 @@ def test_functions_on_the_device_and_on_the_host(context):
     np.testing.assert_array_equal(found.components["function/not_finite"], [1.0, 1.0])
     with pytest.raises(Exception, match=r"must return \[2\].*got shape \[5\]"):
         jax.block_until_ready(rewarded(replace(skipped, wrong_shape="raise"), given, context).total)
+
+
+def test_of_several_processes_each_asks_the_host_for_the_rows_of_its_own_devices(context, monkeypatch):
+    seen = []
+
+    def asked(given, context):
+        seen.append([TOKENIZER.decode(row[real]) for row, real in zip(*given.generated, strict=True)])
+        return [len(text) for text in seen[-1]]
+
+    def on(**mesh):
+        mesh = make_mesh(MeshConfig(**mesh), jax.devices()[:4])
+        answers = given_of(["a", "bc", "def", "Tom.", "Anna", "is", "not", "here."], ["a"] * 8)
+        placed = jax.device_put(answers, batch_shardings(answers, mesh, 0))
+
+        @jax.jit
+        def reward(given):
+            with on_mesh(mesh):
+                return FunctionReward(function=asked, on_host=True)(given, context, ()).total
+
+        return np.asarray(reward(placed))
+
+    expected = on(data=4)
+    assert [len(rows) for rows in seen] == [8]
+    seen.clear()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    np.testing.assert_array_equal(on(data=2, fsdp=2), expected)
+    assert sorted(seen) == [["Anna", "is"], ["a", "bc"], ["def", "Tom."], ["not", "here."]]
+    with pytest.raises(ValueError, match=r"mesh\.tensor = 1"):
+        on(data=2, tensor=2)
 
 
 @pytest.mark.parametrize(

@@ -62,15 +62,14 @@ class SelfPlay(NextToken):
         return {"replay": jnp.asarray(batch.ids)}
 
     def make_act(self, graphdef, tokenizer, *, held_out=False):
-        @jax.jit
-        def act(params, carry, batch, key):
+        def act(params, carry, batch, update, key):
             model = nnx.merge(graphdef, params)
             logits = model.decode(batch.ids, batch.token_mask, model.initial_memory(8, jax.random.key(0)))
             drawn = jnp.roll(jax.random.categorical(key, logits), 1, axis=1)
             answered = jnp.where(batch.loss_mask, drawn, batch.ids)
             return batch._replace(ids=jnp.where(jnp.arange(8)[:, None] % 2, carry["replay"], answered))
 
-        return lambda params, carry, batch, update, key: act(params, carry, batch, key)
+        return act
 
 
 @pytest.fixture(autouse=True)

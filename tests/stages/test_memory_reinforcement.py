@@ -315,7 +315,8 @@ def test_eight_devices_act_and_learn_as_one(mesh):
     def train(devices, config):
         mesh = make_mesh(config, jax.devices()[:devices])
         stage = replace(REPLAYED, replay=None, minibatches=2, interactions_per_update=2)
-        state, act, _, graphdef = make(stage)
+        state, _, _, graphdef = make(stage)
+        act = make_acting(graphdef, stage, TOKENIZER, seed=0, mesh=mesh)
         optimizer = make_optimizer(
             OptimizerConfig(learning_rate=1e-3), state.params, total_updates=100, trainable=stage.trainable
         )
@@ -328,7 +329,11 @@ def test_eight_devices_act_and_learn_as_one(mesh):
         for update in range(2):
             batch = jax.tree.map(jnp.asarray, conversations(update, rows=8))
             placed = jax.device_put(batch, batch_shardings(batch, mesh, 1))
-            state, metrics = step(state, act(state, placed, update))
+            made = act(state, placed, update)
+            # Rows come back split as those of any batch.
+            for leaf, place in zip(*map(jax.tree.leaves, (made, batch_shardings(made, mesh, 1))), strict=True):
+                assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+            state, metrics = step(state, made)
             found.append([mean(metrics, name) for name in ("loss", "reward/total", "policy/entropy")])
         return found
 

@@ -120,7 +120,7 @@ def test_rollouts_are_scored_with_the_memory_of_the_reward_model():
         advantage=advantage,
         reference="none",
     )
-    act = stage.make_act(graphdef, TOKENIZER)
+    act = jax.jit(stage.make_act(graphdef, TOKENIZER))
     carry = {"table": by_path(params)["embedding/table"]}
     made = act(params, carry, conversations(), 0, jax.random.key(0))
 

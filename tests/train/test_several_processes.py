@@ -42,6 +42,11 @@ import pytest
 from object_store import use_bucket
 use_bucket(pytest.MonkeyPatch(), Path({folder!r}))
 """
+# Programs of a few updates need no optimised code: the flags of tests/conftest.py, without its devices.
+QUICKLY_COMPILED = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+}
 
 
 def recipe_in(folder):
@@ -58,9 +63,11 @@ def recipe_in(folder):
 class Together:
     """Processes that were started as `rxt train` is, and what became of them."""
 
-    def __init__(self, tmp_path, folder, count, *options, devices=4, first=""):
+    def __init__(
+        self, tmp_path, folder, count, *options, devices=4, recipe=RECIPE, first="", variables=None, program=None
+    ):
         config = tmp_path / "recipe.py"
-        config.write_text(first + RECIPE, encoding="utf-8")
+        config.write_text(first + recipe, encoding="utf-8")
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -69,12 +76,15 @@ class Together:
         # Each has devices of its own, and compiles as it would outside of the tests.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "JAX_PLATFORMS": "cpu"}
         environment.pop("XLA_FLAGS", None)
+        environment |= variables or {}
         command = [sys.executable, str(HERE / "one_of_several.py"), str(config), "--folder", str(folder), *options]
         command += ["--cpu-devices", str(devices // count)]
         many = ["--coordinator", address, "--processes", str(count), "--process"]
+        if program is not None:
+            command, many = [sys.executable, str(HERE / program), str(folder)], [address, str(count)]
         self.processes = [
             subprocess.Popen(
-                [*command, *(() if count == 1 else (*many, str(number)))],
+                [*command, *(() if count == 1 and program is None else (*many, str(number)))],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
