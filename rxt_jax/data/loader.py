@@ -18,7 +18,7 @@ from rxt_jax.data.episode_source import EpisodeSource
 from rxt_jax.data.order import Shard, make_order, order_fingerprint
 from rxt_jax.data.packing import PackingPlan, stack_packed
 from rxt_jax.data.row_reader import Alternatives, Item, Recent, RowReader
-from rxt_jax.data.rows import Row, RowEncoder, stack_rows
+from rxt_jax.data.rows import Row, RowEncoder, stack_rows, weigh_values
 from rxt_jax.data.special_tokens import ABSENT, CONTROL_PIECES
 from rxt_jax.types import EpisodeBatch, PreferenceBatch, RowBatch
 
@@ -52,16 +52,8 @@ def make_episode_batch(
     valid = np.array([row.valid for row in by_interaction]).reshape(shape[:2])
     weights = None
     if encoder.config.value_weight != 1.0:
-        weights = _weigh_values(by_interaction, length, encoder.config.value_weight).reshape(shape)
+        weights = weigh_values(by_interaction, length, encoder.config.value_weight).reshape(shape)
     return EpisodeBatch(ids, token_mask, loss_mask, valid, weights)
-
-
-def _weigh_values(rows: list[Row], length: int, weight: float) -> np.ndarray:
-    weights = np.ones((len(rows), length), np.float32)
-    for number, row in enumerate(rows):
-        for span in row.values:
-            weights[number, span.start : span.stop] = weight
-    return weights
 
 
 def make_preference_batch(

@@ -27,7 +27,7 @@ from rxt_jax.data.template import (
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.data.value_tokens import find_value_tokens
 
-__all__ = ["Row", "RowEncoder", "join_parts", "join_rows", "stack_conversations", "stack_rows"]
+__all__ = ["Row", "RowEncoder", "join_parts", "join_rows", "stack_conversations", "stack_rows", "weigh_values"]
 
 
 class Row(NamedTuple):
@@ -324,3 +324,12 @@ def stack_rows(rows: list[Row], length: int, pad: int) -> tuple[np.ndarray, np.n
         else:
             loss_mask[number, row.prompt_length : size] = row.valid
     return ids, token_mask, loss_mask
+
+
+def weigh_values(rows: list[Row], length: int, weight: float) -> np.ndarray:
+    """Give the tokens of values that answers recall a weight, and all others 1: `[rows, length]`."""
+    weights = np.ones((len(rows), length), np.float32)
+    for number, row in enumerate(rows):
+        for span in row.values:
+            weights[number, span.start : span.stop] = weight
+    return weights
