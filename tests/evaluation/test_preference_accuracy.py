@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import dialogue_tokenizer, small_config, small_model, small_recipe
+from small import dialogue_tokenizer, preference_file, small_config, small_model, small_recipe
 
 from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.rows import RowEncoder
