@@ -151,7 +151,7 @@ def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
     yield (
         "**Where we differ.** Fewer query heads are worth more here than in the published trainings: scores are most of the work of so narrow a model at these lengths, and their "
         "number falls with the query heads. GQA computes as many scores as MHA and saves next to nothing, in both. MQA saves a fifth here and little there. Lengths beyond the "
-        "last column were not measured: this attention keeps all scores of a row, and the two cores were shared with twelve other processes.\n"
+        "last column were not measured: this attention keeps all scores of a row, gigabytes from there on.\n"
     )
 
 

@@ -73,7 +73,7 @@ from rxt_jax.recipe import StageRun, load_recipe, shortened
 from rxt_jax.run import run_recipe
 from rxt_jax.stages import DirectMemoryPreference
 
-last = companion.stages["memory_aware"]
+last = companion.stages["memory_aware_values"]
 stage = DirectMemoryPreference(preference=PreferenceConfig(beta=0.1), sft_weight=1.0)
 recipe = replace(
     companion,

@@ -89,7 +89,7 @@ recipe = replace(
     start_from="companion",
     model=replace(companion.model, dtype=DTYPE),
     data=replace(companion.data, source=PartData(source=source, rest=True), evaluation_source=PartData(source=source)),
-    stages={"memory_aware": replace(companion.stages["memory_aware"], updates=300, batch_size=16, data=None)},
+    stages={"memory_aware": replace(companion.stages["memory_aware_values"], updates=300, batch_size=16, data=None)},
 )
 if SIZE == "small":
     recipe = shortened(recipe, 0.01, episodes=4)

@@ -1,4 +1,4 @@
-"""The companion: the toy's lessons for a wider model, for an hour and a half instead of a quarter.
+"""The companion: the toy's lessons for a wider model, for an hour instead of a quarter.
 
     rxt train configs/companion.py && rxt export runs/companion rxt_jax/companion
 
