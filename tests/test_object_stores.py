@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupting import stopped_in_update
 from object_store import FolderStore, use_bucket
 from small import dialogue_tokenizer, small_recipe
 
@@ -72,32 +71,10 @@ def in_bucket(recipe):
     return replace(recipe, folder=f"{BUCKET}/runs/mine")
 
 
-def stop_after(monkeypatch, updates):
-    """Send ourselves SIGTERM in the middle of the n-th update; give what takes it back."""
-    original = run_stage.make_train_step
-
-    def make(*arguments, **options):
-        step, count = original(*arguments, **options), [0]
-
-        def stepped(state, batch):
-            count[0] += 1
-            if count[0] == updates:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(state, batch)
-
-        return stepped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_stage, "make_train_step", make)
-        yield
-
-
 @pytest.mark.slow
-def test_a_run_that_is_stopped_in_a_bucket_and_goes_on_is_that_of_a_local_folder(
-    finished_run, bucket, one_device, monkeypatch
-):
+def test_a_run_that_is_stopped_in_a_bucket_and_goes_on_is_that_of_a_local_folder(finished_run, bucket, one_device):
     recipe = in_bucket(finished_run)
-    for _ in stop_after(monkeypatch, 3):
+    with stopped_in_update(3):
         assert not run_recipe(recipe, quiet=True)
     assert [line["update"] for line in lines_of(recipe.folder)] == [1, 2, 3]
     assert run_recipe(recipe, quiet=True)

@@ -1,9 +1,7 @@
 """Runs: sharded = single, resumed = uninterrupted, interruptions, broken and foreign checkpoints."""
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from interrupting import stopped_in_update
 from small import mixture_config, random_conversations, small_config, small_model, small_recipe
 
 from rxt_jax import run as runs
@@ -124,13 +123,9 @@ def test_a_mesh_that_does_not_fit_is_refused():
 STAGES = {"joint": JointPretraining(), "memory": MemoryAware()}
 
 
-def mesh_of_one(monkeypatch):
-    monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
-
-
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    mesh_of_one(monkeypatch)
+    monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
 
 
 def losses_of(folder, stage):
@@ -139,17 +134,15 @@ def losses_of(folder, stage):
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch):
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
     recipe = small_recipe(tmp_path / "whole", STAGES)
     assert run_recipe(recipe, quiet=True)
     whole = flat(nnx.split(load(tmp_path / "whole").model)[1])
 
     cut = replace(recipe, folder=str(tmp_path / "cut"))
     for stop_at in (2, 1):  # in the first stage, then, resumed, in the second
-        _stop_after(monkeypatch, stop_at)
-        assert not run_recipe(cut, quiet=True)
-        monkeypatch.undo()
-        mesh_of_one(monkeypatch)
+        with stopped_in_update(stop_at):
+            assert not run_recipe(cut, quiet=True)
     other = replace(cut, data=replace(cut.data, mask_probability=0.3))
     with pytest.raises(ValueError, match=r"data\.mask_probability = 0\.15, this one has 0\.3"):
         run_recipe(other, quiet=True)
@@ -159,24 +152,6 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypa
         np.testing.assert_array_equal(resumed[path], value, err_msg=path)
     for stage in STAGES:
         assert losses_of(tmp_path / "cut", stage) == losses_of(tmp_path / "whole", stage)
-
-
-def _stop_after(monkeypatch, updates):
-    """Send ourselves SIGTERM in the middle of a stage's n-th update."""
-    original = run_stage.make_train_step
-
-    def make(*arguments, **options):
-        step, count = original(*arguments, **options), [0]
-
-        def stepped(state, batch):
-            count[0] += 1
-            if count[0] == updates:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(state, batch)
-
-        return stepped
-
-    monkeypatch.setattr(run_stage, "make_train_step", make)
 
 
 def test_a_finished_run_is_not_run_again(copied_run, monkeypatch):
