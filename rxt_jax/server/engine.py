@@ -190,7 +190,7 @@ class Engine:
         interactions = [*(ids for _, ids in ended), *(ticket.unwritten[0] for ticket in next_ones)]
         try:
             memories = self._programs.write(interactions, [ticket.memory for ticket in tickets])
-        except Exception:
+        except Exception:  # whatever the device raises: whoever waits for these writes is told, and the caller as well
             for ticket, _ in ended:
                 ticket.tell(Aborted("failed", _MESSAGES["failed"]))
             self._abort_all(next_ones, "failed")

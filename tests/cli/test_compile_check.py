@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from small import small_recipe
 
 from rxt_jax.cli.compile_check_program import CheckOptions
 from rxt_jax.cli.main import main
 from rxt_jax.cli.options import split_arguments
-from rxt_jax.compile_check.measure import CompiledStage, _needed, check_stage, resident_bytes
+from rxt_jax.compile_check.measure import CompiledStage, _needed, check_stage, peak_bytes, resident_bytes
 from rxt_jax.compile_check.search import suggest
 from rxt_jax.compile_check.topology import parse_topology
 from rxt_jax.model.operation_count import episode_operations
@@ -109,6 +110,17 @@ def test_the_command_compiles_in_a_process_of_its_own(tmp_path):
 def test_devices_that_are_none_are_refused(capsys, options, message):
     assert main(["compile-check", "recipe.py", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_temporary_counts():
+    def function(x):
+        product = x @ x
+        return jnp.sum(jnp.sin(product) @ jnp.cos(product))
+
+    shape = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    found = jax.jit(function).lower(shape).compile().memory_analysis()
+    assert peak_bytes(found, "cpu") >= 3 * 256 * 256 * 4
+    assert peak_bytes(found, "tpu") == found.peak_memory_in_bytes
 
 
 def test_topologies_know_their_devices():
