@@ -64,6 +64,7 @@ def map_rows(
     *,
     row_axis: int = 0,
     multiple: int = 1,
+    data_alone: bool = False,
 ) -> tuple[Any, Any]:
     """Call `function(rows, parameters, over) -> (by_row, common)` on every device with its own rows.
 
@@ -73,13 +74,19 @@ def map_rows(
     empty where one device has all rows.
 
     Parameters that are split are gathered inside, so that their gradients come back split; all others are added up over
-    the devices once, behind everything that the function does.
+    the devices once, behind everything that the function does. `data_alone` is for large functions, whose parameters
+    nobody wants to have gathered all at once: on a mesh that splits anything but rows the function gets all rows.
+
+    Inside of such a function another call finds the rows already split: its function is called as it is, with the same
+    names to add up over.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and all(axis in mesh.manual_axes for axis in BATCH_AXES):
+        return function(rows, parameters, tuple(axis for axis in BATCH_AXES if mesh.shape[axis] > 1))
     count = jax.tree.leaves(rows)[0].shape[row_axis]
     over = () if mesh.empty else tuple(axis for axis in BATCH_AXES if axis in mesh.auto_axes)
     parts = math.prod(mesh.shape[axis] for axis in over)
-    if parts == 1 or count % (parts * multiple):
+    if parts == 1 or count % (parts * multiple) or (data_alone and mesh.size != mesh.shape["data"]):
         return function(rows, parameters, ())
     variables = jax.tree.leaves(parameters, is_leaf=_is_variable)
     specs = [_own_spec(each, mesh, over) for each in variables]

@@ -191,6 +191,20 @@ class ModelConfig:
                 f"'grouped_self_interlayer', got {self.memory_attention.layer.variant!r}."
             )
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether encoder or decoder drop anything in training."""
+        layers = (
+            *self.encoder_layers(),
+            *self.decoder_layers(),
+            *self.stateless_layers(final=False),
+            *self.stateless_layers(final=True),
+        )
+        parts = (
+            part for layer in layers for part in (layer.attention, layer.cross_attention, layer.feed_forward) if part
+        )
+        return any(part.dropout for part in parts)
+
     def rotary(self, base: float | None) -> RotaryConfig | None:
         """Describe the rotary positions of a component."""
         if base is None:

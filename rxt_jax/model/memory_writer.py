@@ -32,6 +32,11 @@ class MemoryWriter(nnx.Module):
     memory_attention: MemoryAttention
     learned_memory: LearnedMemory
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether encoder or decoder drop anything in training."""
+        return self.config.has_dropout
+
     def initial_memory(self, batch: int, key: Key | None = None) -> Float[Array, "L B S D"]:
         """Return the memory before a conversation, float32; the random kinds need a key."""
         if self.config.initial_memory == "learned":

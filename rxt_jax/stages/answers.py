@@ -1,14 +1,17 @@
 """Answers as targets: what the stages that read a memory have in common."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rxt_jax.losses.cross_entropy import TokenLoss
 from rxt_jax.losses.token_log_probs import next_token_loss
 from rxt_jax.model.calls import add_up_calls, join_rows
 from rxt_jax.model.episode import fold_key
+from rxt_jax.row_sharding import map_rows
 from rxt_jax.types import Array, Interaction, Key, Metrics
 
 __all__ = [
@@ -88,13 +91,50 @@ def read_memories(
     # The first token of a row is predicted by none.
     labels = labels.at[..., 0].set(False)
     is_shared = memories.ndim == 4
+    layout, parameters = nnx.split(model)
+    # Rows come second in all of them.
+    rows = (
+        model.embed(interactions.ids),
+        memories if is_shared else jnp.swapaxes(memories, 1, 2),
+        (interactions.ids, token_mask, labels, interactions.loss_weights, memory_mask),
+    )
+
+    def read(rows: tuple, common: tuple, over: tuple[str, ...]) -> tuple[tuple[()], tuple[Array, TokenLoss, Array]]:
+        embedded, memories, fixed = rows
+        parameters, scored, factors, key, number = common
+        value, (answer, balance) = add_up_calls(
+            _reader(nnx.merge(layout, parameters), memories if is_shared else None, key, number, over),
+            (embedded, None if is_shared else jnp.swapaxes(memories, 1, 2)),
+            (*fixed, scored, *factors),
+            scored,
+            most=interactions_per_call,
+        )
+        return (), (jax.lax.psum((value, answer), over) if over else (value, answer), balance)
+
+    common = (parameters, jnp.any(labels, axis=(1, 2)), factors, key, jnp.int32(start))
+    if key is not None and model.has_dropout:
+        # It is drawn for all rows together.
+        (value, answer), balance = read(rows, common, ())[1]
+    else:
+        (value, answer), balance = map_rows(read, rows, common, row_axis=1, data_alone=True)[1]
+    return value, answer, balance
+
+
+def _reader(
+    model: Any, shared: Array | None, key: Key | None, start: Array, over: tuple[str, ...]
+) -> Callable[[tuple, tuple, Array], tuple[Array, tuple[TokenLoss, Array]]]:
+    """Make the function that scores the interactions of a call.
+
+    Where a device has rows of its own it gives them an equal share of what the whole batch costs, so that the shares
+    of all devices add up; `over` names the axes of the mesh.
+    """
 
     def loss(given: tuple, fixed: tuple, number: Array) -> tuple[Array, tuple[TokenLoss, Array]]:
         embedded, own = given
-        ids, token_mask, labels, token_weights, mask, answer_factor, balance_factor = fixed
+        ids, token_mask, labels, token_weights, mask, scored, answer_factor, balance_factor = fixed
         together, rows, length = ids.shape
         # The c interactions of a conversation are neighbours: where memory is shared they read the same.
-        memory = memories if own is None else jax.vmap(join_rows, in_axes=1)(own)
+        memory = shared if own is None else jax.vmap(join_rows, in_axes=1)(own)
         hidden, balance = model.decode_hidden(
             join_rows(embedded),
             join_rows(token_mask),
@@ -111,19 +151,14 @@ def read_memories(
         def total(tokens: Array) -> Array:
             return jnp.sum(tokens.reshape(rows, together, length), axis=(0, 2), dtype=jnp.float32)
 
-        count = jnp.sum(labels, axis=(1, 2), dtype=jnp.float32)
-        answer = TokenLoss(-total(found.log_probs), count, total(found.correct))
-        balance = jnp.where(count > 0, balance, 0.0).astype(jnp.float32)
-        return value + jnp.sum(balance_factor * balance), (answer, balance)
+        answer = TokenLoss(
+            -total(found.log_probs), jnp.sum(labels, axis=(1, 2), dtype=jnp.float32), total(found.correct)
+        )
+        balance = jnp.where(scored, balance, 0.0).astype(jnp.float32)
+        value = value + jnp.sum(balance_factor * balance)
+        return (value / jax.lax.psum(1, over) if over else value), (answer, balance)
 
-    value, (answer, balance) = add_up_calls(
-        loss,
-        (model.embed(interactions.ids), None if is_shared else memories),
-        (interactions.ids, token_mask, labels, interactions.loss_weights, memory_mask, *factors),
-        jnp.any(labels, axis=(1, 2)),
-        most=interactions_per_call,
-    )
-    return value, answer, balance
+    return loss
 
 
 def answer_metrics(answer: TokenLoss, balance: Array) -> Metrics:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from rxt_jax.model.calls import call_together, join_rows, split_rows
 from rxt_jax.model.episode import fold_key, keep_rows, scan_memories
+from rxt_jax.row_sharding import map_rows
 from rxt_jax.types import Array, Interaction, Key, Metrics
 
 __all__ = ["WriteReport", "row_cosine", "write_memories", "write_previous", "write_without_scoring"]
@@ -79,10 +81,23 @@ def write_memories(
     count = len(interactions.ids)
     remat = remat if gradient and count > 1 else "none"
     skipped = int(skips_first and count > 1)
-    encode = _previous_encoder(model, key, gradient, start + skipped)
     later = jax.tree.map(lambda leaf: leaf[skipped:], interactions)
-    given = (model.embed(later.previous_ids), later.previous_token_mask, later.previous_valid & later.valid)
-    states, balance = call_together(encode, given, jnp.any(given[2], axis=1), most=interactions_per_call, remat=remat)
+    layout, parameters = nnx.split(model)
+
+    def encode(rows: tuple[Array, Array], common: tuple, over: tuple[str, ...]) -> tuple[Array, Array]:
+        parameters, written, key, number = common
+        encoder = _previous_encoder(nnx.merge(layout, parameters), key, gradient, number)
+        states, balance = call_together(encoder, (*rows, written), written, most=interactions_per_call, remat=remat)
+        return jnp.swapaxes(states, 1, 2), balance
+
+    rows = (model.embed(later.previous_ids), later.previous_token_mask)
+    common = (parameters, jnp.any(later.previous_valid & later.valid, axis=1), key, jnp.int32(start + skipped))
+    if key is not None and model.has_dropout:
+        # It is drawn for all rows together.
+        states, balance = encode(rows, common, ())
+    else:
+        states, balance = map_rows(encode, rows, common, row_axis=1, data_alone=True)
+    states = jnp.swapaxes(states, 1, 2)
     states, balance = (jnp.pad(x, [(skipped, 0), *[(0, 0)] * (x.ndim - 1)]) for x in (states, balance))
 
     def write(model: Any, memory: Array, encoded: _Encoded, key: Key | None) -> tuple[Array, tuple[Array, Any]]:
@@ -163,14 +178,14 @@ def _previous_encoder(
 
     def encode(given: tuple[Array, Array, Array], number: Array) -> tuple[Array, Array]:
         embedded, token_mask, written = given
-        together = len(embedded)
+        together = len(written)
         states, balance = model.encode_balanced(
             join_rows(embedded),
             join_rows(token_mask),
             balance_groups=together,
             key=fold_key(fold_key(key, start + number), 0),
         )
-        balance = jnp.where(jnp.any(written, axis=1), balance, 0.0).astype(jnp.float32)
+        balance = jnp.where(written, balance, 0.0).astype(jnp.float32)
         found = jax.vmap(lambda layer: split_rows(layer, together), out_axes=1)(states), balance
         return found if gradient else jax.lax.stop_gradient(found)
 

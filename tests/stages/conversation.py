@@ -24,6 +24,8 @@ class MiniatureModel(nnx.Module):
     """One matrix per component; attention is an average over real tokens or a softmax over
     slots."""
 
+    has_dropout = False
+
     def __init__(self, seed: int = 0, learned: bool = True):
         keys = iter(jax.random.split(jax.random.key(seed), 12))
 
