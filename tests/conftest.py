@@ -27,6 +27,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_default_matmul_precision", "highest")
+# Tracing makes hundreds of thousands of objects, all of which live on: looking through them so often frees nothing.
+gc.set_threshold(200_000, 20, 100)
 # Every annotated shape in these packages is checked whenever a test traces the function.
 install_import_hook(["rxt_jax.ops", "rxt_jax.nn", "rxt_jax.model", "rxt_jax.losses"], "beartype.beartype")
 
