@@ -15,6 +15,7 @@ from rxt_jax.nn.norms import make_norm
 from rxt_jax.nn.projection import Projection
 from rxt_jax.nn.stack import LayerStack, join_layers
 from rxt_jax.ops.attention import AttentionMask, document_positions
+from rxt_jax.ops.columns import put_columns
 from rxt_jax.types import Key
 
 __all__ = ["Decoder", "KeyValueCache", "MemoryProjection", "norm_before_head"]
@@ -158,8 +159,7 @@ class Decoder(nnx.Module):
         projection: MemoryProjection,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
         """Run new tokens at their positions against the cache; return it with them written."""
-        rows = jnp.arange(len(positions))[:, None]
-        mask = cache.mask.at[rows, positions].set(token_mask)
+        mask = put_columns(cache.mask, positions, token_mask)
         columns = jnp.arange(mask.shape[1])
         context = TokenContext(
             positions=positions,

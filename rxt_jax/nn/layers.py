@@ -20,6 +20,7 @@ from rxt_jax.nn.norms import NormKind, make_norm
 from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.ops.attention import AttentionMask
+from rxt_jax.ops.columns import put_columns
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
@@ -65,11 +66,7 @@ class CachedKeys(NamedTuple):
 
     def written(self, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"], columns: Array) -> "CachedKeys":
         """Put keys and values into their columns; columns beyond the cache are dropped by XLA."""
-        rows = jnp.arange(keys.shape[0])[:, None]
-        return CachedKeys(
-            self.keys.at[rows, columns].set(keys.astype(self.keys.dtype)),
-            self.values.at[rows, columns].set(values.astype(self.values.dtype)),
-        )
+        return CachedKeys(put_columns(self.keys, columns, keys), put_columns(self.values, columns, values))
 
 
 class TransformerLayer(nnx.Module):

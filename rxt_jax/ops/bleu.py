@@ -10,7 +10,7 @@ Source: docs/method.md, eq. 124b to 124f.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.ops.ngrams import token_windows
+from rxt_jax.row_sharding import map_rows
 
 __all__ = [
     "BleuCounts",
@@ -152,9 +153,14 @@ def weigh_orders(counts: BleuCounts, weights: Sequence[float] | None) -> tuple[B
 
 def _count_groups(group: Array, text: Array, real: Array, texts: int) -> Array:
     """Count the members of every group that are of each text: `[B texts P]`."""
-    rows = jnp.arange(len(group))[:, None]
-    counts = jnp.zeros((len(group), texts, group.shape[1]), jnp.int32)
-    return counts.at[rows, text, group].add(real.astype(jnp.int32))
+
+    def count(rows: tuple[Array, Array, Array], _: Any, __: tuple[str, ...]) -> tuple[Array, tuple[()]]:
+        group, text, real = rows
+        counts = jnp.zeros((len(group), texts, group.shape[1]), jnp.int32)
+        return counts.at[jnp.arange(len(group))[:, None], text, group].add(real.astype(jnp.int32)), ()
+
+    # On a mesh every device counts in its own rows.
+    return map_rows(count, (group, text, real))[0]
 
 
 def _nearest_length(length: Array, lengths: Array, exists: Array, tie: LengthTie) -> Array:

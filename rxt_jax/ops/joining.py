@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from rxt_jax.ops.columns import put_columns
+
 __all__ = ["join_masks", "join_parts"]
 
 
@@ -16,13 +18,11 @@ def join_parts(
     Parts are right-padded `[B T]`, of any width each. What does not fit is cut on the right, so that a long first
     part can leave no place for the others. Source: docs/method.md §13.2.
     """
-    rows = jnp.arange(len(masks[0]))[:, None]
     joined = jnp.full((len(masks[0]), width), fill, parts[0].dtype)
     start = jnp.zeros((len(masks[0]), 1), jnp.int32)
     for part, mask in zip(parts, masks, strict=True):
         # Places beyond the row are dropped, and so is padding, which is sent there.
-        columns = jnp.where(mask, start + jnp.arange(part.shape[1]), width)
-        joined = joined.at[rows, columns].set(part, mode="drop")
+        joined = put_columns(joined, jnp.where(mask, start + jnp.arange(part.shape[1]), width), part)
         start = start + jnp.sum(mask, axis=1, keepdims=True, dtype=jnp.int32)
     return joined
 

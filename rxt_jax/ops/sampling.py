@@ -1,11 +1,12 @@
 """Choosing the next token of every row, each by settings of its own."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rxt_jax.row_sharding import map_rows
 from rxt_jax.types import ShapedArray
 
 __all__ = ["Sampling", "filter_logits", "sample"]
@@ -49,16 +50,22 @@ def sample(
     """
 
     def draw() -> tuple[Array, Array]:
-        filtered = filter_logits(logits, sampling)
-        drawn = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys, numbers), filtered)
-        log_probs = jnp.take_along_axis(jax.nn.log_softmax(filtered, axis=-1), drawn[:, None], axis=-1)[:, 0]
-        return drawn.astype(jnp.int32), log_probs
+        # On a mesh every device draws for its own rows.
+        return map_rows(_draw, (logits, sampling, keys, numbers))[0]
 
     def take_best() -> tuple[Array, Array]:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(len(logits), logits.dtype)
 
     # Random bits for a whole vocabulary cost more than a small model: none where every row is greedy.
     return jax.lax.cond(jnp.any(sampling.temperature > 0.0), draw, take_best)
+
+
+def _draw(rows: Any, _: Any, __: tuple[str, ...]) -> tuple[tuple[Array, Array], tuple[()]]:
+    logits, sampling, keys, numbers = rows
+    filtered = filter_logits(logits, sampling)
+    drawn = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys, numbers), filtered)
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(filtered, axis=-1), drawn[:, None], axis=-1)[:, 0]
+    return (drawn.astype(jnp.int32), log_probs), ()
 
 
 def _drop_by_rank(logits: Array, top_k: Array, top_p: Array) -> Array:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from rxt_jax.ops.columns import put_columns
 from rxt_jax.ops.ngrams import repeated_share
 from rxt_jax.rewards.reward import Reward, RewardContext, RewardInput, Tokens
 from rxt_jax.types import Array
@@ -64,5 +65,7 @@ class FormatReward(Reward):
 
 def tokens_present(text: Tokens, vocabulary: int) -> Array:
     """Tell which ids a text has, `[B V]`."""
-    rows = jnp.arange(len(text.ids))[:, None]
-    return jnp.zeros((len(text.ids), vocabulary), bool).at[rows, text.ids].max(text.mask)
+    # Padding is sent beyond the last id, where nothing is kept.
+    return put_columns(
+        jnp.zeros((len(text.ids), vocabulary), bool), jnp.where(text.mask, text.ids, vocabulary), text.mask
+    )

@@ -246,7 +246,7 @@ def _starts(batch: Any, special: SpecialIds) -> tuple[Array, Array]:
     """
     first = jnp.argmax(batch.loss_mask, axis=-1)
     token = jnp.take_along_axis(batch.ids, first[..., None], axis=-1)[..., 0]
-    is_opening = jnp.isin(token, jnp.array(special.openings, jnp.int32))
+    is_opening = jnp.any(token[..., None] == jnp.array(special.openings, jnp.int32), axis=-1)
     return (first + is_opening).astype(jnp.int32), is_opening
 
 
@@ -304,8 +304,9 @@ def _reward(
         return Tokens(jnp.where(moved, jnp.take_along_axis(row.ids, order, axis=1), 0), moved)
 
     def written(places: Array) -> Tokens:
-        index = (jnp.maximum(places, 0), jnp.arange(rows))
-        return Tokens(carry.written_ids[index], carry.written_mask[index] & (places >= 0)[:, None])
+        index = jnp.maximum(places, 0)[None, :, None]
+        ids, mask = (jnp.take_along_axis(each, index, axis=0)[0] for each in (carry.written_ids, carry.written_mask))
+        return Tokens(ids, mask & (places >= 0)[:, None])
 
     given = RewardInput(
         generated=Tokens(join_parts(*whole, width), join_masks(whole[1], width)),

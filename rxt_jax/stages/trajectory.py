@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from rxt_jax.losses.memory_policy import AnswerBefore, AnswerScores, score_answers_drawn
 from rxt_jax.model.initial_memory import beginning_memory
+from rxt_jax.ops.columns import take_columns
 from rxt_jax.ops.joining import join_masks, join_parts
 from rxt_jax.stages.memory_writing import WriteReport, write_previous
 from rxt_jax.types import Array, Interaction, Key
@@ -183,7 +184,7 @@ def read_and_score(
         hidden, balance = model.decode_hidden(step.interaction.ids, token_mask, memory)
         # The token at place p is predicted by the state at p − 1.
         places = jnp.clip(step.start[:, None] - 1 + jnp.arange(length), 0, hidden.shape[1] - 1)
-        hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
+        hidden = take_columns(hidden, places)
         scores = score_answers_drawn(
             model.logits,
             hidden,

@@ -27,9 +27,10 @@ RECIPE = """
 from dataclasses import replace
 from small import small_recipe
 from rxt_jax.model import CriticConfig
-from rxt_jax.rewards import FactReward
+from rxt_jax.rewards import FactReward, FormatReward, RetentionReward, RewardSum, RewardTerm
 from rxt_jax.stages import JointPretraining, MemoryReinforcement
-stages = {"joint": JointPretraining(), "reinforced": MemoryReinforcement(reward=FactReward())}
+rewards = RewardSum(terms=tuple(RewardTerm(reward=each) for each in (FactReward(), FormatReward(), RetentionReward())))
+stages = {"joint": JointPretraining(), "reinforced": MemoryReinforcement(reward=rewards)}
 recipe = small_recipe("unnamed", stages)
 recipe = replace(recipe, model=replace(recipe.model, critic=CriticConfig()))
 """
@@ -95,6 +96,8 @@ def test_the_command_compiles_in_a_process_of_its_own(tmp_path):
     for part in ("parameters", "optimizer", "carry"):
         assert acting[part] == step[part] > 0
     assert acting["peak"] > acting["parameters"] + acting["optimizer"]
+    # Every device leads the conversations of its own rows.
+    assert all(check["passed"] for check in acting["checks"] + step["checks"]), (acting["checks"], step["checks"])
     # What is read has room for facts, what is learnt from has rewards, memories and log-probabilities instead.
     assert acting["batch"] > 0 and step["batch"] > 0 and acting["batch"] != step["batch"]
 
