@@ -135,7 +135,7 @@ def _latency(latency: dict[str, Any]) -> Iterable[str]:
 
 def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
     lengths = list(found["by_length"]) if found else []
-    yield from _title("Attention variants: time", f"attention-time --lengths {' '.join(lengths) or '1024 2048'}", found)
+    yield from _title("Attention variants: time", f"attention-time --lengths {' '.join(lengths) or '1024 2048 4096 8192'}", found)
     base = ATTENTION["MHA"][2]
     rows = []
     for name, (_, _, minutes) in ATTENTION.items():
@@ -152,7 +152,7 @@ def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
     yield (
         "**Where we differ.** Fewer query heads are worth more here than in the published trainings: scores are most of the work of so narrow a model at these lengths, and their "
         "number falls with the query heads. GQA computes as many scores as MHA and saves next to nothing, in both. MQA saves a fifth here and little there. Lengths beyond the "
-        "last column were not measured: this attention keeps all scores of a row, gigabytes from there on.\n"
+        "last column were not measured: this attention keeps all scores of a row, more than 23 GiB from there on.\n"
     )
 
 
