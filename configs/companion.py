@@ -1,4 +1,4 @@
-"""The companion: the toy's lessons for a wider model, for an hour instead of a quarter.
+"""The companion: the toy's lessons for a wider model, for an hour or two instead of a quarter.
 
     rxt train configs/companion.py && rxt export runs/companion rxt_jax/companion
 
@@ -17,7 +17,7 @@ from rxt_jax.recipe import Recipe, StageRun
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 
 # The toy's data and stages, for a wider model and for longer.
-UPDATES = {"joint_pretraining": 250, "interaction_sft": 600, "history_reading": 400}
+UPDATES = {"joint_pretraining": 200, "interaction_sft": 450, "history_reading": 350}
 first = {name: replace(toy.stages[name], updates=updates) for name, updates in UPDATES.items()}
 data = replace(toy.data, max_length=56, text_length=56)
 
@@ -32,7 +32,7 @@ def _memory_aware(updates: int, learning_rate: float, **schedule: object) -> Sta
 
 # Most of what is left to learn are the values: they are an eighth of the tokens of answers. At first they cannot be
 # known, and their weight would only be noise.
-values = replace(_memory_aware(2000, 8e-3, warmup_share=0.02), data=replace(data, value_weight=4.0))
+values = replace(_memory_aware(1900, 8e-3, warmup_share=0.02), data=replace(data, value_weight=3.0))
 
 recipe = replace(
     toy,
