@@ -135,7 +135,9 @@ def _latency(latency: dict[str, Any]) -> Iterable[str]:
 
 def _attention_time(found: dict[str, Any] | None) -> Iterable[str]:
     lengths = list(found["by_length"]) if found else []
-    yield from _title("Attention variants: time", f"attention-time --lengths {' '.join(lengths) or '1024 2048 4096 8192'}", found)
+    yield from _title(
+        "Attention variants: time", f"attention-time --lengths {' '.join(lengths) or '1024 2048 4096 8192'}", found
+    )
     base = ATTENTION["MHA"][2]
     rows = []
     for name, (_, _, minutes) in ATTENTION.items():

@@ -109,15 +109,14 @@ def read_memories(
             scored,
             most=interactions_per_call,
         )
-        return (), (jax.lax.psum((value, answer), over) if over else (value, answer), balance)
+        sums = (value, answer)
+        value, answer = jax.lax.psum(sums, over) if over else sums
+        return (), (value, answer, balance)
 
     common = (parameters, jnp.any(labels, axis=(1, 2)), factors, key, jnp.int32(start))
-    if key is not None and model.has_dropout:
-        # It is drawn for all rows together.
-        (value, answer), balance = read(rows, common, ())[1]
-    else:
-        (value, answer), balance = map_rows(read, rows, common, row_axis=1, data_alone=True)[1]
-    return value, answer, balance
+    if key is not None and model.has_dropout:  # which is drawn for all rows together
+        return read(rows, common, ())[1]
+    return map_rows(read, rows, common, row_axis=1, data_alone=True)[1]
 
 
 def _reader(
