@@ -92,8 +92,7 @@ def write_memories(
 
     rows = (model.embed(later.previous_ids), later.previous_token_mask)
     common = (parameters, jnp.any(later.previous_valid & later.valid, axis=1), key, jnp.int32(start + skipped))
-    if key is not None and model.has_dropout:
-        # It is drawn for all rows together.
+    if key is not None and model.has_dropout:  # which is drawn for all rows together
         states, balance = encode(rows, common, ())
     else:
         states, balance = map_rows(encode, rows, common, row_axis=1, data_alone=True)
