@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 
 from rxt_jax.cli.options import parse, split_arguments
-from rxt_jax.processes import end_together, is_writer, start_processes, wait_for_all
+from rxt_jax.processes import end_together, is_writer, order_collectives, start_processes, wait_for_all
 from rxt_jax.recipe import Recipe, load_recipe
 from rxt_jax.run import run_recipe
 from rxt_jax.run_evaluation import before_preferences, evaluate_run
@@ -56,7 +56,10 @@ def run(arguments: Sequence[str]) -> int:
     recipe = parse(Recipe, rest, f"rxt train {arguments[0]}", default=recipe)
     if recipe.cpu_devices is not None:
         # With a single thread to share, devices of the CPU wait for each other for ever.
-        jax.config.update("jax_num_cpu_devices", recipe.cpu_devices if _usable_cores() > 1 else 1)
+        devices = recipe.cpu_devices if _usable_cores() > 1 else 1
+        jax.config.update("jax_num_cpu_devices", devices)
+        if devices > 1:
+            order_collectives()
     start_processes(launch.coordinator, launch.processes, launch.process)
     with end_together("rxt train"):
         console = Console()

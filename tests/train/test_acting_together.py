@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import preference_file, small_config, small_recipe
-from test_several_processes import QUICKLY_COMPILED, Together, parameters_of
+from test_several_processes import Together, parameters_of
 
 from rxt_jax import run as runs
 from rxt_jax.model import CriticConfig
@@ -60,7 +60,7 @@ def recipe_in(folder):
 def start(tmp_path, folder):
     """Start two processes."""
     recipe = "from test_acting_together import recipe_in\nrecipe = recipe_in('unnamed')\n"
-    return Together(tmp_path, folder, 2, recipe=recipe, variables=QUICKLY_COMPILED)
+    return Together(tmp_path, folder, 2, recipe=recipe)
 
 
 def metrics_of(folder, *names):
@@ -104,7 +104,7 @@ def test_a_reward_on_the_host_and_a_reference_computed_before_are_those_of_one_p
         folder = tmp_path / str(count)
         folder.mkdir()
         preference_file(folder / "pairs.jsonl", 6)
-        both = Together(tmp_path, folder, count, program="one_of_two_acting.py", variables=QUICKLY_COMPILED)
+        both = Together(tmp_path, folder, count, program="one_of_two_acting.py")
         codes, outputs = both.end()
         assert codes == [0] * count, outputs
         found.append(dict(np.load(folder / "found.npz")) | {"stored": np.load(folder / "reference.npy")})

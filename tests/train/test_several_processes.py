@@ -19,14 +19,12 @@ from flax import nnx
 from object_store import use_bucket
 from small import small_recipe
 
-from rxt_jax import run as runs
 from rxt_jax.cli.main import main
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.paths import as_path
 from rxt_jax.processes import start_processes
-from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load
-from rxt_jax.sharding import MeshConfig, make_mesh
+from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import InteractionSft, MemoryAware
 from rxt_jax.train.loop import LoopConfig
 
@@ -42,7 +40,8 @@ import pytest
 from object_store import use_bucket
 use_bucket(pytest.MonkeyPatch(), Path({folder!r}))
 """
-# Programs of a few updates need no optimised code: the flags of tests/conftest.py, without its devices.
+ONE_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+# Programs of a few updates need no optimised code: the flags of tests/conftest.py, but each has devices of its own.
 QUICKLY_COMPILED = {
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -52,7 +51,8 @@ QUICKLY_COMPILED = {
 def recipe_in(folder):
     """A run of two stages on four devices, whose parameters both processes have parts of."""
     recipe = small_recipe(folder, {"sft": InteractionSft(), "memory": MemoryAware()}, mesh=MeshConfig(data=2, fsdp=2))
-    loop = LoopConfig(log_every=1, evaluate_every=5)
+    # Often: it is the evaluation that once stood still, its devices in different collectives.
+    loop = LoopConfig(log_every=1, evaluate_every=1)
     stages = {
         name: replace(run, updates=UPDATES[name], max_interactions=2, loop=loop) for name, run in recipe.stages.items()
     }
@@ -63,9 +63,7 @@ def recipe_in(folder):
 class Together:
     """Processes that were started as `rxt train` is, and what became of them."""
 
-    def __init__(
-        self, tmp_path, folder, count, *options, devices=4, recipe=RECIPE, first="", variables=None, program=None
-    ):
+    def __init__(self, tmp_path, folder, count, *options, devices=4, recipe=RECIPE, first="", program=None):
         config = tmp_path / "recipe.py"
         config.write_text(first + recipe, encoding="utf-8")
         self.folder = folder
@@ -73,10 +71,7 @@ class Together:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         search = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
-        # Each has devices of its own, and compiles as it would outside of the tests.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "JAX_PLATFORMS": "cpu"}
-        environment.pop("XLA_FLAGS", None)
-        environment |= variables or {}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "JAX_PLATFORMS": "cpu"} | QUICKLY_COMPILED
         command = [sys.executable, str(HERE / "one_of_several.py"), str(config), "--folder", str(folder), *options]
         command += ["--cpu-devices", str(devices // count)]
         many = ["--coordinator", address, "--processes", str(count), "--process"]
@@ -133,15 +128,14 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does_and_one_of_them_writes(whole, tmp_path, monkeypatch):
-    recipe = recipe_in(tmp_path / "run")
-    monkeypatch.setattr(runs, "make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
-    assert run_recipe(recipe, quiet=True)
+def test_two_processes_learn_what_one_does_and_one_of_them_writes(whole, tmp_path):
+    (code,), (output,) = Together(tmp_path, tmp_path / "run", 1).end()
+    assert code == 0, output
     for stage in UPDATES:
         one, two = (losses_of(folder, stage) for folder in (tmp_path / "run", whole))
         assert list(two) == list(one) == list(range(1, UPDATES[stage] + 1))
         np.testing.assert_allclose([*two.values()], [*one.values()], rtol=1e-4)
-    assert len((whole / "metrics.jsonl").read_text().splitlines()) == sum(UPDATES.values()) + 2
+    assert len((whole / "metrics.jsonl").read_text().splitlines()) == 2 * sum(UPDATES.values())
     assert (whole / "evaluation" / "recall.json").is_file()
     assert list((whole / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb"))
 
@@ -234,9 +228,12 @@ def test_launchers_say_themselves_how_many_they_started(monkeypatch, variables, 
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_mine=1")
     called = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **named: called.append((given, named)))
     assert start_processes() == (0, 1)
     assert called == ([((), {})] if joins else [])
+    # Ours first: what comes later counts.
+    assert os.environ["XLA_FLAGS"].split() == [*([ONE_ORDER] if joins else []), "--xla_mine=1"]
     start_processes("here:1", 2, 1)
     assert called[-1][0] == ("here:1", 2, 1)
