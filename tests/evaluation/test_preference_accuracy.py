@@ -88,6 +88,7 @@ def test_a_preference_run_is_measured_before_and_after(tmp_path):
     assert written["pairs"] > 0 and set(written["conditions"]) == {"memory", "zeroed", "shuffled", "frozen"}
 
 
+@pytest.mark.slow
 def test_a_reference_is_computed_once_and_not_where_it_would_be_wrong(tmp_path, monkeypatch):
     source = open_source(preference_file(tmp_path / "pairs.jsonl", 3))
     encoder, stage = RowEncoder(dialogue_tokenizer(), DATA), DirectMemoryPreference(reference="precomputed")

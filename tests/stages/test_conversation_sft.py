@@ -100,6 +100,7 @@ def test_a_conversation_that_is_full_and_a_mixed_up_recipe_are_refused(tmp_path)
         replace(small_recipe(tmp_path, {"smat": MemoryAware()}), model=model.config)
 
 
+@pytest.mark.slow
 def test_a_run_trains_loads_and_is_evaluated_like_any_other(tmp_path):
     recipe = small_recipe(tmp_path, {"memory_aware": MemoryAware()})
     run = replace(recipe.stages["memory_aware"], stage=ConversationSft())

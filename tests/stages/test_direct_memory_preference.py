@@ -317,6 +317,7 @@ def test_a_memory_of_fewer_rows_is_read_by_neighbours():
         model.decode_hidden(ids[:5], mask[:5], memory)
 
 
+@pytest.mark.slow
 def test_every_window_draws_fresh_dropout():
     """The same interaction, first of its window, in other windows of one update."""
     stage = DirectMemoryPreference(reference="none")

@@ -91,6 +91,7 @@ def test_it_begins_as_a_copy_and_only_itself_gets_a_gradient():
         assert max(value for path, value in size.items() if path.startswith(f"reward_model/{part}")) > 0.0, part
 
 
+@pytest.mark.slow
 def test_rejected_answers_are_in_no_memory_and_no_answer_is_in_the_memory_that_scores_it():
     _, params = begun()
     batch = planted_preferences()

@@ -137,6 +137,7 @@ def test_windows_update_in_the_middle_of_the_episode(make, size, length):
     assert_close(flat(state.params), windows_by_hand(stage, batch, size), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_window_of_an_update_draws_keys_of_its_own():
     stage, batch = MemoryAware(interactions_per_update=1), random_episodes(interactions=3)
     graphdef = nnx.split(NoisyModel())[0]
@@ -306,6 +307,7 @@ def test_muon_moves_every_layer_by_a_nearly_orthogonal_matrix():
         assert singular.max() < 2.5 * singular.min()
 
 
+@pytest.mark.slow
 def test_what_muon_leaves_to_adam_has_a_rate_of_its_own():
     config = OptimizerConfig(name="muon", learning_rate=1e-2, schedule=CONSTANT, group_rates={"learned_memory": 0.5})
     batch, before = [random_episodes(ragged=False)], flat(PARAMS)
