@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _A_DAY = 24 * 3600
-_ONE_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 _barriers = itertools.count()
 _BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
@@ -82,7 +82,9 @@ def order_collectives() -> None:
     devices are there, and one device may be in another collective than the rest: then all wait for ever. Seen with
     jaxlib 0.10.2 in held-out evaluation. A flag of the user's own counts; other platforms do not look at this one.
     """
-    os.environ["XLA_FLAGS"] = f"{_ONE_ORDER} {os.environ.get('XLA_FLAGS', '')}".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _ORDER not in flags:
+        os.environ["XLA_FLAGS"] = f"{_ORDER}=false {flags}".strip()
 
 
 def _has_launcher() -> bool:

@@ -233,7 +233,7 @@ def test_launchers_say_themselves_how_many_they_started(monkeypatch, variables, 
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **named: called.append((given, named)))
     assert start_processes() == (0, 1)
     assert called == ([((), {})] if joins else [])
-    # Ours first: what comes later counts.
     assert os.environ["XLA_FLAGS"].split() == [*([ONE_ORDER] if joins else []), "--xla_mine=1"]
     start_processes("here:1", 2, 1)
     assert called[-1][0] == ("here:1", 2, 1)
+    assert os.environ["XLA_FLAGS"].split() == [ONE_ORDER, "--xla_mine=1"]
