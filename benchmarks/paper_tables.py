@@ -52,6 +52,8 @@ FIGURES, PAGE = HERE / "paper_tables.json", HERE / "paper_tables.md"
 
 VARIANTS = {"MHA": (8, 8), "GQA": (8, 2), "MQA": (8, 1), "SQA": (4, 2), "sSQA": (4, 4), "xSQA": (2, 2)}
 """Query and key/value heads, of 8 that the width would hold: those of the published models of width 128."""
+TOKENS_OF_AN_INTERACTION = 32
+"""At least so many; what does not fit is cut."""
 
 
 def model_of(variant: str, layers: int, vocabulary: int, length: int) -> BaselineConfig:
@@ -109,17 +111,21 @@ def attention_time(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def attention_loss(options: argparse.Namespace) -> dict[str, Any]:
-    """Train variants on the same conversations for as many updates, and score held-out ones.
+    """Train variants on the same conversations for as many updates, and score held-out ones; other lengths stay.
 
-    Variants that were trained before as long, on as many rows of this length, stay.
+    Variants that were trained before as long, on as many rows of this length, stay too.
     """
-    sizes = {"updates": options.updates, "rows": options.rows, "length": options.train_length}
-    sizes |= {"layers": 4, "embed_dim": 128}
-    is_same = all(options.known.get(name) == value for name, value in sizes.items())
-    found: dict[str, Any] = dict(options.known["by_variant"]) if is_same else {}
-    run = rxt_jax.load("companion")
+    by_length: dict[str, Any] = dict(options.known.get("by_length", {}))
     length = options.train_length
-    data = DataConfig(conversation_length=length, max_length=run.recipe.data.max_length)
+    sizes = {"updates": options.updates, "rows": options.rows, "layers": 4, "embed_dim": 128}
+    known = by_length.get(str(length), {})
+    is_same = all(known.get(name) == value for name, value in sizes.items())
+    found: dict[str, Any] = dict(known["by_variant"]) if is_same else {}
+    run = rxt_jax.load("companion")
+    # As many interactions as fill the length: the conversations that the companion learns from are shorter.
+    turns = -(-length // TOKENS_OF_AN_INTERACTION)
+    spec = replace(run.recipe.data.source.spec, interactions=(turns, turns), facts=(turns // 5, turns // 3))
+    data = DataConfig(conversation_length=length, max_length=run.recipe.data.max_length, max_interactions=turns)
     encoder = RowEncoder(run.tokenizer, data)
     schedule = ScheduleConfig(kind="cosine", warmup_share=0.1)
     stage_run = StageRun(
@@ -128,9 +134,10 @@ def attention_loss(options: argparse.Namespace) -> dict[str, Any]:
         batch_size=options.rows,
         optimizer=OptimizerConfig(learning_rate=3e-3, schedule=schedule),
     )
-    training = make_batches(stage_run, open_source(DialogueData(spec=run.recipe.data.source.spec)), encoder, 0)
-    source = DialogueData(spec=run.recipe.data.source.spec, split="iid", seed=1)
-    held_out = [make_batches(stage_run, open_source(source), encoder, 0, held_out=True)[n] for n in range(8)]
+    training = make_batches(stage_run, open_source(DialogueData(spec=spec)), encoder, 0)
+    source = open_source(DialogueData(spec=spec, split="iid", seed=1))
+    held_out = [make_batches(stage_run, source, encoder, 0, held_out=True)[n] for n in range(8)]
+    sizes["tokens"] = float(np.mean([np.sum(batch.token_mask) / options.rows for batch in held_out]))
     for variant in options.variants:
         config = model_of(variant, 4, run.tokenizer.vocab_size, length)
         graphdef, params = nnx.split(build_model(config, 0))
@@ -165,7 +172,8 @@ def attention_loss(options: argparse.Namespace) -> dict[str, Any]:
             "parameters": size,
         } | spent
         print(variant, json.dumps(found[variant]), flush=True)
-    return sizes | {"by_variant": {name: found[name] for name in VARIANTS if name in found}}
+    by_length[str(length)] = sizes | {"by_variant": {name: found[name] for name in VARIANTS if name in found}}
+    return {"by_length": by_length}
 
 
 def bleu(options: argparse.Namespace) -> dict[str, Any]:
@@ -247,10 +255,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=64, help="held-out conversations (quality, reward)")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096], help="of attention-time")
     parser.add_argument("--passes", type=int, default=3, help="of every timing; the least counts")
-    parser.add_argument("--updates", type=int, default=400, help="of attention-loss")
+    parser.add_argument("--updates", type=int, default=300, help="of attention-loss")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of attention-loss")
-    parser.add_argument("--rows", type=int, default=16, help="conversations of an update (attention-loss)")
-    parser.add_argument("--train-length", type=int, default=256, help="tokens of a conversation (attention-loss)")
+    parser.add_argument("--rows", type=int, default=4, help="conversations of an update (attention-loss)")
+    parser.add_argument("--train-length", type=int, default=1024, help="tokens of a conversation (attention-loss)")
     parser.add_argument("--output", type=Path, default=FIGURES, help="the figures; the page stands beside them")
     options = parser.parse_args()
     unknown = sorted(set(options.parts) - set(PARTS))
