@@ -184,9 +184,11 @@ def _attention_loss(found: dict[str, Any] | None) -> Iterable[str]:
             f"{mha['loss']:.3f} and {100 * mha['accuracy']:.1f} % of answer tokens.\n"
         )
     if lengths:
+        longest = by_length[lengths[-1]]
         yield (
             f"Shares of MHA's, by longest conversation; time is that of the processor. {by_length[lengths[0]]['layers']} layers of width {by_length[lengths[0]]['embed_dim']}, "
-            "one seed.\n"
+            f"one seed. Longer ones were not trained: at {lengths[-1]:,} tokens an update takes MHA {longest['by_variant']['MHA']['processor'] / longest['updates']:.1f} s, and time "
+            "grows with the square.\n"
         )
     yield (
         "**Where we differ.** Published differences are 2 to 4 % of the loss after 1.5 billion tokens. Ours come from thousands of times fewer, with one seed, and rank nothing: they "
