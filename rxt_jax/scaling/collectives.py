@@ -100,7 +100,8 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def _group_size(instruction: Instruction, devices: int) -> int:
-    """Read how many devices a collective joins: groups are listed, or given as `[groups,size]<=[…]`."""
+    """Read how many devices a collective joins: groups are listed, given as `[groups,size]<=[…]`, or, by JAX 0.11, as
+    `mesh['data'=2,'fsdp'=4] {'fsdp'}`, the axes of a mesh that they run along, or a part of one: `{'fsdp':(1)2}`."""
     if "source_target_pairs=" in instruction.attributes:
         pairs = re.findall(
             r"\{(\d+),(\d+)\}", instruction.attributes.split("source_target_pairs=", 1)[1].split("}}")[0] + "}"
@@ -109,5 +110,10 @@ def _group_size(instruction: Instruction, devices: int) -> int:
     counted = re.search(r"replica_groups=\[(\d+(?:,\d+)*)\]<=", instruction.attributes)
     if counted is not None:
         return math.prod(int(size) for size in counted[1].split(",")[1:])
+    along = re.search(r"replica_groups=mesh\[([^]]*)\]\s*\{([^}]*)\}", instruction.attributes)
+    if along is not None:
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", along[1]))
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", along[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", instruction.attributes)
     return devices if listed is None else len(listed[1].split(","))

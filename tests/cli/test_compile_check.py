@@ -117,12 +117,12 @@ def test_devices_that_are_none_are_refused(capsys, options, message):
 
 def test_what_is_temporary_counts():
     def function(x):
-        product = x @ x
-        return jnp.sum(jnp.sin(product) @ jnp.cos(product))
+        return x @ x, jnp.sin(x) @ jnp.cos(x)
 
     shape = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     found = jax.jit(function).lower(shape).compile().memory_analysis()
-    assert peak_bytes(found, "cpu") >= 3 * 256 * 256 * 4
+    # One matrix comes in and two go out; sine and cosine lie between, at least one of them in memory of its own.
+    assert peak_bytes(found, "cpu") >= 4 * 256 * 256 * 4
     assert peak_bytes(found, "tpu") == found.peak_memory_in_bytes
 
 

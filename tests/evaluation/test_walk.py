@@ -185,7 +185,7 @@ def test_what_it_takes_does_not_grow_with_the_conversation():
 
     config = model.config
     one_memory = 4 * config.num_layers * ROWS * config.num_slots * config.embed_dim
-    assert scratch(24) - scratch(4) < 2 * one_memory  # ids and what was found, never twenty more memories
+    assert scratch(24) - scratch(4) < 3 * one_memory  # ids and what was found, never twenty more memories
 
 
 @settings(deadline=None, max_examples=50)

@@ -62,6 +62,27 @@ def test_a_loop_without_a_known_length_runs_as_often_as_its_condition_says():
     assert read_program(TPU_TEXT).unknown_loops() == ()
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("[2,4]<=[8]", 4),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("{{0,1},{2,3},{4,5},{6,7}}", 2),
+        ("mesh['data'=2,'fsdp'=4] {'fsdp'}", 4),
+        ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", 8),
+        ("mesh['data'=2,'fsdp'=4] {'data','fsdp':(1)2}", 4),
+    ],
+)
+def test_groups_are_read_however_they_are_written(groups, size):
+    gather = collectives_of(TPU_TEXT.replace("replica_groups=[2,4]<=[8]", f"replica_groups={groups}"))[0]
+    assert gather.group == size
+
+
+def test_groups_of_one_move_nothing():
+    text = TPU_TEXT.replace("replica_groups=[2,4]<=[8]", "replica_groups=mesh['data'=8,'fsdp'=1] {'fsdp'}")
+    assert [each.kind for each in collectives_of(text)] == ["all-reduce"]
+
+
 def test_a_loop_that_data_ends_counts_once_and_is_named():
     text = TPU_TEXT.replace("%six = s32[]{:T(128)} constant(6)", "%six = s32[]{:T(128)} copy(%state)")
     assert [each.times for each in collectives_of(text)] == [1, 1]
