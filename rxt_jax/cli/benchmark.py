@@ -1,15 +1,19 @@
-"""`rxt benchmark`: how fast a stage-4 step is, as a share of what this machine's matrix products reach.
+"""`rxt benchmark`: how fast a stage-4 step is, as a share of the device's peak.
+
+The peak is the maker's figure for bfloat16 where it is known and the model computes in it (so the share is the `mfu` of
+a training run), else what a large matrix product of the same type reaches.
 
 `rxt benchmark mrq RUN` and `rxt benchmark memory RUN` measure a model instead and have files of their own.
 """
 
+import dataclasses
 import importlib
 import json
 import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +25,9 @@ from rich.table import Table
 from rxt_jax.cli.options import parse
 from rxt_jax.model import ModelConfig, presets
 from rxt_jax.model.fresh_parameters import build_model
-from rxt_jax.model.operation_count import episode_operations
+from rxt_jax.model.operation_count import device_peak, episode_operations
+from rxt_jax.nn.attention import AttentionConfig
+from rxt_jax.ops.attention import AttentionImplementation
 from rxt_jax.stages import MemoryAware
 from rxt_jax.train.optimizer import OptimizerConfig, make_optimizer
 from rxt_jax.train.state import make_train_state
@@ -37,8 +43,8 @@ _OF_RUNS = {"memory": "rxt_jax.cli.benchmark_memory", "mrq": "rxt_jax.cli.benchm
 class BenchmarkOptions:
     """Time one stage-4 step on random conversations."""
 
-    preset: Literal["toy", "rxt_alpha_micro", "rxt_alpha_micro_plus", "rxt_alpha_mini"] = "rxt_alpha_micro"
-    """Model to time."""
+    preset: str = "rxt_alpha_micro"
+    """Model to time, a name of `rxt_jax.model.presets`."""
     interactions: tuple[int, ...] = (4, 8)
     """Lengths of the conversations, one measurement each: the cost of a token should not depend on them."""
     batch_size: int = 4
@@ -48,16 +54,22 @@ class BenchmarkOptions:
     steps: int = 3
     """Steps that are timed, after one that compiles."""
     remat: str = "full"
-    """What of an interaction is kept for the gradient: none (all of it), full (nothing), names or offload."""
+    """What of what writes memory is kept for the gradient: none (all of it), full (nothing), names or offload."""
+    layer_remat: str = "none"
+    """The same of every layer."""
+    interactions_per_call: int = 1
+    """Interactions that one call of encoder or decoder reads."""
+    attention: AttentionImplementation = "auto"
+    """What computes attention; "auto" takes the device's kernel where it serves."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations."""
     json: bool = False
     """Print JSON."""
 
 
-def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
-    """Measure this machine's float32 matrix products, operations per second."""
-    x = jnp.ones((size, size), jnp.float32)
+def matrix_product_peak(dtype: str = "float32", size: int = 2048, repeats: int = 5) -> float:
+    """Measure this machine's matrix products, operations per second."""
+    x = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.matmul)
     return 2.0 * size**3 / best_time(lambda: multiply(x, x), repeats)
 
@@ -67,17 +79,24 @@ def run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in _OF_RUNS:
         return importlib.import_module(_OF_RUNS[arguments[0]]).run(arguments[1:])
     options = parse(BenchmarkOptions, arguments, "rxt benchmark")
-    config = replace(presets.PRESETS[options.preset](), dtype=options.dtype)
+    if options.preset not in presets.PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(presets.PRESETS)}, got {options.preset!r}.")
+    config = replace(presets.PRESETS[options.preset](), dtype=options.dtype, remat=options.layer_remat)
+    config = _with_attention(config, options.attention)
     length = options.length or config.max_length
-    peak = matrix_product_peak()
     device = jax.devices()[0]
+    known = device_peak(device.device_kind) if options.dtype == "bfloat16" else None
+    peak = matrix_product_peak(options.dtype) if known is None else known
     results = [_measure(config, length, count, options, peak) for count in options.interactions]
     facts = {"preset": options.preset, "device": device.device_kind, "peak_gflops": peak / 1e9, "results": results}
     if options.json:
         print(json.dumps(facts))
         return 0
     console = Console()
-    title = f"stage 4, {options.preset}, {options.dtype}, {device.device_kind}: peak {peak / 1e9:.0f} GFLOP/s"
+    origin = "measured" if known is None else "the maker's"
+    title = (
+        f"stage 4, {options.preset}, {options.dtype}, {device.device_kind}: peak {peak / 1e9:,.0f} GFLOP/s, {origin}"
+    )
     table = Table(title=title)
     for name in ("interactions", "compile s", "step ms", "tokens/s", "GFLOP/s", "share of peak", "peak memory MiB"):
         table.add_column(name, justify="right")
@@ -97,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOptions, peak: float) -> dict[str, float]:
     graphdef, params = nnx.split(build_model(config, 0))
-    stage = MemoryAware(remat=options.remat)
+    stage = MemoryAware(remat=options.remat, interactions_per_call=options.interactions_per_call)
     optimizer = make_optimizer(OptimizerConfig(), params, total_updates=1000, trainable=stage.trainable)
     state = make_train_state(params, optimizer)
     step = make_train_step(graphdef, stage, optimizer, seed=0)
@@ -128,8 +147,28 @@ def _measure(config: ModelConfig, length: int, count: int, options: BenchmarkOpt
         "tokens_per_second": tokens / seconds,
         "gflops": flops / seconds / 1e9,
         "share_of_peak": flops / seconds / peak,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": _peak_memory() / 2**20,
     }
+
+
+def _peak_memory() -> int:
+    """Return the most bytes that the device had in use so far; of a CPU the process's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def _with_attention(config: Any, implementation: AttentionImplementation) -> Any:
+    """Give every attention of a tree of configurations this implementation."""
+    if isinstance(config, AttentionConfig):
+        return replace(config, implementation=implementation)
+    if isinstance(config, tuple):
+        return tuple(_with_attention(each, implementation) for each in config)
+    if not dataclasses.is_dataclass(config):
+        return config
+    changed = {
+        each.name: _with_attention(getattr(config, each.name), implementation) for each in dataclasses.fields(config)
+    }
+    return replace(config, **changed)  # pyright: ignore[reportArgumentType]
 
 
 def best_time(function: Callable[[], object], repeats: int) -> float:

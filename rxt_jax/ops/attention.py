@@ -164,11 +164,14 @@ def _attend_by_library(
     implementation: Literal["xla", "cudnn"],
 ) -> Float[Array, "B T N H"]:
     listed = mask._replace(causal=False).dense(key.shape[1])
+    if listed is not None:
+        # cuDNN wants an entry for every query, also where all of them see the same keys.
+        listed = jnp.broadcast_to(listed, (listed.shape[0], query.shape[1], key.shape[1]))[:, None]
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=None if listed is None else listed[:, None],
+        mask=listed,
         is_causal=mask.causal,
         implementation=implementation,
     )

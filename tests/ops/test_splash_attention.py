@@ -83,6 +83,22 @@ def test_auto_is_what_serves_where_it_runs(platform, devices, length, chosen, mo
     assert choose_implementation(query, key, AttentionMask(causal=True)) == chosen
 
 
+@pytest.mark.parametrize(
+    "mask", [AttentionMask(keys=jnp.ones((2, 8), bool)), AttentionMask(pairs=jnp.ones((2, 1, 8), bool))]
+)
+def test_cudnn_gets_an_entry_for_every_query(mask, monkeypatch):
+    """It refuses one that all queries share: "Bias must have same seq length as QKV, got 1 and 1024" (H100)."""
+    shapes = []
+
+    def kernel(query, key, value, *, mask, is_causal, implementation):
+        shapes.append(mask.shape)
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    attend(*(jnp.ones((2, 8, 2, 16), jnp.bfloat16) for _ in range(3)), mask, implementation="cudnn")
+    assert shapes == [(2, 1, 8, 8)]
+
+
 def test_dropout_takes_our_own():
     inputs, given = make(), {"dropout_rate": 0.5, "dropout_key": jax.random.key(1)}
     np.testing.assert_array_equal(attend(*inputs, implementation="auto", **given), attend(*inputs, **given))
