@@ -4,19 +4,14 @@ import gc
 import os
 import shutil
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
+from quick_flags import QUICK_FLAGS
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is compilation: programs that run a few times on a few rows need no optimised machine code.
-# A train step of a small model compiles in two thirds of the time, which hundreds of updates do not use up again, and
-# in two fifths of that without the MLIR emitters of fused loops (jaxlib 0.11 has no others) and in one piece. The last
-# but one is what `order_collectives` sets. A flag that is given from outside comes later and counts.
-_EMITTERS = "--xla_cpu_use_fusion_emitters=false " if version("jaxlib").startswith("0.10.") else ""
+# The last but one is what `order_collectives` sets. A flag that is given from outside comes later and counts.
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    f"{_EMITTERS}--xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false "
+    f"{QUICK_FLAGS} --xla_cpu_enable_concurrency_optimized_scheduler=false "
     + os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
 )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from object_store import use_bucket
+from quick_flags import QUICK_FLAGS
 from small import small_recipe
 
 from rxt_jax.cli.main import main
@@ -41,11 +42,7 @@ from object_store import use_bucket
 use_bucket(pytest.MonkeyPatch(), Path({folder!r}))
 """
 ONE_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-# Programs of a few updates need no optimised code: the flags of tests/conftest.py, but each has devices of its own.
-QUICKLY_COMPILED = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-}
+QUICKLY_COMPILED = {"XLA_FLAGS": QUICK_FLAGS}  # each has devices of its own
 
 
 def recipe_in(folder):

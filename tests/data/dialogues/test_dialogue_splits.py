@@ -192,6 +192,16 @@ def test_wordings_follow_their_knobs():
     assert sum(" and " in row["answer"] for row in several) > 0.1 * len(several)
 
 
+def test_everyday_facts_follow_their_knob():
+    def everyday(value: float) -> float:
+        dialogues = Dialogues(replace(small(), everyday_share=value, confusable_share=0.0, same_subject_share=0.0))
+        facts = [fact for number in range(100) for fact in dialogues.episode_and_facts(number)[1]]
+        return sum(fact.topic.everyday for fact in facts) / len(facts)
+
+    assert everyday(0.0) == 0
+    assert 0.35 < everyday(0.5) < 0.65
+
+
 def test_confusable_facts_follow_their_knob():
     def candidates(value: float) -> float:
         found = [
