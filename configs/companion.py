@@ -1,38 +1,52 @@
-"""The companion: the toy's lessons for a wider model, for an hour or two instead of a quarter.
+"""The companion: the toy's lessons for a wider and deeper model, broader data, and thirty times as many conversations.
 
     rxt train configs/companion.py && rxt export runs/companion rxt_jax/companion
 
 The second command makes it the model that the package ships (`rxt chat companion`); how that one was made and what it
-can do is in `rxt_jax/companion/README.md`.
+can do is in `rxt_jax/companion/README.md`. Ten minutes on a large GPU (`--model.dtype bfloat16 --data.workers 10`),
+about a day on a few CPU cores.
 """
 
 import runpy
 from dataclasses import replace
 from pathlib import Path
 
+from rxt_jax.data.config import DialogueData
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import presets
 from rxt_jax.recipe import Recipe, StageRun
+from rxt_jax.train.loop import LoopConfig
 
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
+loop = LoopConfig(log_every=50)
 
-# The toy's data and stages, for a wider model and for longer.
-UPDATES = {"joint_pretraining": 200, "interaction_sft": 450, "history_reading": 350}
-first = {name: replace(toy.stages[name], updates=updates) for name, updates in UPDATES.items()}
-data = replace(toy.data, max_length=56, text_length=56)
+# What people do, how they are and what they jot down beside the toy's facts, and more questions for what was not told.
+assert isinstance(toy.data.source, DialogueData) and toy.data.source.spec is not None
+spec = replace(toy.data.source.spec, everyday_share=0.35, absence_share=0.1)
+data = replace(toy.data, source=DialogueData(spec=spec), max_length=64, text_length=64)
+# Then more turns with more facts among which to find the right one. Most of what is left to learn are the values: they
+# are an eighth of the tokens of answers. At first they cannot be known, and their weight would only be noise.
+longer = replace(
+    data,
+    source=DialogueData(spec=replace(spec, interactions=(12, 12), facts=(3, 9), max_distance=11)),
+    max_interactions=12,
+    value_weight=3.0,
+)
+
+
+def _run(name: str, updates: int, batch_size: int) -> StageRun:
+    return replace(toy.stages[name], updates=updates, batch_size=batch_size, loop=loop)
 
 
 def _memory_aware(updates: int, learning_rate: float, **schedule: object) -> StageRun:
-    run = toy.stages["memory_aware"]
+    run = _run("memory_aware", updates, 64)
     optimizer = replace(
         run.optimizer, learning_rate=learning_rate, schedule=replace(run.optimizer.schedule, **schedule)
     )
-    return replace(run, updates=updates, optimizer=optimizer)
+    # Little memory is needed, so nothing is computed twice, and all interactions share a call.
+    stage = replace(run.stage, interactions_per_call=12, remat="none")
+    return replace(run, optimizer=optimizer, stage=stage)
 
-
-# Most of what is left to learn are the values: they are an eighth of the tokens of answers. At first they cannot be
-# known, and their weight would only be noise.
-values = replace(_memory_aware(1900, 8e-3, warmup_share=0.02), data=replace(data, value_weight=3.0))
 
 recipe = replace(
     toy,
@@ -40,9 +54,11 @@ recipe = replace(
     model=presets.companion(),
     data=data,
     evaluation=EvaluationConfig(),
-    stages=first
-    | {
-        "memory_aware": _memory_aware(400, 1e-2, kind="constant", warmup_share=0.1),
-        "memory_aware_values": values,
+    stages={
+        "joint_pretraining": _run("joint_pretraining", 400, 64),
+        "interaction_sft": _run("interaction_sft", 900, 64),
+        "history_reading": _run("history_reading", 800, 32),
+        "memory_aware": _memory_aware(1500, 1e-2, kind="constant", warmup_share=0.03),
+        "memory_aware_values": replace(_memory_aware(10_100, 8e-3, warmup_share=0.01, final_ratio=0.01), data=longer),
     },
 )

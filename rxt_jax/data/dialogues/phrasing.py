@@ -66,8 +66,10 @@ class Phrasebook:
         self.held_out = held_out
         known = properties()
         # What is named is talked about, also what nobody would say by chance.
-        self.properties = [known[name] for name in spec.properties or known if spec.properties or known[name].weight]
+        by_chance = [each.name for each in known.values() if each.weight and not each.everyday]
+        self.properties = [known[name] for name in spec.properties or by_chance]
         self.weights = [max(each.weight, 1) for each in self.properties]
+        self.everyday = [each for each in known.values() if each.everyday]
         self.lists: dict[str, list[Any]] = {name: self._side(talk()[name]) for name in _USER_LISTS}
         self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
         self.instructions = [tuple(each) for each in talk()["instructions"]]

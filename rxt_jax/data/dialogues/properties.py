@@ -5,9 +5,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-__all__ = ["PHRASE_FILES", "Property", "properties"]
+__all__ = ["EVERYDAY_FILES", "PHRASE_FILES", "Property", "properties"]
 
 PHRASE_FILES = ("people", "personal", "pets", "things", "numbers", "plans", "open", "special")
+EVERYDAY_FILES = ("doings", "lives", "notes")
+"""What people do, how they are and what they jot down: as often as `DialogueSpec.everyday_share` says."""
 
 
 class Property(NamedTuple):
@@ -26,6 +28,8 @@ class Property(NamedTuple):
     tell: str
     weight: int
     """How often it is talked about, see `phrases/weights.toml`; 0 = never by chance."""
+    everyday: bool
+    """Whether it is from one of `EVERYDAY_FILES`."""
 
 
 def _listed(entry: Any) -> tuple[str, ...]:
@@ -37,7 +41,7 @@ def properties() -> dict[str, Property]:
     """Read all tables."""
     weights = tomllib.loads((files("rxt_jax.data.dialogues") / "phrases" / "weights.toml").read_text(encoding="utf-8"))
     found: dict[str, Property] = {}
-    for file in PHRASE_FILES:
+    for file in PHRASE_FILES + EVERYDAY_FILES:
         text = (files("rxt_jax.data.dialogues") / "phrases" / f"{file}.toml").read_text(encoding="utf-8")
         for name, table in tomllib.loads(text).items():
             if name in found:
@@ -55,6 +59,7 @@ def properties() -> dict[str, Property]:
                     embedded=tuple(table["embedded"]),
                     tell=table["tell"],
                     weight=weights.get(name, weights["default"]),
+                    everyday=file in EVERYDAY_FILES,
                 )
             except KeyError as error:
                 raise ValueError(f"phrases/{file}.toml: [{name}] lacks the field {error}") from error

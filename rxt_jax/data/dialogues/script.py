@@ -84,6 +84,8 @@ class World:
             fitting = [each for each in self.book.properties if subject.kind in each.subjects]
             if fitting:
                 return draws.choice(fitting), subject
+        if spec.everyday_share and draws.chance(spec.everyday_share):
+            return draws.choice(self.book.everyday), None
         return self.book.properties[draws.weighted(self.book.weights)], None
 
     def _subject(self, prop: Property) -> Subject:

@@ -17,7 +17,8 @@ _SHARES = (
     "recall_share", "absence_share", "distractor_share", "compare_share", "tool_share", "hop_share", "first_share",
     "history_share", "summary_share", "think_share", "internal_share", "updates", "withdrawals", "several_facts_share",
     "echo_probability", "invented_values", "invented_keys", "confusable_share", "same_subject_share",
-    "same_value_share", "follow_up_share", "pronoun_share", "wrapped_share", "careless_share", "typo_share",
+    "everyday_share", "same_value_share", "follow_up_share", "pronoun_share", "wrapped_share", "careless_share",
+    "typo_share",
 )  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class DialogueSpec:
     longest_distance: int = 96
     """Largest distance of the split `longest`, in interactions."""
     properties: tuple[str, ...] = ()
-    """Names of tables in `phrases/`; empty = all of them."""
+    """Names of tables in `phrases/`; empty = all of them, the everyday ones apart (`everyday_share`)."""
     tools: tuple[str, ...] = tuple(TOOLS)
     """Names of the tools that may be called."""
     phrasings: int | None = None
@@ -86,6 +87,9 @@ class DialogueSpec:
     """Of facts that are of the same kind as an earlier one, about somebody or something else."""
     same_subject_share: float = 0.25
     """Of facts about somebody or something that the user has spoken of."""
+    everyday_share: float = 0.0
+    """Of facts that start a topic of their own: what people do, how they are and what they jot down, with open objects
+    ("I bought the lamp at Ikea"; `phrases/doings.toml`, `lives.toml`, `notes.toml`)."""
     same_value_share: float = 0.03
     """Of facts whose value another fact has as well."""
     follow_up_share: float = 0.4
