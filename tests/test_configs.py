@@ -35,7 +35,11 @@ FILES = [file for file in ALL if file not in SCALE]
 DIALOGUES = 64  # as many as the largest batch has rows
 
 
-@pytest.fixture(params=FILES)
+# The others have the toy's stages, on other data or for a larger model.
+QUICK = [each if each.startswith("toy") else pytest.param(each, marks=pytest.mark.slow) for each in FILES]
+
+
+@pytest.fixture(params=QUICK)
 def recipe(request, tmp_path, monkeypatch):
     """A recipe of this repository; those on real conversations find a few that were written for tests."""
     monkeypatch.setenv("RXT_SGD_FOLDER", str(tmp_path))

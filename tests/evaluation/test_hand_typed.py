@@ -45,7 +45,7 @@ def one_by_one(model, tokenizer, zeroed):
     return answers
 
 
-@pytest.mark.parametrize("zeroed", [False, True])
+@pytest.mark.parametrize("zeroed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_batch_answers_what_single_conversations_answer(zeroed):
     model, tokenizer = tiny()
     expected = one_by_one(model, tokenizer, zeroed)

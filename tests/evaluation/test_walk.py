@@ -149,6 +149,7 @@ def test_tokens_and_answers_are_those_of_rows_read_one_by_one(config):
         assert found.groups[number, turn, row].tolist() == made + [0] * (NEW - len(made))
 
 
+@pytest.mark.slow
 def test_a_split_measures_the_same_however_it_is_computed():
     tokenizer = dialogue_tokenizer()
     model = small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=40))

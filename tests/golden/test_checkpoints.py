@@ -287,7 +287,7 @@ def test_published_presets_can_be_written(preset):
     assert fields["decoder_config"]["embed_dim"] == preset().embed_dim
 
 
-@checkpoints(WHOLE)
+@checkpoints([*WHOLE[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE[1:])])
 def test_a_checkpoint_becomes_a_run_and_a_checkpoint_again(name, tmp_path, capsys):
     run, back = tmp_path / "run", tmp_path / "back"
     assert main(["convert", str(FOLDER / name), str(run)]) == 0

@@ -112,9 +112,9 @@ def close(case: DmpoCase, found, name: str, kind: str = "out.") -> None:
 
 
 def is_slow(facts: dict) -> bool:
-    """The rule with an anchor and the document's rule are quick tests; the others need the same code."""
+    """The rule with an anchor is a quick test; the others need the same code."""
     config = facts["config"]
-    return config["variant"] != "document" and not (config["variant"] == "causal" and config["anchored"])
+    return not (config["variant"] == "causal" and config["anchored"])
 
 
 @pytest.mark.parametrize("name", case_names("rl", "dmpo_step_", slow=is_slow))

@@ -41,7 +41,14 @@ def answer(model, memory, ids, mask, mode, width):
     return interact(model, memory, ids, mask, rules, width=width, end_id=SPECIAL.eos, pad_id=SPECIAL.pad)
 
 
-@pytest.mark.parametrize("name", case_names("arch", "alpha_interact", "beta_interact"))
+def is_slow(facts: dict) -> bool:
+    """Those with a variant of memory attention, or a place for stateless layers, that other quick tests have too."""
+    config = facts["config"]
+    final = bool(config["decoder_config"].get("final_stateless_layers_config"))
+    return final or config["memory_attention_variant"] == "interlayer"
+
+
+@pytest.mark.parametrize("name", case_names("arch", "alpha_interact", "beta_interact", slow=is_slow))
 def test_conversations(name, tmp_path):
     case = GoldenCase("arch", name)
     model = model_of(case, tmp_path)

@@ -189,7 +189,10 @@ def test_prompts_have_a_few_widths(longest, widths):
         prompt_width(longest + 1, longest)
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampling": SamplingConfig(temperature=1.1, top_k=8)}])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({}, marks=pytest.mark.slow), {"sampling": SamplingConfig(temperature=1.1, top_k=8)}],
+)
 def test_an_interaction_is_the_same_at_every_width_of_its_prompt(settings):
     config = small_config(max_length=20)
     model = small_model(config)

@@ -86,6 +86,7 @@ def losses_of(folder, split):
     return {line["update"]: line["loss"] for line in lines if (line["stage"], line["split"]) == ("second", split)}
 
 
+@pytest.mark.slow
 def test_a_stage_in_twenty_lines_trains_and_one_that_acts_resumes_bit_for_bit(tmp_path, monkeypatch):
     recipe = small_recipe(tmp_path / "whole", {"first": NextToken(), "second": SelfPlay()})
     loop = LoopConfig(log_every=1, evaluate_every=2)

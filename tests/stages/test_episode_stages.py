@@ -128,7 +128,7 @@ def test_a_batch_is_the_mean_of_its_rows_by_tokens(name):
 
 
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_target_counts_as_much_as_it_weighs(name, together):
     """The loss is the weighted mean of what the targets cost one at a time; what is measured does not change."""
     stage = replace(STAGES[name], balance_loss_scale=0.0, interactions_per_call=together)
@@ -185,7 +185,7 @@ def unrolled_loss(params, batch: EpisodeBatch, steps: int | None):
     return total / count
 
 
-@pytest.mark.parametrize("steps", [1, 2, None])
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow), None])
 def test_the_gradient_crosses_as_many_writes_as_told(steps):
     stage = MemoryAware(memory_gradient_steps=steps, balance_loss_scale=0.0)
     batch = random_episodes()

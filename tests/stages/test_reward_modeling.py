@@ -111,6 +111,7 @@ def test_rejected_answers_are_in_no_memory_and_no_answer_is_in_the_memory_that_s
     assert before["score/rejected"] != changed("chosen", 0)["score/rejected"]
 
 
+@pytest.mark.slow
 def test_rollouts_are_scored_with_the_memory_of_the_reward_model():
     graphdef, params = begun()
     policy, advantage = make_algorithm("reinforce")

@@ -65,7 +65,7 @@ PROGRAMS = {}
     "mesh",
     [
         MeshConfig(data=8),
-        THREE_WAYS,
+        pytest.param(THREE_WAYS, marks=pytest.mark.slow),
     ],
     ids=str,
 )

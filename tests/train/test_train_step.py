@@ -128,7 +128,7 @@ def windows_by_hand(stage, batch: EpisodeBatch, size: int, graphdef=GRAPHDEF, ke
     return trained
 
 
-@pytest.mark.parametrize(("size", "length"), [(1, 3), (2, 5)])
+@pytest.mark.parametrize(("size", "length"), [(1, 3), pytest.param(2, 5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [MemoryAware, MemoryPretraining])
 def test_windows_update_in_the_middle_of_the_episode(make, size, length):
     stage = make(interactions_per_update=size)
