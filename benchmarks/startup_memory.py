@@ -75,7 +75,7 @@ def buffers_of(array) -> dict[int, int]:
     """List an array's buffers and their sizes, none where it is given up meanwhile."""
     try:
         return {shard.data.unsafe_buffer_pointer(): shard.data.nbytes for shard in array.addressable_shards}
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # an array without buffers cannot be iterated
         return {}
 
 
