@@ -23,10 +23,10 @@ def main() -> None:
         curves = [each["curve"] for each in found if each["algorithm"] == name]
         for curve in curves:
             axis.plot(*zip(*curve, strict=True), color=f"C{number}", alpha=0.3, linewidth=1)
-        places = [place for place, _ in curves[0]]
-        axis.plot(
-            places, np.mean([[value for _, value in curve] for curve in curves], axis=0), f"C{number}", label=name
-        )
+        shared = min(map(len, curves))  # runs may have had other numbers of updates
+        places = [place for place, _ in curves[0][:shared]]
+        values = [[value for _, value in curve[:shared]] for curve in curves]
+        axis.plot(places, np.mean(values, axis=0), f"C{number}", label=name)
         reached = [next((place for place, value in curve if value >= 0.9), None) for curve in curves]
         before, after = ([curve[place][1] for curve in curves] for place in (0, -1))
         row = (
