@@ -73,7 +73,7 @@ def toy(vocab_size: int = 1024) -> ModelConfig:
 
 
 def companion(vocab_size: int = 1024) -> ModelConfig:
-    """Four and a half million parameters, for ordinary sentences: minutes on an accelerator, two days on two CPU cores."""
+    """Four and a half million parameters, for ordinary sentences: minutes on a GPU, two days on two CPU cores."""
     config = _small(vocab_size, embed_dim=192, mlp_dim=576, num_slots=64, max_length=64)
     return replace(config, num_layers=3, scan_unroll=3)
 
