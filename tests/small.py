@@ -59,7 +59,7 @@ def _fresh(config, seed: int):
     def make():
         return make_model(config, rngs=nnx.Rngs(seed))
 
-    params = jax.jit(lambda: nnx.split(make())[1], compiler_options={"xla_backend_optimization_level": 1})()
+    params = jax.jit(lambda: nnx.split(make())[1])()
     return nnx.split(nnx.eval_shape(make))[0], params
 
 

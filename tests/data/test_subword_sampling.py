@@ -10,7 +10,6 @@ import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2_contingency
 from test_loading import fingerprint, make, make_file, preferences_of
 
 from rxt_jax.data.bpe_dropout import BpeDropout
@@ -93,6 +92,8 @@ def same_distribution(first: Counter, second: Counter) -> float:
     for row, counts in zip(table, (first, second), strict=True):
         row.append(sum(counts[each] for each in rare))
     used = np.array(table)[:, np.array(table).sum(axis=0) > 0]
+    from scipy.stats import chi2_contingency  # takes seconds to import, in every process that collects tests
+
     return 1.0 if used.shape[1] == 1 else chi2_contingency(used).pvalue
 
 

@@ -194,7 +194,7 @@ GROUPS_CLIPPED = (("embedding", "encoder"), ("decoder", "cross_attention"), ("me
 
 @pytest.mark.parametrize(
     "name",
-    first_is_quick(case_names("rl", "mrl_update_")),
+    case_names("rl", "mrl_update_", slow=lambda _: True),  # tests/stages have the same code in quick tests
 )
 def test_updates_interaction_by_interaction(name):
     """Losses, values, log-probabilities, memories and all gradients, then a run with SGD that clips by component."""

@@ -49,7 +49,7 @@ def test_a_wide_product_of_bfloat16_is_not_rounded():
     assert np.abs(rounded(exact) - exact).max() > 1e-3  # what is lost otherwise
 
 
-@pytest.mark.parametrize("kind", ["head", "masked_language_head", "tied"])
+@pytest.mark.parametrize("kind", ["head", "masked_language_head", pytest.param("tied", marks=pytest.mark.slow)])
 def test_logits_come_out_unrounded(kind):
     if kind == "tied":
         decoder = small_config().decoder

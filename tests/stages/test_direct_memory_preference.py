@@ -256,6 +256,7 @@ def test_means_with_a_small_beta_are_warned_about():
         DirectMemoryPreference(logprob_reduction="mean", preference=PreferenceConfig(beta=2.0))
 
 
+@pytest.mark.slow
 def test_a_precomputed_reference_is_the_full_one_computed_before():
     """With the parameters of another model as the reference, so that ratios are not zero."""
     batch = conversations()

@@ -43,6 +43,7 @@ def acted():
     return act(state, conversations(rows=ROWS), 0)
 
 
+@pytest.mark.slow
 def test_the_best_and_the_worst_of_a_group_are_paired_and_equal_rewards_are_no_pair():
     graphdef, _, state, _ = begun()
 

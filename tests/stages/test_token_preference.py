@@ -60,6 +60,7 @@ def test_projected_and_plain_log_probabilities_agree_in_value_and_gradient():
     np.testing.assert_allclose(jax.grad(projected)(hidden), jax.grad(plain)(hidden), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loss_of_tokens_is_that_of_their_log_probabilities():
     policy, reference = model(0), model(1)
     batch = prepare_dpo_batch(policy, reference, PROMPTS, CHOSEN, REJECTED)
