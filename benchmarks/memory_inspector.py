@@ -157,6 +157,7 @@ def main():
             "facts": len(single),
             "asked": asked_facts,
             "right": right_facts,
+            "slots": cells,
             "strongest_slot_nats": float(np.mean(single)),
             "median_strongest_slot_nats": float(np.median(single)),
             "layer_and_all_nats": np.mean(share, axis=0).tolist(),
@@ -203,7 +204,7 @@ def _plot(result, path):
         )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:.0f}")
-    axis.set(xlabel="slots erased together, of 128", ylim=(-0.03, 1.03), ylabel="share of facts")
+    axis.set(xlabel=f"slots erased together, of {result['slots']}", ylim=(-0.03, 1.03), ylabel="share of facts")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
