@@ -49,13 +49,13 @@ class Dialogues:
     def episode_and_facts(self, index: int) -> tuple[dict[str, Any], list[Fact]]:
         """Return episode `index` and the facts that are told in it, changes of a fact in order."""
         draws = Draws(self._key, index)
-        habits = draw_habits(draws, self.spec.careless_share, self.spec.typo_share)
+        habits = draw_habits(draws, self.spec)
         world = World(
             draws,
             self._book,
             held_out_values=self.split in ("unseen_values", "all_unseen"),
             held_out_keys=self.split in ("unseen_keys", "all_unseen"),
-            lower=habits.lower,
+            cased=habits.cased,
         )
         turns, chains = self.plan(draws, self.spec, self.horizon, self._weights)
         world.populate(chains)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from rxt_jax.data.dialogues.deeds import deeds
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.properties import Property, properties
 from rxt_jax.data.dialogues.spec import DialogueSpec
@@ -15,7 +16,8 @@ __all__ = ["Fact", "Phrasebook"]
 _USER_LISTS = (
     "state_frames", "openers", "closers", "question_closers", "stories", "ask_frames", "noun_frames", "follow_ups",
     "follow_up_subjects", "change_markers", "corrections", "withdrawals", "joins", "summary", "older", "younger",
-    "history", "first", "sums", "copies", "tool_frames",
+    "history", "first", "sums", "copies", "tool_frames", "indirect_frames", "indirect_withdrawals", "notes",
+    "note_questions",
 )  # fmt: skip
 _ACTS = ("state", "change", "ask", "embedded")
 
@@ -52,6 +54,16 @@ class Fact:
         """What the fact is about, as the model would name it."""
         return self.say(self.topic.noun, "your")
 
+    def is_told_with(self, other: "Fact") -> bool:
+        """Whether both are parts of the same deed, which one sentence tells of."""
+        mine, its = self.topic.family, other.topic.family
+        return bool(mine) and mine == its and self.subject == other.subject and self.key == other.key
+
+    @property
+    def tail(self) -> str:
+        """What it adds to a sentence about its deed."""
+        return self.say(self.topic.tail, "my")
+
     @property
     def tell(self) -> str:
         """What the model says of it: the key before the value."""
@@ -73,7 +85,9 @@ class Phrasebook:
         self.lists: dict[str, list[Any]] = {name: self._side(talk()[name]) for name in _USER_LISTS}
         self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
         self.instructions = [tuple(each) for each in talk()["instructions"]]
-        self._acts = {(name, act): self._side(getattr(each, act)) for name, each in known.items() for act in _ACTS}
+        self.deeds = deeds() if spec.deeds_share else ()
+        topics = [*known.values(), *(each for verb in self.deeds for each in verb)]
+        self._acts = {(each.name, act): self._side(getattr(each, act)) for each in topics for act in _ACTS}
 
     def _side(self, items: Any) -> list[Any]:
         return side_of_phrases(items, self.held_out)[: self.spec.phrasings]

@@ -30,6 +30,16 @@ class Property(NamedTuple):
     """How often it is talked about, see `phrases/weights.toml`; 0 = never by chance."""
     everyday: bool
     """Whether it is from one of `EVERYDAY_FILES`."""
+    family: str = ""
+    """Of a deed's circumstances that one sentence can hold: the same for all of them, empty for everything else."""
+    tail: str = ""
+    """What a circumstance adds to such a sentence ("at {v}")."""
+    timed: bool = False
+    """Whether it says when, or for how long."""
+    described: bool = False
+    """Whether its key may have a colour or an adjective ("the red folder")."""
+    together: bool = False
+    """Whether the user can have done it with somebody ("we")."""
 
 
 def _listed(entry: Any) -> tuple[str, ...]:

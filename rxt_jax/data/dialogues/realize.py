@@ -80,6 +80,12 @@ class Narrator:
             return f"{sentence(clause) if closers == 'closers' else clause} {book.any(draws, closers)}"
         return f"{opener} {sentence(clause) if opener[-1] in '.!' else clause}"
 
+    def _takes_notes(self) -> bool:
+        return self.habits.notes > 0 and self.draws.chance(self.habits.notes)
+
+    def _indirectly(self) -> bool:
+        return self.spec.indirect_share > 0 and self.draws.chance(self.spec.indirect_share)
+
     def _forms(self, fact: Fact) -> Forms | None:
         """Say he, she or it where the turn before was about the same subject and nothing else."""
         kind, facts = self.before
@@ -91,6 +97,8 @@ class Narrator:
     def _question(self, fact: Fact) -> str:
         """Ask for a fact."""
         draws, book = self.draws, self.book
+        if self._takes_notes():
+            return book.any(draws, "note_questions").format(n=_note(fact))
         kind, before = self.before
         if kind in ("recall", "absence") and before[0].slot != fact.slot and draws.chance(self.spec.follow_up_share):
             if before[0].topic is fact.topic and before[0].key == fact.key:
@@ -99,7 +107,9 @@ class Narrator:
         forms = self._forms(fact)
         form = draws.below(20)
         embedded = book.phrases(fact, "embedded")
-        if form < 5 and embedded:
+        if embedded and self._indirectly():
+            question = book.any(draws, "indirect_frames").format(q=book.clause(draws, fact, "embedded", forms))
+        elif form < 5 and embedded:
             question = book.any(draws, "ask_frames").format(q=book.clause(draws, fact, "embedded", forms))
         elif form < 9:
             noun = fact.say(fact.topic.noun, "my", forms)
@@ -126,7 +136,7 @@ class Narrator:
         if not self.draws.chance(self.spec.echo_probability):
             return self._answer(interaction, silent)
         told.extend(facts)
-        return self._answer(interaction, talk()["echo"].format(t=" and ".join(fact.tell for fact in facts)))
+        return self._answer(interaction, talk()["echo"].format(t=_told_together(facts)))
 
     # Turns
 
@@ -137,7 +147,13 @@ class Narrator:
             # "My sister is called Ana and she is 34."
             same = fact.subject == before.subject and fact.subject.kind != "self"
             forms.append(fact.subject.pronoun() if same and draws.chance(0.7) else None)
-        clauses = [book.clause(draws, fact, "state", form) for fact, form in zip(facts, forms, strict=True)]
+        if len(facts) == 1 and self._takes_notes():
+            clause = book.any(draws, "notes").format(n=_note(facts[0]), v=facts[0].value)
+            return self._acknowledge({"query": self._type(clause, facts)}, facts, told, talk()["acknowledge"])
+        if facts[0].topic.family and all(fact.is_told_with(facts[0]) for fact in facts[1:]):
+            clauses = [" ".join([facts[0].say(facts[0].topic.tell, "my"), *(fact.tail for fact in facts[1:])])]
+        else:
+            clauses = [book.clause(draws, fact, "state", form) for fact, form in zip(facts, forms, strict=True)]
         clause = clauses[0]
         for more in clauses[1:]:
             clause = book.any(draws, "joins").format(a=clause, b=more, B=more[0].upper() + more[1:])
@@ -161,7 +177,14 @@ class Narrator:
 
     def _withdraw(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         fact = facts[0]
-        query = self._type(self.book.any(self.draws, "withdrawals").format(n=fact.slot), facts)
+        kind, before = self.before
+        if self._indirectly():
+            just_said = kind in ("state", "update") and len(before) == 1 and before[0].slot == fact.slot
+            phrase = self.book.any(self.draws, "indirect_withdrawals")
+            clause = phrase.format(n="that" if just_said else fact.slot)
+        else:
+            clause = self.book.any(self.draws, "withdrawals").format(n=fact.slot)
+        query = self._type(clause, facts)
         return self._answer({"query": query}, talk()["withdrawn"].format(n=fact.model_noun))
 
     def _recall(self, facts: list[Fact], told: list[Fact]) -> Interaction:
@@ -284,6 +307,21 @@ def mentions(value: str, text: str) -> bool:
             return True
         start = at + 1
     return False
+
+
+def _note(fact: Fact) -> str:
+    """Name what a fact is about as a note does: "dog's age", and "dog" for the name of the dog."""
+    if fact.subject.bare and fact.topic.name in ("person_name", "pet_name"):
+        return fact.subject.bare
+    return fact.slot.removeprefix("my ")
+
+
+def _told_together(facts: Sequence[Fact]) -> str:
+    """Tell several facts: parts of one deed in one clause."""
+    first, *others = facts
+    if others and first.topic.family and all(fact.is_told_with(first) for fact in others):
+        return " ".join([first.tell, *(fact.tail for fact in others)])
+    return " and ".join(fact.tell for fact in facts)
 
 
 def _first_told(turns: list[Turn]) -> Fact:

@@ -1,12 +1,16 @@
 """The world of an episode: which property of whom, and which value, every chain of the plan is about."""
 
+from collections.abc import Callable
+
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.phrasing import Fact, Phrasebook
 from rxt_jax.data.dialogues.plan import Chain, Turn
 from rxt_jax.data.dialogues.properties import Property, properties
-from rxt_jax.data.dialogues.subjects import Subject, draw_noun, draw_subject
+from rxt_jax.data.dialogues.subjects import WE, Subject, draw_noun, draw_subject
 from rxt_jax.data.dialogues.tools import TOOLS, Tool
+from rxt_jax.data.dialogues.unusual_values import draw_unusual_value
 from rxt_jax.data.dialogues.values import OPINIONS, draw_value
+from rxt_jax.data.dialogues.word_lists import choose_word
 
 __all__ = ["World", "stated_before"]
 
@@ -18,22 +22,26 @@ _TRIES = 200
 class World:
     """Facts of one episode. No two are about the same thing, so every question has one answer."""
 
-    def __init__(self, draws: Draws, book: Phrasebook, *, held_out_values: bool, held_out_keys: bool, lower: bool):
+    def __init__(
+        self,
+        draws: Draws,
+        book: Phrasebook,
+        *,
+        held_out_values: bool,
+        held_out_keys: bool,
+        cased: Callable[[str], str],
+    ):
         self.draws = draws
         self.book = book
         self.spec = book.spec
         self.held_out_values = held_out_values
         self.held_out_keys = held_out_keys
-        self.lower = lower
-        """The user types everything in lower case, so that is how the facts are known."""
+        self.cased = cased
+        """Writes a word as this user does: who types everything in lower case knows the facts in lower case."""
         self.facts: list[Fact] = []
         self.slots: set[str] = set()
         self.taken: set[str] = set()
         self.tool: Tool | None = None
-
-    def cased(self, text: str) -> str:
-        """Write a word as this user does."""
-        return text.lower() if self.lower else text
 
     def value(self, value_type: str) -> str:
         """Draw a value; mostly one that nobody has in this episode."""
@@ -42,11 +50,19 @@ class World:
             return self.draws.choice(shared)
         value = ""
         for _ in range(_TRIES):  # types of few values, such as opinions, may be used up: then one comes again
-            value = self.cased(draw_value(self.draws, value_type, self.held_out_values, self.spec.invented_values))
+            value = self.cased(self._any_value(value_type))
             if value.casefold() not in self.taken:
                 break
         self.taken.add(value.casefold())
         return value
+
+    def _any_value(self, value_type: str) -> str:
+        spec, draws = self.spec, self.draws
+        if spec.unusual_values and draws.chance(spec.unusual_values):
+            value = draw_unusual_value(draws, value_type, self.held_out_values, spec.invented_values)
+            if value is not None:
+                return value
+        return draw_value(draws, value_type, self.held_out_values, spec.invented_values)
 
     def fact(
         self, prop: Property | None = None, subject: Subject | None = None, key: str = "", fill: bool = True
@@ -86,16 +102,24 @@ class World:
                 return draws.choice(fitting), subject
         if spec.everyday_share and draws.chance(spec.everyday_share):
             return draws.choice(self.book.everyday), None
+        if spec.deeds_share and draws.chance(spec.deeds_share):
+            return draws.choice(draws.choice(self.book.deeds)), None
         return self.book.properties[draws.weighted(self.book.weights)], None
 
     def _subject(self, prop: Property) -> Subject:
         subject = draw_subject(
             self.draws, self.draws.choice(prop.subjects), self.held_out_keys, self.spec.invented_keys
         )
+        if prop.together and subject.kind == "self" and self.draws.chance(0.3):
+            return WE
         return subject._replace(noun=self.cased(subject.noun), owner=self.cased(subject.owner))
 
     def _key(self, prop: Property) -> str:
-        return self.cased(draw_noun(self.draws, prop.keys, self.held_out_keys, self.spec.invented_keys))
+        noun = draw_noun(self.draws, prop.keys, self.held_out_keys, self.spec.invented_keys)
+        if prop.described and self.draws.chance(0.25):
+            which = "colours" if self.draws.chance(0.5) else "adjectives"
+            noun = f"{choose_word(self.draws, which, self.held_out_keys)} {noun}"
+        return self.cased(noun)
 
     def populate(self, chains: list[Chain]) -> None:
         """Give every chain its fact; the choosy ones first."""
@@ -122,7 +146,27 @@ class World:
                 value = "" if chain.kind == "withdrawn" else self._other(old)
                 chain.fact = Fact(old.topic, old.subject, old.value_type, value, old.key, old.value)
             elif chain.fact is None:
-                chain.fact = self.fact()
+                chain.fact = self._another_part(chain, chains) or self.fact()
+
+    def _another_part(self, chain: Chain, chains: list[Chain]) -> Fact | None:
+        """Make one more part of the deed that the same sentence tells of: where *and* when she bought the lamp."""
+        beside = [
+            other.fact for other in chains if other.first == chain.first and other.fact and other.fact.topic.family
+        ]
+        if not beside:
+            return None
+        told = beside[0]
+        used = {fact.topic.name for fact in beside if fact.topic.family == told.topic.family}
+        verb = next(each for each in self.book.deeds if told.topic in each)
+        more = [each for each in verb if each.family == told.topic.family and each.name not in used]
+        # One time is enough, and so is one place.
+        more = [
+            each
+            for each in more
+            if not (each.timed and any(fact.topic.timed for fact in beside))
+            and Fact(each, told.subject, "", "", told.key).slot.casefold() not in self.slots
+        ]
+        return self.fact(self.draws.choice(more), told.subject, told.key) if more else None
 
     def _hops(self) -> list[Property]:
         """List what can be said of Ana and asked of my sister."""

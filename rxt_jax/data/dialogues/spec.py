@@ -17,8 +17,8 @@ _SHARES = (
     "recall_share", "absence_share", "distractor_share", "compare_share", "tool_share", "hop_share", "first_share",
     "history_share", "summary_share", "think_share", "internal_share", "updates", "withdrawals", "several_facts_share",
     "echo_probability", "invented_values", "invented_keys", "confusable_share", "same_subject_share",
-    "everyday_share", "same_value_share", "follow_up_share", "pronoun_share", "wrapped_share", "careless_share",
-    "typo_share",
+    "everyday_share", "deeds_share", "unusual_values", "same_value_share", "follow_up_share", "pronoun_share",
+    "wrapped_share", "indirect_share", "careless_share", "capitals_share", "terse_share", "typo_share",
 )  # fmt: skip
 
 
@@ -90,6 +90,10 @@ class DialogueSpec:
     everyday_share: float = 0.0
     """Of facts that start a topic of their own: what people do, how they are and what they jot down, with open objects
     ("I bought the lamp at Ikea"; `phrases/doings.toml`, `lives.toml`, `notes.toml`)."""
+    deeds_share: float = 0.0
+    """Of the other facts that are a part of a deed: who did what, where, when, with whom (`phrases/deeds.toml`)."""
+    unusual_values: float = 0.0
+    """Of names, towns and titles with accents, hyphens or more words ("Zoë-Ann", "Dr. Berg", "The Fox in the Hat")."""
     same_value_share: float = 0.03
     """Of facts whose value another fact has as well."""
     follow_up_share: float = 0.4
@@ -98,8 +102,15 @@ class DialogueSpec:
     """Of statements and questions about the subject of the turn before that say he, she or it."""
     wrapped_share: float = 0.3
     """Of statements and questions with a greeting, a marker, a bit of story or thanks around them."""
+    indirect_share: float = 0.0
+    """Of direct questions that are put in a roundabout way ("you would not happen to know …"), and of facts that are
+    taken back in passing."""
     careless_share: float = 0.5
     """Of users who type lower case, without marks or without apostrophes."""
+    capitals_share: float = 0.0
+    """Of users who type in capitals throughout."""
+    terse_share: float = 0.0
+    """Of users who type notes instead of sentences ("job: nurse", "job?")."""
     typo_share: float = 0.02
     """Of queries with a slip of the keyboard, never inside a value or a key."""
     text_interactions: int = 2

@@ -6,7 +6,7 @@ from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.values import draw_value
 from rxt_jax.data.dialogues.word_lists import choose_word, invent
 
-__all__ = ["Forms", "Subject", "draw_noun", "draw_subject"]
+__all__ = ["WE", "Forms", "Subject", "draw_noun", "draw_subject"]
 
 _LISTS = {
     "relative": ("relatives",),
@@ -63,6 +63,8 @@ class Subject(NamedTuple):
 
     def forms(self, my: str) -> Forms:
         """Name it as the user does (`my` = "my") or as the model does ("your")."""
+        if self == WE and my == "my":
+            return Forms("we", "our", "us", plural=True)
         if self.kind == "self":
             return Forms("I", "my", "me", first=True) if my == "my" else Forms("you", "your", "you", first=True)
         if self.kind == "named":
@@ -81,7 +83,12 @@ class Subject(NamedTuple):
         return Forms("she", "her", "her") if self.she else Forms("he", "his", "him")
 
 
+WE = Subject("self", "we")
+"""The user and somebody else, whom the model calls "you" as well."""
+
+
 def _is_plural(noun: str) -> bool:
+    noun = noun.lower()
     return noun.endswith("s") and not noun.endswith(_SINGULAR_ENDINGS)
 
 

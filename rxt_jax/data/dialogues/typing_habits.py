@@ -1,10 +1,11 @@
-"""How a user types: with care, in lower case, without marks, with contractions, in haste."""
+"""How a user types: with care, in lower case or capitals, without marks, with contractions, in notes, in haste."""
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from rxt_jax.data.dialogues.draws import Draws
+from rxt_jax.data.dialogues.spec import DialogueSpec
 from rxt_jax.data.dialogues.templates import sentence
 
 __all__ = ["TypingHabits", "draw_habits"]
@@ -33,6 +34,13 @@ class TypingHabits(NamedTuple):
     drops_commas: float = 0.0
     exclaims: float = 0.02
     typos: float = 0.0
+    upper: bool = False
+    notes: float = 0.0
+    """Statements and questions that are notes instead of sentences."""
+
+    def cased(self, text: str) -> str:
+        """Write a word as this user does."""
+        return text.lower() if self.lower else text.upper() if self.upper else text
 
     def type(self, draws: Draws, clause: str, protected: Iterable[str]) -> str:
         """Type a clause; values and keys, which are `protected`, stay letter by letter what they are."""
@@ -52,13 +60,26 @@ class TypingHabits(NamedTuple):
             text = text.rstrip(".?!") or text
         elif text[-1] == "." and draws.chance(self.exclaims):
             text = text[:-1] + "!"
-        return text.lower() if self.lower else text
+        return self.cased(text)
 
 
-def draw_habits(draws: Draws, careless_share: float, typo_share: float) -> TypingHabits:
+def draw_habits(draws: Draws, spec: DialogueSpec) -> TypingHabits:
     """Draw a user."""
-    if not draws.chance(careless_share):
-        return TypingHabits(contracts=draws.choice((0.0, 0.5, 1.0)), typos=typo_share)
+    habits = (
+        _careless(draws, spec.typo_share) if draws.chance(spec.careless_share) else _careful(draws, spec.typo_share)
+    )
+    if spec.capitals_share and draws.chance(spec.capitals_share):
+        habits = habits._replace(lower=False, upper=True)
+    if spec.terse_share and draws.chance(spec.terse_share):
+        habits = habits._replace(notes=draws.choice((0.5, 0.9, 1.0)))
+    return habits
+
+
+def _careful(draws: Draws, typo_share: float) -> TypingHabits:
+    return TypingHabits(contracts=draws.choice((0.0, 0.5, 1.0)), typos=typo_share)
+
+
+def _careless(draws: Draws, typo_share: float) -> TypingHabits:
     return TypingHabits(
         contracts=draws.choice((0.2, 0.8, 1.0)),
         lower=draws.chance(0.6),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.word_lists import choose_word, invent, is_held_out
 
-__all__ = ["OPINIONS", "VALUE_TYPES", "draw_value", "with_article"]
+__all__ = ["OPINIONS", "VALUE_TYPES", "draw_value", "long_title", "with_article"]
 
 OPINIONS = ("love", "hate", "like", "don't like", "do not like", "enjoy", "can't stand", "dislike", "adore")
 """What one can feel about a thing. Opinions test the polarity of an open key, so no split holds any out."""
@@ -149,6 +149,35 @@ def _title(draws: Draws, held_out: bool, invented: float) -> str:
     return f"{_name(draws, held_out, invented)}'s {noun}" if draws.chance(0.5) else noun
 
 
+def long_title(draws: Draws, held_out: bool, invented: float) -> str:
+    """Draw the title of a book or film of three words or more."""
+
+    def noun() -> str:
+        return choose_word(draws, "title_nouns", held_out).capitalize()
+
+    def adjective() -> str:
+        return choose_word(draws, "adjectives", held_out).capitalize()
+
+    form = draws.below(8)
+    if form == 0:
+        return f"The {adjective()} {noun()} and the {noun()}"
+    if form == 1:
+        return f"The {noun()} of {noun()}"
+    if form == 2:
+        return f"{_HOURS[draws.between(1, 11)].capitalize()} {noun()}s and a {noun()}"
+    if form == 3:
+        return f"A {noun()} of {adjective()} {noun()}s"
+    if form == 4:
+        return f"{_name(draws, held_out, invented)} and the {noun()} of {noun()}"
+    if form == 5:
+        return f"The {noun()} in the {adjective()} {noun()}"
+    if form == 6:
+        return (
+            f"{draws.choice(('Where', 'When', 'How', 'Why'))} the {noun()}s {draws.choice(('Sing', 'Fall', 'Sleep'))}"
+        )
+    return f"{_HOURS[draws.between(1, 11)].capitalize()} Hundred {noun()}s of {noun()}"
+
+
 def _location(draws: Draws, held_out: bool, invented: float) -> str:
     form = draws.below(6)
     article = draws.choice(("the", "the", "the", "a"))
@@ -258,6 +287,9 @@ _BUILDERS: dict[str, _Builder] = {
     "year": lambda draws, held_out, invented: str(draws.between(1920, 2045)),
     "duration": _duration,
     "title": _title,
+    "long_title": long_title,
+    "month": lambda draws, held_out, invented: choose_word(draws, "months", False),
+    "vehicle": _listed("vehicles"),
     "location": _location,
     "hobby": _listed("hobbies"),
     "sport": _listed("sports"),
@@ -283,7 +315,7 @@ _BUILDERS: dict[str, _Builder] = {
 
 VALUE_TYPES = tuple(_BUILDERS)
 
-_SHARED = frozenset({"weekday", "opinion"})
+_SHARED = frozenset({"weekday", "month", "opinion"})
 """Types with so few values that all splits have all of them."""
 
 

@@ -5,13 +5,16 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from rxt_jax.data.dialogues import SPLITS, Dialogues, DialogueSpec, medium, small, tiny
+from rxt_jax.data.dialogues.deeds import deeds
 from rxt_jax.data.dialogues.draws import Draws, stream_key
 from rxt_jax.data.dialogues.phrasing import Phrasebook
 from rxt_jax.data.dialogues.properties import properties
+from rxt_jax.data.dialogues.unusual_values import draw_unusual_value
 from rxt_jax.data.dialogues.values import OPINIONS, VALUE_TYPES, draw_value
 from rxt_jax.data.dialogues.word_lists import is_held_out
 
@@ -54,13 +57,23 @@ def test_values_are_open_and_held_out(value_type):
     """Training draws come from an open set that evaluation never meets."""
     draws = Draws(stream_key(5), 0)
     seen, unseen = ({draw_value(draws, value_type, side, 0.4) for _ in range(400)} for side in (False, True))
-    if value_type in ("opinion", "weekday"):
+    if value_type in ("opinion", "weekday", "month"):
         assert seen == unseen
         return
     assert not seen & unseen
     assert all(is_held_out(value) for value in unseen)
     assert not any(is_held_out(value) for value in seen)
-    assert len(seen) >= 20
+    assert len(seen) >= (15 if value_type == "vehicle" else 20)
+
+
+@pytest.mark.parametrize("value_type", ["name", "full_name", "city", "title", "food"])
+def test_unusual_values_are_held_out_as_well(value_type):
+    draws = Draws(stream_key(6), 0)
+    seen, unseen = ({draw_unusual_value(draws, value_type, side, 0.4) for _ in range(300)} for side in (False, True))
+    assert all(is_held_out(value) for value in unseen)
+    assert not any(is_held_out(value) for value in seen)
+    strange = [value for value in seen if not value.isascii() or "-" in value or "." in value or value.count(" ") >= 2]
+    assert len(strange) > 0.4 * len(seen)
 
 
 def test_held_out_values_are_asked_for_in_their_splits_only():
@@ -108,8 +121,8 @@ def test_held_out_keys_are_asked_for_in_their_splits_only():
 
 @pytest.mark.parametrize("preset", [tiny, small, medium])
 def test_phrasings_are_held_out(preset):
-    seen, unseen = (Phrasebook(preset(), held_out=held_out) for held_out in (False, True))
-    for name, prop in properties().items():
+    seen, unseen = (Phrasebook(replace(preset(), deeds_share=0.5), held_out=held_out) for held_out in (False, True))
+    for name, prop in [*properties().items(), *((each.name, each) for verb in deeds() for each in verb)]:
         for act in ("state", "ask"):
             first, other = (set(book._acts[name, act]) for book in (seen, unseen))
             assert first, (name, act)
@@ -200,6 +213,52 @@ def test_everyday_facts_follow_their_knob():
 
     assert everyday(0.0) == 0
     assert 0.35 < everyday(0.5) < 0.65
+
+
+def test_deeds_follow_their_knob():
+    def share(value: float) -> float:
+        dialogues = Dialogues(replace(small(), deeds_share=value, confusable_share=0.0, same_subject_share=0.0))
+        facts = [fact for number in range(100) for fact in dialogues.episode_and_facts(number)[1]]
+        return sum(fact.topic.name.startswith("deed_") for fact in facts) / len(facts)
+
+    assert share(0.0) == 0
+    assert 0.35 < share(0.5) < 0.65
+
+
+def test_one_sentence_tells_several_parts_of_a_deed_and_each_can_be_asked_for():
+    dialogues = Dialogues(replace(small(), deeds_share=1.0, several_facts_share=1.0, typo_share=0.0))
+    told_together = 0
+    for number in range(200):
+        episode, facts = dialogues.episode_and_facts(number)
+        for row in episode["interactions"]:
+            here = [fact for fact in facts if fact.value and fact.topic.family and fact.value in row.get("answer", "")]
+            for first, second in pairwise(here):
+                if first.is_told_with(second) and row["intent"] == "state":
+                    told_together += 1
+                    assert f" {second.tail}" in row["answer"]
+                    assert first.slot != second.slot
+    assert told_together > 20
+
+
+def test_capitals_and_notes_follow_their_knobs():
+    spec = replace(small(), internal_share=0.0, think_share=0.0)
+    queries = [row["query"] for row in interactions(replace(spec, capitals_share=1.0)) if "query" in row]
+    assert all(query == query.upper() for query in queries)
+
+    def notes(value: float) -> float:
+        states = [row for row in interactions(replace(spec, terse_share=value)) if row["intent"] == "state"]
+        return sum(" = " in row["query"] or " -> " in row["query"] for row in states) / len(states)
+
+    assert notes(1.0) > notes(0.0) + 0.1
+
+
+def test_indirect_questions_follow_their_knob():
+    def indirect(value: float) -> int:
+        rows = interactions(replace(small(), indirect_share=value, careless_share=0.0, typo_share=0.0))
+        return sum("happen to" in row["query"] for row in rows if row["intent"] == "recall")
+
+    assert indirect(0.0) == 0
+    assert indirect(1.0) > 20
 
 
 def test_confusable_facts_follow_their_knob():

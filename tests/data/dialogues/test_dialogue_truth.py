@@ -12,7 +12,16 @@ PRESETS = {"tiny": tiny, "small": small, "medium": medium}
 ALL = [(preset, split) for preset in PRESETS for split in SPLITS]
 # What the companion learns from has more topics.
 PRESETS["everyday"] = lambda: replace(small(), everyday_share=0.6)
-EVERYDAY = [("everyday", split) for split in ("train", "all_unseen")]
+PRESETS["deeds"] = lambda: replace(
+    small(),
+    deeds_share=0.8,
+    unusual_values=0.3,
+    several_facts_share=0.3,
+    indirect_share=0.3,
+    capitals_share=0.2,
+    terse_share=0.2,
+)
+EVERYDAY = [(preset, split) for preset in ("everyday", "deeds") for split in ("train", "all_unseen")]
 PARTS = ("internal", "tool_use", "query", "think", "answer", "tool_call")
 
 
