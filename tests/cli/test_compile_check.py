@@ -23,6 +23,7 @@ from rxt_jax.sharding import MeshConfig
 from rxt_jax.stages import MemoryAware
 
 TESTS = Path(__file__).parents[1]
+LIBTPU = TESTS.parent / "build" / "libtpu"
 RECIPE = """
 from dataclasses import replace
 from small import small_recipe
@@ -78,6 +79,31 @@ def test_what_does_not_fit_is_given_up_before_it_is_compiled_and_what_fits_is_fo
     assert tried == [(2, 1), (4, 1), (8, 1), (2, 2), (4, 2)]
     assert found is not None and found.mesh == {"fsdp": 4}
     assert suggest(recipe, "memory", jax.devices(), state, tries=1) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (LIBTPU / "libtpu").exists(), reason="needs libtpu in build/libtpu, see .ci/run")
+def test_the_command_compiles_for_a_tpu_that_is_not_there(tmp_path):
+    (tmp_path / "recipe.py").write_text(
+        "from small import small_recipe\n"
+        "from rxt_jax.sharding import MeshConfig\n"
+        "from rxt_jax.stages import InteractionSft, MemoryAware\n"
+        "stages = {'sft': InteractionSft(), 'memory': MemoryAware()}\n"
+        "recipe = small_recipe('unnamed', stages, mesh=MeshConfig(data=4))\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "rxt_jax", "compile-check", str(tmp_path / "recipe.py"), "--json"]
+    search = os.pathsep.join([str(TESTS.parent), str(TESTS), str(LIBTPU)])
+    done = subprocess.run(
+        [*command, "--topology", "v5e:2x2"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": search}
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["devices"] == 4
+    for stage in said["stages"].values():
+        assert stage["fits"] and all(check["passed"] for check in stage["checks"]), stage
+        assert stage["memory"] > 15 * 2**30 and stage["seconds_at_peak"] > 0
+        assert set(stage["collectives"]) == {"all-reduce"}
 
 
 @pytest.mark.slow
