@@ -88,7 +88,7 @@ class Interaction(NamedTuple):
     """One interaction with the one before it, so that memory alone has to be carried.
 
     Inside the scan leaves are `[B T]` / `[B]`; before it they carry a leading I.
-    `previous_valid` is False for the first interaction of an episode and after filler.
+    `previous_valid` is False until an episode's first real interaction has been.
     """
 
     ids: ShapedArray

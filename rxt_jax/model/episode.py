@@ -39,23 +39,25 @@ def fold_key(key: Key | None, number: int | Int[Array, ""]) -> Key | None:
 
 
 def with_previous(batch: EpisodeBatch) -> Interaction:
-    """Give every interaction the row before it, so that a scan needs to carry nothing but memory.
+    """Give every interaction the real one before it, so that a scan needs to carry nothing but memory.
 
-    Interaction 0, and any interaction after filler, has `previous_valid` False and an empty row.
+    Filler in between is passed over: what was said before a record that had to be dropped is written all the same.
+    Until the first real interaction `previous_valid` is False and the row is empty.
     """
+    rows = tuple(map(jnp.asarray, (batch.ids, batch.token_mask, batch.valid)))
 
-    def shift(rows: Any) -> Array:
-        rows = jnp.asarray(rows)
-        return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])
+    def remember(last: tuple[Array, ...], row: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        return keep_rows(row[-1], row, last, batch_axes=0), last
 
-    previous_valid = shift(batch.valid)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    _, (previous_ids, previous_token_mask, previous_valid) = jax.lax.scan(remember, nothing, rows)
     return Interaction(
-        ids=jnp.asarray(batch.ids),
-        token_mask=jnp.asarray(batch.token_mask),
+        ids=rows[0],
+        token_mask=rows[1],
         loss_mask=jnp.asarray(batch.loss_mask),
-        valid=jnp.asarray(batch.valid),
-        previous_ids=shift(batch.ids),
-        previous_token_mask=shift(batch.token_mask) & previous_valid[..., None],
+        valid=rows[2],
+        previous_ids=previous_ids,
+        previous_token_mask=previous_token_mask,
         previous_valid=previous_valid,
         loss_weights=None if batch.loss_weights is None else jnp.asarray(batch.loss_weights),
     )

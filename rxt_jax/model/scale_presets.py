@@ -48,6 +48,7 @@ def _dense(
         head_dim=128,
         query_key_norm=True,
         output_bias=False,
+        implementation="auto",
     )
     feed_forward = FeedForwardConfig(mlp_dim=mlp_dim, bias=False)
     return ModelConfig(

@@ -259,9 +259,21 @@ def test_detached_history_trains_the_reader_alone():
 
 
 def test_the_previous_interaction_travels_with_its_successor():
-    batch = random_episodes()
+    batch = random_episodes(ragged=False)
     shifted = with_previous(batch)
     assert not shifted.previous_valid[0].any()
+    assert shifted.previous_valid[1:].all()
     np.testing.assert_array_equal(shifted.previous_ids[1:], batch.ids[:-1])
-    np.testing.assert_array_equal(shifted.previous_valid[1:], batch.valid[:-1])
-    np.testing.assert_array_equal(shifted.previous_token_mask[1:], batch.token_mask[:-1] & batch.valid[:-1, :, None])
+    np.testing.assert_array_equal(shifted.previous_token_mask[1:], batch.token_mask[:-1])
+
+
+@pytest.mark.parametrize("dropped", range(4))
+def test_what_was_said_before_a_dropped_interaction_is_written_all_the_same(dropped):
+    batch = random_episodes(ragged=False)
+    kept = [number for number in range(4) if number != dropped]
+    valid = np.ones_like(batch.valid)
+    valid[dropped] = False
+    without = jax.tree.map(lambda leaf: leaf[kept], batch)
+    for stage in STAGES.values():
+        expected = score(stage, without)[0]
+        np.testing.assert_allclose(score(stage, batch._replace(valid=valid))[0], expected, rtol=1e-6)
