@@ -22,6 +22,7 @@ __all__ = [
     "InteractionObjective",
     "fold_key",
     "keep_rows",
+    "real_before",
     "scan_findings",
     "scan_interactions",
     "scan_memories",
@@ -44,23 +45,29 @@ def with_previous(batch: EpisodeBatch) -> Interaction:
     Filler in between is passed over: what was said before a record that had to be dropped is written all the same.
     Until the first real interaction `previous_valid` is False and the row is empty.
     """
-    rows = tuple(map(jnp.asarray, (batch.ids, batch.token_mask, batch.valid)))
-
-    def remember(last: tuple[Array, ...], row: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        return keep_rows(row[-1], row, last, batch_axes=0), last
-
-    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
-    _, (previous_ids, previous_token_mask, previous_valid) = jax.lax.scan(remember, nothing, rows)
+    ids, token_mask, valid = map(jnp.asarray, (batch.ids, batch.token_mask, batch.valid))
+    previous_ids, previous_token_mask, previous_valid = real_before((ids, token_mask, valid), valid)
     return Interaction(
-        ids=rows[0],
-        token_mask=rows[1],
+        ids=ids,
+        token_mask=token_mask,
         loss_mask=jnp.asarray(batch.loss_mask),
-        valid=rows[2],
+        valid=valid,
         previous_ids=previous_ids,
         previous_token_mask=previous_token_mask,
         previous_valid=previous_valid,
         loss_weights=None if batch.loss_weights is None else jnp.asarray(batch.loss_weights),
     )
+
+
+def real_before(rows: PyTree, valid: Bool[Array, "I B"]) -> PyTree:
+    """Give every interaction the rows `[I B …]` of the last real one before it, zeros where there was none."""
+
+    def remember(last: PyTree, here: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
+        rows, valid = here
+        return keep_rows(valid, rows, last, batch_axes=0), last
+
+    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    return jax.lax.scan(remember, nothing, (rows, valid))[1]
 
 
 def keep_rows(chosen: Bool[Array, "B"], new: PyTree, old: PyTree, batch_axes: int | PyTree = 1) -> PyTree:

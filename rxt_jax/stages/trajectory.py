@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rxt_jax.losses.memory_policy import AnswerBefore, AnswerScores, score_answers_drawn
+from rxt_jax.model.episode import real_before
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.ops.columns import take_columns
 from rxt_jax.ops.joining import join_masks, join_parts
@@ -101,27 +102,26 @@ class Answered(NamedTuple):
 
 def split_steps(given: Trajectory) -> Step:
     """Give every interaction of a trajectory the row that is written before it, `[I …]`."""
-    previous = jnp.concatenate([jnp.zeros_like(given.valid[:1]), given.valid[:-1]])
-
-    def shifted(rows: Array) -> Array:
-        return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])
-
     count = len(given.valid)
+    lengths = jnp.sum(given.action_mask & given.answered[..., None], axis=-1)
+    # As in `with_previous`, filler in between is passed over.
+    previous_ids, previous_mask, previous_valid, previous_lengths = real_before(
+        (given.written_ids, given.written_mask, given.valid, lengths), given.valid
+    )
     interaction = Interaction(
         ids=given.ids,
         token_mask=given.token_mask,
         loss_mask=jnp.zeros_like(given.token_mask),
         valid=given.valid,
-        previous_ids=shifted(given.written_ids),
-        previous_token_mask=shifted(given.written_mask) & previous[..., None],
-        previous_valid=previous,
+        previous_ids=previous_ids,
+        previous_token_mask=previous_mask,
+        previous_valid=previous_valid,
     )
     first_ids, first_mask = (jnp.broadcast_to(rows[:1], rows.shape) for rows in (given.written_ids, given.written_mask))
-    lengths = jnp.sum(given.action_mask & given.answered[..., None], axis=-1)
     return Step(
         jnp.arange(count),
         lengths,
-        shifted(lengths),
+        previous_lengths,
         interaction,
         first_ids,
         first_mask,
