@@ -32,6 +32,17 @@ longer = replace(
     max_interactions=12,
     value_weight=3.0,
 )
+# At last what people type that the topics above do not have: any deed, any part of it asked for, in capitals and notes.
+broader = replace(
+    spec,
+    everyday_share=0.3,
+    deeds_share=0.45,
+    unusual_values=0.15,
+    several_facts_share=0.2,
+    indirect_share=0.2,
+    capitals_share=0.06,
+    terse_share=0.08,
+)
 
 
 def _run(name: str, updates: int, batch_size: int) -> StageRun:
@@ -60,5 +71,12 @@ recipe = replace(
         "history_reading": _run("history_reading", 800, 32),
         "memory_aware": _memory_aware(1500, 1e-2, kind="constant", warmup_share=0.03),
         "memory_aware_values": replace(_memory_aware(10_100, 8e-3, warmup_share=0.01, final_ratio=0.01), data=longer),
+        # Small batches and a setting for CPUs: this one is an hour on one core.
+        "memory_aware_deeds": replace(
+            _memory_aware(2100, 3e-3, kind="cosine", warmup_share=0.03, final_ratio=0.02),
+            stage=toy.stages["memory_aware"].stage,
+            batch_size=8,
+            data=replace(data, source=DialogueData(spec=broader), value_weight=2.0),
+        ),
     },
 )
