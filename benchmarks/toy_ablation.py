@@ -108,8 +108,8 @@ LATE = {
     "gradient across 1 write": lambda recipe: _change(
         recipe, lambda run: _objective(run, memory_gradient_steps=1), *MEMORY
     ),
-    "batches of 32, half the updates": lambda recipe: _change(
-        recipe, lambda run: replace(run, batch_size=32, updates=run.updates // 2), *MEMORY
+    "batches of 16, half the updates": lambda recipe: _change(
+        recipe, lambda run: replace(run, batch_size=16, updates=run.updates // 2), *MEMORY
     ),
     "memory with AdamW, 2e-3": lambda recipe: _change(
         recipe, lambda run: _optimizer(run, name="adamw", learning_rate=2e-3), *MEMORY

@@ -28,7 +28,7 @@ optimizer = OptimizerConfig(
     group_rates={"embedding": 3.0},
     schedule=ScheduleConfig(kind="cosine", warmup_share=0.06, final_ratio=0.1),
 )
-last = replace(optimizer, learning_rate=1.2e-2, schedule=replace(optimizer.schedule, final_ratio=0.02))
+last = replace(optimizer, learning_rate=1e-2, schedule=replace(optimizer.schedule, final_ratio=0.02))
 loop = LoopConfig(log_every=20)
 
 recipe = Recipe(
@@ -63,6 +63,6 @@ recipe = Recipe(
             optimizer=optimizer,
             loop=loop,
         ),
-        "memory_aware": StageRun(stage=MemoryAware(), updates=900, batch_size=16, optimizer=last, loop=loop),
+        "memory_aware": StageRun(stage=MemoryAware(), updates=2100, batch_size=8, optimizer=last, loop=loop),
     },
 )

@@ -15,6 +15,7 @@ from rxt_jax.stages import ConversationSft
 
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 last = toy.stages["memory_aware"]
+optimizer = replace(last.optimizer, learning_rate=1.2e-2)
 
 recipe = replace(
     toy,
@@ -24,5 +25,7 @@ recipe = replace(
     data=replace(toy.data, conversation_length=320),
     # Conversations of over a hundred turns are more than it can read at once.
     evaluation=replace(toy.evaluation, splits=tuple(name for name in toy.evaluation.splits if name != "longest")),
-    stages={"conversation_sft": replace(last, stage=ConversationSft(), updates=2000)},
+    stages={
+        "conversation_sft": replace(last, stage=ConversationSft(), updates=2000, batch_size=16, optimizer=optimizer)
+    },
 )

@@ -14,7 +14,7 @@ from flax import nnx
 from rxt_jax.model_card import model_card
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.paths import as_path
-from rxt_jax.run_folder import RECIPE_FILE, load, run_and_stage
+from rxt_jax.run_folder import RECIPE_FILE, LoadedRun, load, run_and_stage
 from rxt_jax.weights import WEIGHTS_FILE, WeightDtype, write_weights
 
 __all__ = ["CARD_FILE", "export_model"]
@@ -22,9 +22,14 @@ __all__ = ["CARD_FILE", "export_model"]
 CARD_FILE = "README.md"
 
 
-def export_model(run: str | Path, folder: str | Path, *, dtype: WeightDtype = "bfloat16") -> Path:
+def export_model(
+    run: str | Path, folder: str | Path, *, dtype: WeightDtype = "bfloat16", average_with: str | Path | None = None
+) -> Path:
     """Write the model of a run (or of one of its stages) into a folder; return the file of its parameters.
 
+    `average_with` names another run, of the same model and tokenizer: what is written is the mean of both parameters.
+    Useful where one has learnt something new from the other: the mean often has what both can. Source: Wortsman et
+    al., "Robust fine-tuning of zero-shot models" (2022). Raises a `ValueError` where the two do not fit.
     The recipe stays what the run was trained with, versions included, but forgets the run's place. A model card that
     is there already stays. Raises a `FileExistsError` where the folder holds a run or a model.
     """
@@ -38,7 +43,9 @@ def export_model(run: str | Path, folder: str | Path, *, dtype: WeightDtype = "b
     content["recipe"]["folder"] = None
     folder.mkdir(parents=True, exist_ok=True)
     loaded.tokenizer.save(folder)
-    params = {path: variable[...] for path, variable in flat_parameters(nnx.split(loaded.model)[1]).items()}
+    params = _parameters(loaded)
+    if average_with is not None:
+        params = _mean(params, loaded, average_with)
     meta = {"tokenizer": loaded.tokenizer.fingerprint, "stage": stage or list(loaded.recipe.stages)[-1]}
     write_weights(folder / WEIGHTS_FILE, params, meta, dtype)
     if not (folder / CARD_FILE).exists():
@@ -48,6 +55,27 @@ def export_model(run: str | Path, folder: str | Path, *, dtype: WeightDtype = "b
     # Last, because a folder with a recipe counts as a model.
     (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return folder / WEIGHTS_FILE
+
+
+def _parameters(loaded: LoadedRun) -> dict[str, Any]:
+    return {path: variable[...] for path, variable in flat_parameters(nnx.split(loaded.model)[1]).items()}
+
+
+def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path) -> dict[str, Any]:
+    found = load(other)
+    if found.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
+        raise ValueError(f"{other} has another tokenizer: its parameters are about other pieces and cannot be averaged")
+    its = _parameters(found)
+    different = [
+        path
+        for path in {**params, **its}
+        if getattr(params.get(path), "shape", 0) != getattr(its.get(path), "shape", 1)
+    ]
+    if different:
+        raise ValueError(
+            f"{other} is another model, its parameters cannot be averaged: {different[0]} differs in shape"
+        )
+    return {path: (value + its[path]) / 2 for path, value in params.items()}
 
 
 def _measured(source: Path, stage: str | None) -> dict[str, Any]:
