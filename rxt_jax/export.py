@@ -66,14 +66,12 @@ def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path) -> dict[
     if found.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
         raise ValueError(f"{other} has another tokenizer: its parameters are about other pieces and cannot be averaged")
     its = _parameters(found)
-    different = [
-        path
-        for path in {**params, **its}
-        if getattr(params.get(path), "shape", 0) != getattr(its.get(path), "shape", 1)
-    ]
-    if different:
+    shapes = [{path: value.shape for path, value in each.items()} for each in (params, its)]
+    if shapes[0] != shapes[1]:
+        different = min(path for path in params.keys() | its.keys() if shapes[0].get(path) != shapes[1].get(path))
         raise ValueError(
-            f"{other} is another model, its parameters cannot be averaged: {different[0]} differs in shape"
+            f"{other} is another model: {different} is {shapes[1].get(different)} there and "
+            f"{shapes[0].get(different)} here. Only parameters of one model can be averaged"
         )
     return {path: (value + its[path]) / 2 for path, value in params.items()}
 

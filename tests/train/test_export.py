@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -92,6 +93,22 @@ def test_float32_exports_lose_nothing_and_one_run_always_makes_one_file(run_fold
         np.testing.assert_array_equal(after[path], value)
     again = export_model(exported, tmp_path / "b")
     assert again.read_bytes().partition(b"}}}")[2] == (exported / WEIGHTS_FILE).read_bytes().partition(b"}}}")[2]
+
+
+def test_the_mean_of_two_runs_is_exported_and_of_two_models_refused(run_folder, tmp_path):
+    tokenizer = dialogue_tokenizer()
+    config = small_config(vocab_size=tokenizer.vocab_size, max_length=40)
+    write_run(tmp_path / "second", small_model(config, seed=5), tokenizer)
+    command = ["export", str(tmp_path / "second"), str(tmp_path / "mean"), "--dtype", "float32"]
+    assert main([*command, "--average-with", str(run_folder)]) == 0
+    first, second, mean = (flat(load(folder).model) for folder in (run_folder, tmp_path / "second", tmp_path / "mean"))
+    assert any((first[path] != second[path]).any() for path in first)
+    for path, value in mean.items():
+        np.testing.assert_allclose(value, (first[path] + second[path]) / 2, rtol=1e-6, atol=1e-7)
+    write_run(tmp_path / "other", small_model(replace(config, num_layers=config.num_layers + 1)), tokenizer)
+    with pytest.raises(ValueError, match=r"is another model: .* there and .* here"):
+        export_model(run_folder, tmp_path / "mixed", average_with=tmp_path / "other")
+    assert not (tmp_path / "mixed" / "model.safetensors").exists()
 
 
 def test_nothing_is_written_over_and_a_model_card_stays(run_folder, exported, tmp_path):
