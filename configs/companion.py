@@ -1,10 +1,12 @@
 """The companion: the toy's lessons for a wider and deeper model, broader data, and fifty times as many conversations.
 
-    rxt train configs/companion.py && rxt export runs/companion rxt_jax/companion
+    rxt train configs/companion.py
+    rxt export runs/companion rxt_jax/companion --average-with runs/companion/stages/memory_aware_values
 
-The second command makes it the model that the package ships (`rxt chat companion`); how that one was made and what it
-can do is in `rxt_jax/companion/README.md`. Eight minutes on an H100 (`--model.dtype bfloat16 --data.workers 10`), about
-forty hours on two CPU cores.
+The second command makes it the model that the package ships (`rxt chat companion`): the mean of before and after the
+last stage knows what both know. How that one was made and what it can do is in `rxt_jax/companion/README.md`. Eight
+minutes on an H100 (`--model.dtype bfloat16 --data.workers 10`) and an hour on one CPU core; about forty hours on two
+CPU cores alone.
 """
 
 import runpy
