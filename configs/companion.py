@@ -1,4 +1,4 @@
-"""The companion: the toy's lessons for a wider and deeper model, broader data, and fifty times as many conversations.
+"""The companion: the toy's lessons for a wider and deeper model, broader data, and far more conversations.
 
     rxt train configs/companion.py
     rxt export runs/companion rxt_jax/companion --average-with runs/companion/stages/memory_aware_values
