@@ -52,6 +52,8 @@ class Topology:
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_WORKER_HOSTNAMES": "localhost",
             "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+            # One process may have a TPU. None is used here, so several may compile at a time.
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
 
     def devices(self) -> list[Any]:
