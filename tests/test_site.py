@@ -149,6 +149,7 @@ NOT_RUN = {
     "rxt evaluate companion --data hand_typed": "minutes; tests/cli runs it on a file of the same kind",
     "rxt evaluate runs/toy --data hand_typed": "minutes; tests/cli runs it on a file of the same kind",
     "rxt export runs/toy my_model": "needs a finished run; tests/cli and tests of export do it with a small one",
+    "rxt export runs/mine my_model --average-with runs/before": "needs two runs; tests of export have small ones",
     "rxt convert RxT-Alpha-Micro/ runs/micro": _PUBLISHED,
     "rxt convert hf://owner/name runs/theirs": _PUBLISHED,
     "rxt data inspect sgd:dstc8-schema-guided-dialogue:dev": _PUBLISHED,

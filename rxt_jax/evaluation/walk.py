@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.evaluation.groups import group_rows, ungroup
-from rxt_jax.model.episode import scan_findings, with_previous
+from rxt_jax.model.episode import real_before, scan_findings, with_previous
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.sharding import batch_parts, batch_shardings, make_mesh, state_shardings
@@ -181,9 +181,10 @@ def walk(
         return jnp.float32(0.0), ((memory, after_first), found)
 
     start = _initial_memories(model, numbers)
-    interactions = with_previous(batch)
     # All rows go on: an ended conversation keeps its last memory, whoever shares the chunk with it.
-    interactions = interactions._replace(valid=jnp.ones(interactions.valid.shape, bool))
+    everyone = jnp.ones(batch.valid.shape, bool)
+    interactions = with_previous(batch._replace(valid=everyone))
+    interactions = interactions._replace(previous_valid=real_before(jnp.asarray(batch.valid), everyone))
     steps = _Step(interactions, jnp.arange(len(batch.ids)), rows, groups)
     return scan_findings(step, model, (start, start), steps)[1]
 

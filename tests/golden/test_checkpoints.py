@@ -244,7 +244,7 @@ def test_legacy_rotary_rows_are_permuted_into_the_current_layout():
         return call(model, "decode", ids, everything, memory), call(model, "update_memory", memory, encoded, everything)
 
     for found, expected, other in zip(outcome(permuted), outcome(switched), outcome(plain), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
         assert np.abs(found - other).max() > 1e-3
 
 
