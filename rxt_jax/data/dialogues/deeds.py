@@ -169,7 +169,9 @@ def _agent(tense: _Tense, given: _Part) -> dict[str, Any]:
     return {"state": state, "ask": ask, "noun": f"who {did}", "tell": f"the one who {did} is {{v}}"}
 
 
-def _property(name: str, family: str, asked: _Part, given: _Part | None, subjects: list[str], parts: dict[str, Any]):
+def _property(
+    name: str, family: str, asked: _Part, given: _Part | None, subjects: list[str], parts: dict[str, Any]
+) -> Property:
     return Property(
         name=name,
         values=asked.values,

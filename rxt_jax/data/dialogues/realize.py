@@ -150,7 +150,7 @@ class Narrator:
         if len(facts) == 1 and self._takes_notes():
             clause = book.any(draws, "notes").format(n=_note(facts[0]), v=facts[0].value)
             return self._acknowledge({"query": self._type(clause, facts)}, facts, told, talk()["acknowledge"])
-        if facts[0].topic.family and all(fact.is_told_with(facts[0]) for fact in facts[1:]):
+        if _are_one_deed(facts):
             clauses = [" ".join([facts[0].say(facts[0].topic.tell, "my"), *(fact.tail for fact in facts[1:])])]
         else:
             clauses = [book.clause(draws, fact, "state", form) for fact, form in zip(facts, forms, strict=True)]
@@ -316,11 +316,15 @@ def _note(fact: Fact) -> str:
     return fact.slot.removeprefix("my ")
 
 
+def _are_one_deed(facts: Sequence[Fact]) -> bool:
+    """Whether these are several parts of one deed, which one sentence tells."""
+    return len(facts) > 1 and all(fact.is_told_with(facts[0]) for fact in facts)
+
+
 def _told_together(facts: Sequence[Fact]) -> str:
     """Tell several facts: parts of one deed in one clause."""
-    first, *others = facts
-    if others and first.topic.family and all(fact.is_told_with(first) for fact in others):
-        return " ".join([first.tell, *(fact.tail for fact in others)])
+    if _are_one_deed(facts):
+        return " ".join([facts[0].tell, *(fact.tail for fact in facts[1:])])
     return " and ".join(fact.tell for fact in facts)
 
 

@@ -240,6 +240,12 @@ def test_one_sentence_tells_several_parts_of_a_deed_and_each_can_be_asked_for():
     assert told_together > 20
 
 
+def test_a_single_part_of_a_deed_is_told_in_many_ways():
+    rows = interactions(replace(small(), deeds_share=1.0, several_facts_share=0.0, careless_share=0.0))
+    told = [row["query"] for row in rows if row["intent"] == "state"]
+    assert sum("in case you wonder" in query for query in told) > 0.02 * len(told)
+
+
 def test_capitals_and_notes_follow_their_knobs():
     spec = replace(small(), internal_share=0.0, think_share=0.0)
     queries = [row["query"] for row in interactions(replace(spec, capitals_share=1.0)) if "query" in row]
