@@ -191,6 +191,7 @@ def _property(
         timed=asked.time,
         described=given is not None and given.words == "the {k}",
         together="self" in subjects and "{S}" in parts["tell"],
+        deed=True,
     )
 
 

@@ -1,11 +1,14 @@
 """The phrase book: every sentence a spec and a split can use, and facts put into words with it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from rxt_jax.data.dialogues.deeds import deeds
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.properties import Property, properties
+from rxt_jax.data.dialogues.scenes import question_groups, scenes, told_parts
 from rxt_jax.data.dialogues.spec import DialogueSpec
 from rxt_jax.data.dialogues.subjects import Forms, Subject
 from rxt_jax.data.dialogues.talk import side_of_phrases, talk
@@ -34,10 +37,12 @@ class Fact:
     former: str = ""
     """The value it replaces, empty for a new fact."""
 
-    def say(self, template: str, my: str, forms: Forms | None = None) -> str:
-        """Put the fact into a template as the user ("my") or the model ("your") says it."""
+    def say(
+        self, template: str, my: str, forms: Forms | None = None, parts: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
+        """Put the fact into a template as the user ("my") or the model ("your") says it; `parts`: those of a scene."""
         forms = forms or self.subject.forms(my)
-        return render(template, forms, self.subject.bare, self.value, self.key, model=my == "your")
+        return render(template, forms, self.subject.bare, self.value, self.key, model=my == "your", parts=parts)
 
     @property
     def slot(self) -> str:
@@ -53,6 +58,11 @@ class Fact:
     def model_noun(self) -> str:
         """What the fact is about, as the model would name it."""
         return self.say(self.topic.noun, "your")
+
+    def shares_scene(self, other: "Fact") -> bool:
+        """Whether both are parts of the same scene, which one sentence can tell."""
+        mine, its = self.topic.scene, other.topic.scene
+        return bool(mine) and mine == its and self.subject == other.subject and self.key == other.key
 
     def is_told_with(self, other: "Fact") -> bool:
         """Whether both are parts of the same deed, which one sentence tells of."""
@@ -86,7 +96,18 @@ class Phrasebook:
         self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
         self.instructions = [tuple(each) for each in talk()["instructions"]]
         self.deeds = deeds() if spec.deeds_share else ()
-        topics = [*known.values(), *(each for verb in self.deeds for each in verb)]
+        self.scenes = {each.name: each for each in scenes()} if spec.scene_share else {}
+        self.scene_names = tuple(self.scenes)
+        self.question_groups = question_groups() if self.scenes else {}
+        self._together = {
+            name: [(told_parts(template, each), template) for template in self._side(each.together)]
+            for name, each in self.scenes.items()
+        }
+        topics = [
+            *known.values(),
+            *(each for verb in self.deeds for each in verb),
+            *(each for scene in self.scenes.values() for each in scene.parts.values()),
+        ]
         self._acts = {(each.name, act): self._side(getattr(each, act)) for each in topics for act in _ACTS}
 
     def _side(self, items: Any) -> list[Any]:
@@ -95,6 +116,10 @@ class Phrasebook:
     def any(self, draws: Draws, name: str) -> Any:
         """Draw a phrase of `talk.toml`."""
         return draws.choice(self.lists[name])
+
+    def together(self, fact: Fact) -> list[tuple[tuple[str, ...], str]]:
+        """List the sentences of a fact's scene that tell it with others: names of the parts, and the template."""
+        return [each for each in self._together[fact.topic.scene] if fact.topic.part in each[0]]
 
     def phrases(self, fact: Fact, act: str) -> list[str]:
         """List the phrases of an act that fit the subject of a fact; may be empty."""

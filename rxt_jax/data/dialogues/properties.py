@@ -40,6 +40,17 @@ class Property(NamedTuple):
     """Whether its key may have a colour or an adjective ("the red folder")."""
     together: bool = False
     """Whether the user can have done it with somebody ("we")."""
+    scene: str = ""
+    """The scene that it is a part of, empty for everything else."""
+    part: str = ""
+    """Its name in the sentences of the scene."""
+    deed: bool = False
+    """Whether it is a part of a deed."""
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether it is from everyday life, a scene or a deed: said in more ways than a model can learn by heart."""
+        return self.everyday or self.deed or bool(self.scene)
 
 
 def _listed(entry: Any) -> tuple[str, ...]:

@@ -133,7 +133,10 @@ class Narrator:
         return interaction
 
     def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: str) -> Interaction:
-        if not self.draws.chance(self.spec.echo_probability):
+        echo, others = self.spec.echo_probability, self.spec.echo_of_others
+        if others is not None and any(fact.topic.is_of_others for fact in facts):
+            echo = others
+        if not self.draws.chance(echo):
             return self._answer(interaction, silent)
         told.extend(facts)
         return self._answer(interaction, talk()["echo"].format(t=_told_together(facts)))
@@ -150,7 +153,10 @@ class Narrator:
         if len(facts) == 1 and self._takes_notes():
             clause = book.any(draws, "notes").format(n=_note(facts[0]), v=facts[0].value)
             return self._acknowledge({"query": self._type(clause, facts)}, facts, told, talk()["acknowledge"])
-        if _are_one_deed(facts):
+        scene = self._scene(facts, forms[0])
+        if scene:
+            clauses = [scene]
+        elif _are_one_deed(facts):
             clauses = [" ".join([facts[0].say(facts[0].topic.tell, "my"), *(fact.tail for fact in facts[1:])])]
         else:
             clauses = [book.clause(draws, fact, "state", form) for fact, form in zip(facts, forms, strict=True)]
@@ -162,6 +168,22 @@ class Narrator:
         else:
             clause = self._wrapped(clause, "closers", facts)
         return self._acknowledge({"query": self._type(clause, facts)}, facts, told, talk()["acknowledge"])
+
+    def _scene(self, facts: list[Fact], forms: Forms | None) -> str:
+        """Tell a scene in one sentence, mostly with more of its parts, which `facts` gets; empty where none fits."""
+        first, draws = facts[0], self.draws
+        if not first.topic.scene or not all(fact.shares_scene(first) for fact in facts):
+            return ""
+        if len(facts) == 1 and draws.chance(0.3):
+            return ""
+        told = {fact.topic.part for fact in facts}
+        untold = self.world.untold_parts(first)
+        fitting = [each for each in self.book.together(first) if told <= set(each[0]) <= told | set(untold)]
+        if not fitting:
+            return ""
+        parts, template = draws.choice(fitting)
+        facts += [self.world.fact(untold[part], first.subject, first.key) for part in parts if part not in told]
+        return first.say(template, "my", forms, {fact.topic.part: fact.value for fact in facts})
 
     def _update(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         draws, book, fact = self.draws, self.book, facts[0]

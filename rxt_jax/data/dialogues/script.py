@@ -40,6 +40,8 @@ class World:
         """Writes a word as this user does: who types everything in lower case knows the facts in lower case."""
         self.facts: list[Fact] = []
         self.slots: set[str] = set()
+        self.asked_for: set[tuple[str, str, str]] = set()
+        """Questions that have an answer: group (`question_groups`), subject, key."""
         self.taken: set[str] = set()
         self.tool: Tool | None = None
 
@@ -74,19 +76,24 @@ class World:
                 about = self._subject(chosen)
             name = key or (self._key(chosen) if chosen.keys else "")
             fact = Fact(chosen, about, self.draws.choice(chosen.values), "", name)
-            if (
-                fact.slot.casefold() not in self.slots
-                and self.book.phrases(fact, "state")
-                and self.book.phrases(fact, "ask")
-            ):
+            if self._is_new(fact) and self.book.phrases(fact, "state") and self.book.phrases(fact, "ask"):
                 if fill:
                     fact.value = self.value(fact.value_type)
                     self.facts.append(fact)
                 self.slots.add(fact.slot.casefold())
+                self.asked_for.add(self._question(fact))
                 return fact
         raise ValueError(
             f"found nothing new to talk about after {len(self.slots)} facts; name more properties, or lower facts"
         )
+
+    def _question(self, fact: Fact) -> tuple[str, str, str]:
+        group = self.book.question_groups.get(fact.topic.name, fact.topic.name)
+        return group, fact.subject.name.casefold(), fact.key.casefold()
+
+    def _is_new(self, fact: Fact) -> bool:
+        """Whether nothing has been said that answers a question for the fact."""
+        return fact.slot.casefold() not in self.slots and self._question(fact) not in self.asked_for
 
     def _topic(self) -> tuple[Property, Subject | None]:
         """Draw a property; sometimes one that was there with another subject, or another one of the same subject."""
@@ -102,6 +109,9 @@ class World:
                 return draws.choice(fitting), subject
         if spec.everyday_share and draws.chance(spec.everyday_share):
             return draws.choice(self.book.everyday), None
+        if spec.scene_share and draws.chance(spec.scene_share):
+            scene = self.book.scenes[draws.choice(self.book.scene_names)]
+            return draws.choice(tuple(scene.parts.values())), None
         if spec.deeds_share and draws.chance(spec.deeds_share):
             return draws.choice(draws.choice(self.book.deeds)), None
         return self.book.properties[draws.weighted(self.book.weights)], None
@@ -146,16 +156,25 @@ class World:
                 value = "" if chain.kind == "withdrawn" else self._other(old)
                 chain.fact = Fact(old.topic, old.subject, old.value_type, value, old.key, old.value)
             elif chain.fact is None:
-                chain.fact = self._another_part(chain, chains) or self.fact()
+                beside = [other.fact for other in chains if other.first == chain.first and other.fact]
+                chain.fact = self._another_part(beside) or self.fact()
 
-    def _another_part(self, chain: Chain, chains: list[Chain]) -> Fact | None:
-        """Make one more part of the deed that the same sentence tells of: where *and* when she bought the lamp."""
-        beside = [
-            other.fact for other in chains if other.first == chain.first and other.fact and other.fact.topic.family
-        ]
+    def untold_parts(self, told: Fact) -> dict[str, Property]:
+        """List the other parts of a fact's scene that nobody has spoken of yet, by name; none where it has no scene."""
+        if not told.topic.scene:
+            return {}
+        parts = self.book.scenes[told.topic.scene].parts
+        return {name: part for name, part in parts.items() if self._is_new(Fact(part, told.subject, "", "", told.key))}
+
+    def _another_part(self, beside: list[Fact]) -> Fact | None:
+        """Make one more part of the deed or scene that a sentence tells of: where *and* when she bought the lamp."""
+        beside = [fact for fact in beside if fact.topic.family or fact.topic.scene]
         if not beside:
             return None
         told = beside[0]
+        if told.topic.scene:
+            parts = tuple(self.untold_parts(told).values())
+            return self.fact(self.draws.choice(parts), told.subject, told.key) if parts else None
         used = {fact.topic.name for fact in beside if fact.topic.family == told.topic.family}
         verb = next(each for each in self.book.deeds if told.topic in each)
         more = [each for each in verb if each.family == told.topic.family and each.name not in used]
@@ -164,7 +183,7 @@ class World:
             each
             for each in more
             if not (each.timed and any(fact.topic.timed for fact in beside))
-            and Fact(each, told.subject, "", "", told.key).slot.casefold() not in self.slots
+            and self._is_new(Fact(each, told.subject, "", "", told.key))
         ]
         return self.fact(self.draws.choice(more), told.subject, told.key) if more else None
 
@@ -187,6 +206,9 @@ class World:
             return Fact(gone.topic, gone.subject, gone.value_type, "", gone.key)
         if known and draws.chance(0.5):
             near = draws.choice(known)
+            parts = tuple(self.untold_parts(near).values())
+            if parts and draws.chance(0.6):
+                return self.fact(draws.choice(parts), near.subject, near.key, fill=False)
             if near.has_kin:
                 return self.fact(near.topic, fill=False)
         return self.fact(fill=False)

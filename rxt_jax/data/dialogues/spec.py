@@ -17,8 +17,8 @@ _SHARES = (
     "recall_share", "absence_share", "distractor_share", "compare_share", "tool_share", "hop_share", "first_share",
     "history_share", "summary_share", "think_share", "internal_share", "updates", "withdrawals", "several_facts_share",
     "echo_probability", "invented_values", "invented_keys", "confusable_share", "same_subject_share",
-    "everyday_share", "deeds_share", "unusual_values", "same_value_share", "follow_up_share", "pronoun_share",
-    "wrapped_share", "indirect_share", "careless_share", "capitals_share", "terse_share", "typo_share",
+    "everyday_share", "scene_share", "deeds_share", "unusual_values", "same_value_share", "follow_up_share",
+    "pronoun_share", "wrapped_share", "indirect_share", "careless_share", "capitals_share", "terse_share", "typo_share",
 )  # fmt: skip
 
 
@@ -79,6 +79,8 @@ class DialogueSpec:
     """Of interactions with an internal instruction before the query."""
     echo_probability: float = 0.85
     """Of acknowledgements that repeat the fact: the rest leaves it to the memory of the query."""
+    echo_of_others: float | None = None
+    """The same where a fact is from everyday life, a scene or a deed; None = as often."""
     invented_values: float = 0.4
     """Of words in values that no list has, where a word can be anything."""
     invented_keys: float = 0.1
@@ -90,6 +92,8 @@ class DialogueSpec:
     everyday_share: float = 0.0
     """Of facts that start a topic of their own: what people do, how they are and what they jot down, with open objects
     ("I bought the lamp at Ikea"; `phrases/doings.toml`, `lives.toml`, `notes.toml`)."""
+    scene_share: float = 0.0
+    """Of the other facts that are a part of a scene: a flight with its town, time and seat (`phrases/scenes`)."""
     deeds_share: float = 0.0
     """Of the other facts that are a part of a deed: who did what, where, when, with whom (`phrases/deeds.toml`)."""
     unusual_values: float = 0.0
@@ -135,6 +139,8 @@ class DialogueSpec:
                     f"{distance} must lie in 1 … {reach}, the reach of {interactions}, "
                     f"got {getattr(self, distance)}; make the episodes longer or the distance smaller"
                 )
+        if self.echo_of_others is not None and not 0 <= self.echo_of_others <= 1:
+            raise ValueError(f"echo_of_others must lie in 0 … 1, or be None, got {self.echo_of_others}")
         if self.phrasings is not None and self.phrasings < 1:
             raise ValueError(f"phrasings must be at least 1, or None for all, got {self.phrasings}")
         for name, table in (("properties", properties()), ("tools", TOOLS)):

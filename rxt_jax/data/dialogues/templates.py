@@ -1,7 +1,9 @@
 """Templates: sentences with places for a subject, a key and a value, see `phrases/README.md`."""
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from rxt_jax.data.dialogues.subjects import Forms
 from rxt_jax.data.dialogues.values import with_article
@@ -41,8 +43,17 @@ def _parse(template: str) -> tuple[tuple[str, str, str, str], ...]:
     return (*parts, (template[end:], "", "", ""))
 
 
-def render(template: str, forms: Forms, bare: str, value: str, key: str, *, model: bool) -> str:
-    """Fill a template; `model` says that the model speaks, for whom I is you."""
+def render(
+    template: str,
+    forms: Forms,
+    bare: str,
+    value: str,
+    key: str,
+    *,
+    model: bool,
+    parts: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Fill a template; `model` says that the model speaks, for whom I is you; `parts`: values of those of a scene."""
     person = (1 if model else 0) if forms.first else 3 if forms.plural else 2
     written = []
     for literal, name, first, other in _parse(template):
@@ -63,6 +74,9 @@ def render(template: str, forms: Forms, bare: str, value: str, key: str, *, mode
             written.append(_SPEAKER[name][model])
         elif name == "B":
             written.append(bare)
+        elif name.removeprefix("a ") in parts:
+            value_of_part = parts[name.removeprefix("a ")]
+            written.append(with_article(value_of_part) if name.startswith("a ") else value_of_part)
         elif name in ("a v", "a B", "a k"):
             written.append(with_article({"v": value, "B": bare, "k": key}[name[-1]]))
         elif name:
