@@ -70,6 +70,14 @@ class World:
         self, prop: Property | None = None, subject: Subject | None = None, key: str = "", fill: bool = True
     ) -> Fact:
         """Make a fact about something new in this episode; without `fill` nobody tells its value."""
+        found = self._new_fact(prop, subject, key, fill)
+        if found is None:
+            raise ValueError(
+                f"found nothing new to talk about after {len(self.slots)} facts; name more properties, or lower facts"
+            )
+        return found
+
+    def _new_fact(self, prop: Property | None, subject: Subject | None, key: str, fill: bool) -> Fact | None:
         for _ in range(_TRIES):
             chosen, about = (prop, subject) if prop is not None else self._topic()
             if about is None:
@@ -83,9 +91,7 @@ class World:
                 self.slots.add(fact.slot.casefold())
                 self.asked_for.add(self._question(fact))
                 return fact
-        raise ValueError(
-            f"found nothing new to talk about after {len(self.slots)} facts; name more properties, or lower facts"
-        )
+        return None
 
     def _question(self, fact: Fact) -> tuple[str, str, str]:
         group = self.book.question_groups.get(fact.topic.name, fact.topic.name)
@@ -209,8 +215,9 @@ class World:
             parts = tuple(self.untold_parts(near).values())
             if parts and draws.chance(0.6):
                 return self.fact(draws.choice(parts), near.subject, near.key, fill=False)
-            if near.has_kin:
-                return self.fact(near.topic, fill=False)
+            # A key of which there are few may have been used up.
+            if near.has_kin and (other := self._new_fact(near.topic, None, "", fill=False)):
+                return other
         return self.fact(fill=False)
 
 
