@@ -23,16 +23,24 @@ CARD_FILE = "README.md"
 
 
 def export_model(
-    run: str | Path, folder: str | Path, *, dtype: WeightDtype = "bfloat16", average_with: str | Path | None = None
+    run: str | Path,
+    folder: str | Path,
+    *,
+    dtype: WeightDtype = "bfloat16",
+    average_with: str | Path | None = None,
+    average_share: float = 0.5,
 ) -> Path:
     """Write the model of a run (or of one of its stages) into a folder; return the file of its parameters.
 
-    `average_with` names another run, of the same model and tokenizer: what is written is the mean of both parameters.
-    Useful where one has learnt something new from the other: the mean often has what both can. Source: Wortsman et
-    al., "Robust fine-tuning of zero-shot models" (2022). Raises a `ValueError` where the two do not fit.
+    `average_with` names another run, of the same model and tokenizer: what is written is the mean of both parameters,
+    `average_share` (in 0 … 1, both excluded) those of the other run. Useful where one has learnt something new from
+    the other: the mean often has what both can. Source: Wortsman et al., "Robust fine-tuning of zero-shot models"
+    (2022). Raises a `ValueError` where the two do not fit.
     The recipe stays what the run was trained with, versions included, but forgets the run's place. A model card that
     is there already stays. Raises a `FileExistsError` where the folder holds a run or a model.
     """
+    if not 0 < average_share < 1:
+        raise ValueError(f"average_share must lie between 0 and 1, got {average_share}; 0.5 is the plain mean")
     folder = as_path(folder)
     for name in (RECIPE_FILE, WEIGHTS_FILE):
         if (folder / name).exists():
@@ -45,7 +53,7 @@ def export_model(
     loaded.tokenizer.save(folder)
     params = _parameters(loaded)
     if average_with is not None:
-        params = _mean(params, loaded, average_with)
+        params = _mean(params, loaded, average_with, average_share)
     meta = {"tokenizer": loaded.tokenizer.fingerprint, "stage": stage or list(loaded.recipe.stages)[-1]}
     write_weights(folder / WEIGHTS_FILE, params, meta, dtype)
     if not (folder / CARD_FILE).exists():
@@ -61,7 +69,7 @@ def _parameters(loaded: LoadedRun) -> dict[str, Any]:
     return {path: variable[...] for path, variable in flat_parameters(nnx.split(loaded.model)[1]).items()}
 
 
-def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path) -> dict[str, Any]:
+def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path, share: float) -> dict[str, Any]:
     found = load(other)
     if found.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
         raise ValueError(f"{other} has another tokenizer: its parameters are about other pieces and cannot be averaged")
@@ -73,7 +81,7 @@ def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path) -> dict[
             f"{other} is another model: {different} is {shapes[1].get(different)} there and "
             f"{shapes[0].get(different)} here. Only parameters of one model can be averaged"
         )
-    return {path: (value + its[path]) / 2 for path, value in params.items()}
+    return {path: (1 - share) * value + share * its[path] for path, value in params.items()}
 
 
 def _measured(source: Path, stage: str | None) -> dict[str, Any]:

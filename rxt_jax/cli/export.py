@@ -27,11 +27,19 @@ class ExportOptions:
     """How parameters are stored; they are float32 again when they are loaded."""
     average_with: str | None = None
     """Another run of the same model, or one of its `stages/<name>`: write the mean of both parameters."""
+    average_share: float = 0.5
+    """How much of the mean is the other run."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Export and say how large it is."""
     options = parse(ExportOptions, arguments, "rxt export")
-    file = export_model(options.run, options.folder, dtype=options.dtype, average_with=options.average_with)
+    file = export_model(
+        options.run,
+        options.folder,
+        dtype=options.dtype,
+        average_with=options.average_with,
+        average_share=options.average_share,
+    )
     print(f"written: {options.folder}, {file_size(file) / 1e6:.1f} MB; talk to it: rxt chat {options.folder}")
     return 0

@@ -105,6 +105,12 @@ def test_the_mean_of_two_runs_is_exported_and_of_two_models_refused(run_folder, 
     assert any((first[path] != second[path]).any() for path in first)
     for path, value in mean.items():
         np.testing.assert_allclose(value, (first[path] + second[path]) / 2, rtol=1e-6, atol=1e-7)
+    command[2] = str(tmp_path / "quarter")
+    assert main([*command, "--average-with", str(run_folder), "--average-share", "0.25"]) == 0
+    for path, value in flat(load(tmp_path / "quarter").model).items():
+        np.testing.assert_allclose(value, 0.25 * first[path] + 0.75 * second[path], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="average_share must lie between 0 and 1, got 1"):
+        export_model(run_folder, tmp_path / "mixed", average_with=tmp_path / "second", average_share=1.0)
     write_run(tmp_path / "other", small_model(replace(config, num_layers=config.num_layers + 1)), tokenizer)
     with pytest.raises(ValueError, match=r"is another model: .* there and .* here"):
         export_model(run_folder, tmp_path / "mixed", average_with=tmp_path / "other")
