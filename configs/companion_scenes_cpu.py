@@ -1,6 +1,6 @@
-"""The companion's last stage: scenes again, at a low rate, on one CPU core (configs/companion_scenes.py says when).
+"""The companion's last stage: scenes again, at a low rate, in small batches on one CPU core.
 
-    rxt train configs/companion_scenes_cpu.py
+It begins with `runs/companion_mixed`; configs/companion_scenes.py says what that is, and the command.
 """
 
 import runpy
