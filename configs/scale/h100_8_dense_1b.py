@@ -7,8 +7,8 @@ compares with what an H100 has, which is an estimate: the compiler for the CPU m
 
     rxt compile-check configs/scale/h100_8_dense_1b.py --topology cpu:8 --memory 74
 
-says what fits. It has not been run for this recipe yet, nor has the recipe (benchmarks/scaling_hosts.md). `TRAIN` and
-`HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
+says what fits (benchmarks/scaling_hosts.md). The recipe has not been run. `TRAIN` and `HELD_OUT` are files of
+conversations (docs/data.md), which stage 1 reads as texts.
 """
 
 from dataclasses import replace

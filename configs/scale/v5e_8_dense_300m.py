@@ -6,7 +6,7 @@ Every device has all parameters and moments, and its own rows.
 
     rxt compile-check configs/scale/v5e_8_dense_300m.py --topology v5e:2x4
 
-says what fits; benchmarks/scaling_hosts.md has what it said of some stages. No run has been measured. `TRAIN` and
+says what fits; benchmarks/scaling_hosts.md has what it said. No run has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 

@@ -6,7 +6,7 @@ Experts are split over eight devices; the rest is whole on every device, and row
 
     rxt compile-check configs/scale/v5p_64_experts_1b.py --topology v5p:2x4x4
 
-says what fits; benchmarks/scaling_hosts.md has what it said of some stages. No run has been measured. `TRAIN` and
+says what fits; benchmarks/scaling_hosts.md has what it said. No run has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 

@@ -6,7 +6,7 @@ Parameters and moments are split over all devices.
 
     rxt compile-check configs/scale/v6e_8_dense_1b.py --topology v6e:2x4
 
-says what fits; benchmarks/scaling_hosts.md has what it said of some stages. No run has been measured. `TRAIN` and
+says what fits; benchmarks/scaling_hosts.md has what it said. No run has been measured. `TRAIN` and
 `HELD_OUT` are files of conversations (docs/data.md), which stage 1 reads as texts.
 """
 
