@@ -116,8 +116,9 @@ def test_recipes_for_accelerators_divide_evenly_and_say_how_to_prove_that_they_f
     for name, run in recipe.stages.items():
         assert run.batch_size % (math.prod(sizes) * run.accumulation) == 0, name
         assert example_batch(run.stage, recipe.data_of(run), 1).loss_mask.any()
-    attention = recipe.model.decoder.attention
-    assert attention.head_dim == 128 and recipe.model.embed_dim % 256 == 0
+    if not any(published in file for published in ("alpha", "beta")):
+        # Our own are what the matrix units want; the published models are as they were published.
+        assert recipe.model.decoder.attention.head_dim == 128 and recipe.model.embed_dim % 256 == 0
 
 
 def test_there_are_recipes():
