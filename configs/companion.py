@@ -4,7 +4,8 @@
     rxt export runs/companion runs/companion_deeds --average-with runs/companion/stages/memory_aware_values
 
 The second command makes the mean of before and after the last stage, which knows what both know. Eight minutes on an
-H100 (`--model.dtype bfloat16 --data.workers 10`) and an hour on one CPU core; about forty hours on two CPU cores alone.
+H100 (`--model.dtype bfloat16 --data.workers 10 --stages.memory-aware-values.data.workers 10`) and an hour on one CPU
+core; about forty hours on two CPU cores alone.
 The model that the package ships went on from here (configs/companion_scenes.py). Its card, rxt_jax/companion/README.md,
 says how it was made and what it can do.
 """

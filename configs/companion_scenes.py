@@ -1,12 +1,11 @@
 """The companion learns scenes: what people tell about health, trips, work, home, people, money and leisure.
 
-    rxt train configs/companion_scenes.py --model.dtype bfloat16 --data.workers 11
+    rxt train configs/companion_scenes.py --model.dtype bfloat16 --stages.memory-aware-scenes.data.workers 11
     rxt export runs/companion_deeds runs/companion_mixed --average-with runs/companion_scenes --average-share 0.35
-    rxt train configs/companion_scenes_cpu.py
-    rxt export runs/companion_scenes_cpu rxt_jax/companion
 
 It begins with what configs/companion.py had before its last stage: five minutes on an H100. The second command takes a
-share of what it has learnt into the model that copies better, the third lets the two settle on one CPU core.
+share of what it has learnt into the model that copies better. rxt_jax/companion/README.md has the commands that follow
+(configs/companion_scenes_cpu.py, and means) and says what each of these models can do.
 """
 
 import runpy
@@ -30,7 +29,7 @@ spec = replace(
     everyday_share=0.2,
     scene_share=0.6,
     deeds_share=0.25,
-    echo_of_others=0.0,
+    varied_echo_probability=0.0,
     absence_share=0.14,
     unusual_values=0.12,
     several_facts_share=0.2,

@@ -1,6 +1,7 @@
 """The companion's last stage: scenes again, at a low rate, in small batches on one CPU core.
 
-It begins with `runs/companion_mixed`; configs/companion_scenes.py says what that is, and the command.
+It begins with `runs/companion_mixed`, which configs/companion_scenes.py makes. rxt_jax/companion/README.md has the
+commands: it runs twice, and what ships is a mean.
 """
 
 import runpy

@@ -48,7 +48,7 @@ class Property(NamedTuple):
     """Whether it is a part of a deed."""
 
     @property
-    def is_of_others(self) -> bool:
+    def is_varied(self) -> bool:
         """Whether it is from everyday life, a scene or a deed: said in more ways than a model can learn by heart."""
         return self.everyday or self.deed or bool(self.scene)
 

@@ -133,9 +133,9 @@ class Narrator:
         return interaction
 
     def _acknowledge(self, interaction: Interaction, facts: list[Fact], told: list[Fact], silent: str) -> Interaction:
-        echo, others = self.spec.echo_probability, self.spec.echo_of_others
-        if others is not None and any(fact.topic.is_of_others for fact in facts):
-            echo = others
+        echo, varied = self.spec.echo_probability, self.spec.varied_echo_probability
+        if varied is not None and any(fact.topic.is_varied for fact in facts):
+            echo = varied
         if not self.draws.chance(echo):
             return self._answer(interaction, silent)
         told.extend(facts)

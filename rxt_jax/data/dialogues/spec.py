@@ -79,8 +79,8 @@ class DialogueSpec:
     """Of interactions with an internal instruction before the query."""
     echo_probability: float = 0.85
     """Of acknowledgements that repeat the fact: the rest leaves it to the memory of the query."""
-    echo_of_others: float | None = None
-    """The same where a fact is from everyday life, a scene or a deed; None = as often."""
+    varied_echo_probability: float | None = None
+    """The same for facts that are said in varied ways: of everyday life, scenes and deeds; None = as often."""
     invented_values: float = 0.4
     """Of words in values that no list has, where a word can be anything."""
     invented_keys: float = 0.1
@@ -139,8 +139,10 @@ class DialogueSpec:
                     f"{distance} must lie in 1 … {reach}, the reach of {interactions}, "
                     f"got {getattr(self, distance)}; make the episodes longer or the distance smaller"
                 )
-        if self.echo_of_others is not None and not 0 <= self.echo_of_others <= 1:
-            raise ValueError(f"echo_of_others must lie in 0 … 1, or be None, got {self.echo_of_others}")
+        if self.varied_echo_probability is not None and not 0 <= self.varied_echo_probability <= 1:
+            raise ValueError(
+                f"varied_echo_probability must lie in 0 … 1, or be None, got {self.varied_echo_probability}"
+            )
         if self.phrasings is not None and self.phrasings < 1:
             raise ValueError(f"phrasings must be at least 1, or None for all, got {self.phrasings}")
         for name, table in (("properties", properties()), ("tools", TOOLS)):

@@ -21,7 +21,9 @@ PRESETS["deeds"] = lambda: replace(
     capitals_share=0.2,
     terse_share=0.2,
 )
-PRESETS["scenes"] = lambda: replace(PRESETS["deeds"](), scene_share=0.8, echo_of_others=0.0, absence_share=0.15)
+PRESETS["scenes"] = lambda: replace(
+    PRESETS["deeds"](), scene_share=0.8, varied_echo_probability=0.0, absence_share=0.15
+)
 EVERYDAY = [(preset, split) for preset in ("everyday", "deeds", "scenes") for split in ("train", "all_unseen")]
 PARTS = ("internal", "tool_use", "query", "think", "answer", "tool_call")
 
