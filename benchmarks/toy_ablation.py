@@ -2,9 +2,10 @@
 
     python benchmarks/toy_ablation.py
 
-All stages are shortened to the same share of `configs/toy.py`, so the figures compare with each other, not with the
-README. Variants of the last stage begin with the same reading stages, the others train their own. One variant per
-CPU core at a time. Writes `runs/ablation/` and prints the table; what is finished there is not run again.
+The last stage is shortened to a share of that of `configs/toy.py`, so the figures compare with each other, not with the
+README; the stages before it are whole, because memory learns nothing before they have. Variants of the last stage begin
+with the same reading stages, the others train their own. One variant per CPU core at a time. Writes `runs/ablation/` and
+prints the table; what is finished there is not run again.
 """
 
 import json
@@ -150,8 +151,8 @@ def _folder(name: str) -> Path:
 
 def _recipe(name: str, share: float) -> Recipe:
     recipe = replace(load_recipe("configs/toy.py"), cpu_devices=None, folder=str(_folder(name)))
-    recipe = _change(recipe, lambda run: replace(run, updates=round(share * run.updates)))
-    evaluation = replace(recipe.evaluation, episodes=128, splits=SPLITS, conditions=("memory",))
+    recipe = _change(recipe, lambda run: replace(run, updates=round(share * run.updates)), *MEMORY)
+    evaluation = replace(recipe.evaluation, splits=SPLITS, conditions=("memory",))
     recipe = replace(recipe, evaluation=evaluation)
     if name == EARLY:
         return _without(recipe, *MEMORY)
@@ -212,10 +213,10 @@ def _table() -> str:
     return "\n".join(lines)
 
 
-def main(only: str | None = None, share: float = 0.5) -> None:
+def main(only: str | None = None, share: float = 0.3) -> None:
     """Run what is missing and write the table; `only` runs one variant in this process.
 
-    `share` of the recipe's updates are trained in every stage.
+    `share` of the recipe's updates with memory are trained.
     """
     if only is not None:
         _run(only, share)

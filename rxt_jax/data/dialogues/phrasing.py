@@ -8,6 +8,7 @@ from typing import Any
 from rxt_jax.data.dialogues.deeds import deeds
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.properties import Property, properties
+from rxt_jax.data.dialogues.remarks import Remark, remarks
 from rxt_jax.data.dialogues.scenes import question_groups, scenes, told_parts
 from rxt_jax.data.dialogues.spec import DialogueSpec
 from rxt_jax.data.dialogues.subjects import Forms, Subject
@@ -94,6 +95,9 @@ class Phrasebook:
         self.everyday = [each for each in known.values() if each.everyday]
         self.lists: dict[str, list[Any]] = {name: self._side(talk()[name]) for name in _USER_LISTS}
         self.chat = [(self._side(each["say"]), each["answer"]) for each in talk()["chat"]]
+        self.remarks: list[tuple[str, Remark]] = [
+            (template, each) for each in (remarks() if spec.remark_share else ()) for template in self._side(each.say)
+        ]
         self.instructions = [tuple(each) for each in talk()["instructions"]]
         self.deeds = deeds() if spec.deeds_share else ()
         self.scenes = {each.name: each for each in scenes()} if spec.scene_share else {}

@@ -8,10 +8,11 @@ from typing import Any
 from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.phrasing import Fact, Phrasebook
 from rxt_jax.data.dialogues.plan import Turn
+from rxt_jax.data.dialogues.remarks import drawn_values
 from rxt_jax.data.dialogues.script import World, stated_before
-from rxt_jax.data.dialogues.subjects import Forms
+from rxt_jax.data.dialogues.subjects import Forms, Subject
 from rxt_jax.data.dialogues.talk import talk
-from rxt_jax.data.dialogues.templates import sentence
+from rxt_jax.data.dialogues.templates import render, sentence
 from rxt_jax.data.dialogues.typing_habits import TypingHabits
 
 __all__ = ["Narrator", "mentions"]
@@ -32,6 +33,8 @@ class Narrator:
         self.bags: dict[str, set[str]] = {}
         self.before: tuple[str, list[Fact]] = ("", [])
         """Kind and facts of the turn before."""
+        self.spoken_of: list[Fact] = []
+        """Facts that have been told so far, and those that they replaced."""
 
     def tell(self, turns: list[Turn]) -> list[Interaction]:
         """Realize the turns of an episode in order."""
@@ -282,6 +285,8 @@ class Narrator:
 
     def _distractor(self, facts: list[Fact], told: list[Fact]) -> Interaction:
         draws, book = self.draws, self.book
+        if self.spec.remark_share and draws.chance(self.spec.remark_share):
+            return self._remark()
         form = draws.below(10)
         if form == 0:
             x, y = draws.between(1, 9), draws.between(1, 9)
@@ -293,6 +298,26 @@ class Narrator:
             says, answer = draws.choice(book.chat)
             query, kind = draws.choice(says), "chat"
         return self._answer({"query": self.habits.type(draws, query, ()), "intent": kind}, answer)
+
+    def _remark(self) -> Interaction:
+        """Comment on what was told, or ask what nobody has told: nothing here is to be kept."""
+        draws, world = self.draws, self.world
+        values = [fact.value for fact in self.spoken_of]
+        template, remark = draws.choice(self.book.remarks)
+        while "{v}" in template and not values:
+            template, remark = draws.choice(self.book.remarks)
+        drawn = {name: world.cased(world.value(name)) for name in drawn_values(template)}
+        value = draws.choice(values) if "{v}" in template else ""
+        forms, bare = Subject("self").forms("my"), ""
+        if remark.subjects:
+            known = [fact.subject for fact in self.spoken_of if fact.subject.kind in remark.subjects]
+            subject = draws.choice(known) if known and draws.chance(0.7) else world.subject(remark.subjects)
+            just_named = any(fact.subject == subject for fact in self.before[1])
+            pronoun = just_named and subject.kind != "self" and draws.chance(0.5)
+            forms, bare = subject.pronoun() if pronoun else subject.forms("my"), subject.bare
+        query = render(template, forms, bare, value, "", model=False, parts=drawn)
+        query = self.habits.type(draws, query, [value, *drawn.values()])
+        return self._answer({"query": query, "intent": "remark"}, remark.answer)
 
     def _annotate(self, position: int, interaction: Interaction, told: list[Fact], facts: list[Fact]) -> None:
         """Note which values the answer takes from memory, then which values have been said where."""
@@ -312,6 +337,7 @@ class Narrator:
         for fact in facts:
             if fact.value and mentions(fact.value, spoken):
                 self.last_said[fact.value] = position
+                self.spoken_of.append(fact)
                 self.bags.setdefault(fact.value_type, set()).add(fact.value)
         for value in self.last_said:  # a value may be a common word that small talk or another fact says as well
             if self.last_said[value] != position and mentions(value, spoken):

@@ -122,13 +122,16 @@ class World:
             return draws.choice(draws.choice(self.book.deeds)), None
         return self.book.properties[draws.weighted(self.book.weights)], None
 
+    def subject(self, kinds: tuple[str, ...]) -> Subject:
+        """Draw somebody or something of one of these kinds."""
+        subject = draw_subject(self.draws, self.draws.choice(kinds), self.held_out_keys, self.spec.invented_keys)
+        return subject._replace(noun=self.cased(subject.noun), owner=self.cased(subject.owner))
+
     def _subject(self, prop: Property) -> Subject:
-        subject = draw_subject(
-            self.draws, self.draws.choice(prop.subjects), self.held_out_keys, self.spec.invented_keys
-        )
+        subject = self.subject(prop.subjects)
         if prop.together and subject.kind == "self" and self.draws.chance(0.3):
             return WE
-        return subject._replace(noun=self.cased(subject.noun), owner=self.cased(subject.owner))
+        return subject
 
     def _key(self, prop: Property) -> str:
         noun = draw_noun(self.draws, prop.keys, self.held_out_keys, self.spec.invented_keys)

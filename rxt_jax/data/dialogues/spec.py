@@ -17,8 +17,9 @@ _SHARES = (
     "recall_share", "absence_share", "distractor_share", "compare_share", "tool_share", "hop_share", "first_share",
     "history_share", "summary_share", "think_share", "internal_share", "updates", "withdrawals", "several_facts_share",
     "echo_probability", "invented_values", "invented_keys", "confusable_share", "same_subject_share",
-    "everyday_share", "scene_share", "deeds_share", "unusual_values", "same_value_share", "follow_up_share",
-    "pronoun_share", "wrapped_share", "indirect_share", "careless_share", "capitals_share", "terse_share", "typo_share",
+    "remark_share", "everyday_share", "scene_share", "deeds_share", "unusual_values", "same_value_share",
+    "follow_up_share", "pronoun_share", "wrapped_share", "indirect_share", "careless_share", "capitals_share",
+    "terse_share", "typo_share",
 )  # fmt: skip
 
 
@@ -53,6 +54,8 @@ class DialogueSpec:
     """Of interactions that ask for what was not told."""
     distractor_share: float = 0.1
     """Of interactions that are small talk."""
+    remark_share: float = 0.0
+    """Of small talk that comments on what was told, or asks what a memory cannot know (`phrases/remarks.toml`)."""
     compare_share: float = 0.01
     """Of interactions that ask which of two ages is higher."""
     tool_share: float = 0.01
