@@ -24,7 +24,10 @@ PRESETS["deeds"] = lambda: replace(
 PRESETS["scenes"] = lambda: replace(
     PRESETS["deeds"](), scene_share=0.8, varied_echo_probability=0.0, absence_share=0.15
 )
-EVERYDAY = [(preset, split) for preset in ("everyday", "deeds", "scenes") for split in ("train", "all_unseen")]
+PRESETS["remarks"] = lambda: replace(PRESETS["scenes"](), distractor_share=0.3, remark_share=0.8)
+EVERYDAY = [
+    (preset, split) for preset in ("everyday", "deeds", "scenes", "remarks") for split in ("train", "all_unseen")
+]
 PARTS = ("internal", "tool_use", "query", "think", "answer", "tool_call")
 
 
