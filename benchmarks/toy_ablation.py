@@ -59,6 +59,10 @@ def _without(recipe: Recipe, *names: str) -> Recipe:
     return replace(recipe, stages={name: run for name, run in recipe.stages.items() if name not in names})
 
 
+def _longer(recipe: Recipe, name: str) -> Recipe:
+    return _change(recipe, lambda run: replace(run, updates=2 * run.updates), name)
+
+
 def _before(recipe: Recipe, later: str, name: str, run: StageRun) -> Recipe:
     stages: dict[str, StageRun] = {}
     for each, its in recipe.stages.items():
@@ -130,6 +134,9 @@ WHOLE = {
     "without joint_pretraining": lambda recipe: _without(recipe, "joint_pretraining"),
     "without interaction_sft": lambda recipe: _without(recipe, "interaction_sft"),
     "without history_reading": lambda recipe: _without(recipe, "history_reading"),
+    "joint_pretraining twice as long": lambda recipe: _longer(recipe, "joint_pretraining"),
+    "interaction_sft twice as long": lambda recipe: _longer(recipe, "interaction_sft"),
+    "history_reading twice as long": lambda recipe: _longer(recipe, "history_reading"),
     "heads of 16": lambda recipe: _heads(recipe, 16),
     "width 64": lambda recipe: _heads(recipe, 32, 64),
     "width 128": lambda recipe: _heads(recipe, 32, 128),
