@@ -20,6 +20,7 @@ from queue import SimpleQueue
 
 import tyro
 
+from rxt_jax.data.config import DialogueData
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.recipe import Recipe, StageRun, load_recipe
 from rxt_jax.stages import MemoryPretraining
@@ -72,6 +73,22 @@ def _before(recipe: Recipe, later: str, name: str, run: StageRun) -> Recipe:
     return replace(recipe, stages=stages)
 
 
+def _five_turns_first(recipe: Recipe) -> Recipe:
+    """Half of the interactions with memory in conversations of five turns, then the usual nine."""
+    run, data = recipe.stages["memory_aware"], recipe.data
+    assert isinstance(data.source, DialogueData) and data.source.spec is not None
+    spec = replace(data.source.spec, interactions=(5, 5), facts=(1, 3), max_distance=4)
+    constant = replace(run.optimizer.schedule, kind="constant")
+    short = replace(
+        run,
+        updates=round(0.9 * run.updates),
+        optimizer=replace(run.optimizer, schedule=constant),
+        data=replace(data, source=DialogueData(spec=spec), max_interactions=5),
+    )
+    rest = replace(run, updates=round(0.5 * run.updates))
+    return replace(recipe, stages={"memory_aware_short": short, "memory_aware": rest})
+
+
 def _model(recipe: Recipe, **changes: object) -> Recipe:
     return replace(recipe, model=replace(recipe.model, **changes))
 
@@ -113,6 +130,7 @@ LATE = {
     "gradient across 1 write": lambda recipe: _change(
         recipe, lambda run: _objective(run, memory_gradient_steps=1), *MEMORY
     ),
+    "five turns first": _five_turns_first,
     "batches of 16, half the updates": lambda recipe: _change(
         recipe, lambda run: replace(run, batch_size=16, updates=run.updates // 2), *MEMORY
     ),
