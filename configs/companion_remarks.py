@@ -33,6 +33,6 @@ recipe = replace(
     seed=2,
     start_from="runs/companion_scenes_mean",
     stages={
-        "memory_aware_remarks": replace(before, updates=2400, data=replace(before.data, source=DialogueData(spec=spec)))
+        "memory_aware_remarks": replace(before, updates=1180, data=replace(before.data, source=DialogueData(spec=spec)))
     },
 )
