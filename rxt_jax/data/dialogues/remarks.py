@@ -11,13 +11,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from rxt_jax.data.dialogues.subjects import SUBJECT_KINDS
+from rxt_jax.data.dialogues.templates import SUBJECT_PLACES
 from rxt_jax.data.dialogues.values import VALUE_TYPES
 
 __all__ = ["Remark", "drawn_values", "read_remarks", "remarks"]
 
-_KINDS = {"self", "relative", "acquaintance", "named", "pet", "thing", "event"}
 _PLACE = re.compile(r"\{(a )?([^}]*)\}")
-_SUBJECT = {"S", "P", "O", "is", "was", "has", "does"}
 
 
 class Remark(NamedTuple):
@@ -30,16 +30,16 @@ class Remark(NamedTuple):
 
 def drawn_values(template: str) -> list[str]:
     """List the value types that a sentence names, each once: {city}, {a thing}."""
-    return list(dict.fromkeys(name for _, name in _PLACE.findall(template) if name not in _SUBJECT | {"v"}))
+    return list(dict.fromkeys(name for _, name in _PLACE.findall(template) if name not in SUBJECT_PLACES | {"v"}))
 
 
 def _check(where: str, template: str, has_subject: bool) -> None:
     for _, name in _PLACE.findall(template):
-        if name not in _SUBJECT | {"v"} | set(VALUE_TYPES):
+        if name not in SUBJECT_PLACES | {"v"} | set(VALUE_TYPES):
             raise ValueError(f"{where}: unknown place {{{name}}} in {template!r}")
-        if name in _SUBJECT and not has_subject:
+        if name in SUBJECT_PLACES and not has_subject:
             raise ValueError(f"{where}: {template!r} speaks of somebody: the group needs `subjects`")
-    names = [name for _, name in _PLACE.findall(template) if name not in _SUBJECT]
+    names = [name for _, name in _PLACE.findall(template) if name not in SUBJECT_PLACES]
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: {template!r} names a value twice")
 
@@ -51,8 +51,8 @@ def read_remarks(text: str, file: str) -> Iterator[Remark]:
         if wrong := {"answer", "subjects", "say"} ^ (set(table) | {"subjects"}):
             raise ValueError(f"{where}: needs answer, say and perhaps subjects; see {sorted(wrong)}")
         subjects: list[Any] = table.get("subjects", [])
-        if unknown := set(subjects) - _KINDS:
-            raise ValueError(f"{where}: no subject {min(unknown)}; there are {', '.join(sorted(_KINDS))}")
+        if unknown := set(subjects) - SUBJECT_KINDS:
+            raise ValueError(f"{where}: no subject {min(unknown)}; there are {', '.join(sorted(SUBJECT_KINDS))}")
         if len(table["say"]) < 4 or len(set(table["say"])) < len(table["say"]):
             raise ValueError(f"{where}: needs at least 4 different sentences, got {table['say']}")
         for template in table["say"]:

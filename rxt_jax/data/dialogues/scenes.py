@@ -12,16 +12,15 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from rxt_jax.data.dialogues.properties import Property, properties
+from rxt_jax.data.dialogues.subjects import SUBJECT_KINDS
+from rxt_jax.data.dialogues.templates import SUBJECT_PLACES
 from rxt_jax.data.dialogues.values import VALUE_TYPES
 
 __all__ = ["Scene", "question_groups", "read_scenes", "scenes", "told_parts"]
 
-_KINDS = {"self", "relative", "acquaintance", "named", "pet", "thing", "event"}
 _USER_LISTS = ("state", "ask", "embedded")
 _FIELDS = {"value", "noun", "tell", *_USER_LISTS}
 _PLACE = re.compile(r"\{(?:a )?([^}]*)\}")
-_VERBS = {"is", "was", "has", "does"}
-_SUBJECT = {"S", "P", "O", *_VERBS}
 _SPEAKER = {"I", "my", "me", "am"}
 _SPOKEN_BY_THE_USER = re.compile(r"\b(I|my|me|we|our|us|mine|myself)\b")
 
@@ -55,7 +54,7 @@ def _part(
     values = [table["value"]] if isinstance(table["value"], str) else table["value"]
     if unknown := set(values) - set(VALUE_TYPES):
         raise ValueError(f"{where}: no value type {min(unknown)}; there are {', '.join(sorted(VALUE_TYPES))}")
-    places, needed = _SUBJECT | ({"k"} if keys else set()), {"k"} if keys else set()
+    places, needed = SUBJECT_PLACES | ({"k"} if keys else set()), {"k"} if keys else set()
     for field in ("noun", "tell"):
         template = table[field]
         _places(f"{where} {field}", template, places | _SPEAKER | ({"v"} if field == "tell" else set()), needed)
@@ -97,9 +96,9 @@ def read_scenes(text: str, file: str) -> Iterator[Scene]:
         if wrong := {"subjects", "together", "key"} ^ (set(table) - set(parts) | {"key"}):
             raise ValueError(f"{where}: needs subjects, together, perhaps key, and parts; see {sorted(wrong)}")
         subjects, keys = table["subjects"], table.get("key", [])
-        if unknown := set(subjects) - _KINDS:
-            raise ValueError(f"{where}: no subject {min(unknown)}; there are {', '.join(sorted(_KINDS))}")
-        if len(parts) < 2 or set(parts) & (_SUBJECT | _SPEAKER | {"v", "k", "B"}):
+        if unknown := set(subjects) - SUBJECT_KINDS:
+            raise ValueError(f"{where}: no subject {min(unknown)}; there are {', '.join(sorted(SUBJECT_KINDS))}")
+        if len(parts) < 2 or set(parts) & (SUBJECT_PLACES | _SPEAKER | {"v", "k", "B"}):
             raise ValueError(f"{where}: needs two parts or more, named unlike the other places, got {list(parts)}")
         scene = Scene(
             name=name,
@@ -109,7 +108,7 @@ def read_scenes(text: str, file: str) -> Iterator[Scene]:
         if len(scene.together) < 4 or len(set(scene.together)) < len(scene.together):
             raise ValueError(f"{where} together: needs at least 4 different sentences, got {scene.together}")
         for template in scene.together:
-            places = _SUBJECT | set(parts) | ({"k"} if keys else set())
+            places = SUBJECT_PLACES | set(parts) | ({"k"} if keys else set())
             _places(f"{where} together", template, places, {"k"} if keys else set())
             told = [part for part in _PLACE.findall(template) if part in parts]
             if len(told) < 2 or len(set(told)) < len(told):

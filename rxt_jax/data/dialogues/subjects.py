@@ -6,7 +6,9 @@ from rxt_jax.data.dialogues.draws import Draws
 from rxt_jax.data.dialogues.values import draw_value
 from rxt_jax.data.dialogues.word_lists import choose_word, invent
 
-__all__ = ["WE", "Forms", "Subject", "draw_noun", "draw_subject"]
+__all__ = ["SUBJECT_KINDS", "WE", "Forms", "Subject", "draw_noun", "draw_subject"]
+
+SUBJECT_KINDS = frozenset({"self", "relative", "acquaintance", "named", "pet", "thing", "event"})
 
 _LISTS = {
     "relative": ("relatives",),

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from rxt_jax.data.dialogues.subjects import Forms
 from rxt_jax.data.dialogues.values import with_article
 
-__all__ = ["needs_bare_noun", "render", "sentence"]
+__all__ = ["SUBJECT_PLACES", "needs_bare_noun", "render", "sentence"]
 
 _PLACE = re.compile(r"\{([^}]*)\}|\[([^\]|]*)\|([^\]]*)\]")
 _BARE = re.compile(r"\{(B|a B)\}")
@@ -19,6 +19,8 @@ _VERBS = {
     "has": ("have", "have", "has", "have"),
     "does": ("do", "do", "does", "do"),
 }
+SUBJECT_PLACES = frozenset({"S", "P", "O", *_VERBS})
+"""Places of a template that name the subject or agree with it."""
 _SPEAKER = {"I": ("I", "you"), "my": ("my", "your"), "me": ("me", "you"), "am": ("am", "are")}
 
 
