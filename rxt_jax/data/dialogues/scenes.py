@@ -21,6 +21,8 @@ __all__ = ["Scene", "question_groups", "read_scenes", "scenes", "told_parts"]
 _USER_LISTS = ("state", "ask", "embedded")
 _FIELDS = {"value", "noun", "tell", *_USER_LISTS}
 _PLACE = re.compile(r"\{(?:a )?([^}]*)\}")
+# "{day}s" is no day any more, and "{name}'s" is another name where users drop apostrophes.
+_GROWN = re.compile(r"\{(?:a )?([^}]*)\}['\w]")
 _SPEAKER = {"I", "my", "me", "am"}
 _SPOKEN_BY_THE_USER = re.compile(r"\b(I|my|me|we|our|us|mine|myself)\b")
 
@@ -44,6 +46,9 @@ def _places(where: str, template: str, allowed: set[str], needed: set[str]) -> N
         raise ValueError(f"{where}: unknown place {{{min(unknown)}}} in {template!r}; there are {sorted(allowed)}")
     if missing := needed - found:
         raise ValueError(f"{where}: {template!r} lacks the place {{{min(missing)}}}")
+    for found_place in _GROWN.finditer(template):
+        if found_place[1] not in SUBJECT_PLACES | _SPEAKER:
+            raise ValueError(f"{where}: {template!r} makes another word of {{{found_place[1]}}}: a value stands alone")
 
 
 def _part(

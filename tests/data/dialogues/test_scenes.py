@@ -77,6 +77,7 @@ tell = "{P} plane leaves at {v}"
     ("old", "new", "message"),
     [
         ('value = "city"', 'value = "town"', r"my.toml \[flight\] city: no value type town"),
+        ("off at {v}", "off at {v}s", r"\[flight\] time state: 'off at \{v\}s' makes another word of \{v\}"),
         ('"off to {v}"', '"off to {w}"', r"\[flight\] city state: unknown place \{w\}"),
         ('"off to {v}"', '"off to there"', "must name the value {v} once"),
         ('"to {city} at {time}"', '"to {city}"', "must tell two parts or more"),
