@@ -6,7 +6,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ def told_parts(template: str, scene: Scene) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in _PLACE.findall(template) if name in scene.parts))
 
 
-def _places(where: str, template: str, allowed: set[str], needed: set[str]) -> None:
+def _places(where: str, template: str, allowed: Set[str], needed: Set[str]) -> None:
     found = set(_PLACE.findall(template))
     if unknown := found - allowed:
         raise ValueError(f"{where}: unknown place {{{min(unknown)}}} in {template!r}; there are {sorted(allowed)}")
