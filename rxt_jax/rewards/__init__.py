@@ -1,5 +1,6 @@
 """Rewards as pure functions of ids: retention, format, planted facts, functions of one's own, and sums of them."""
 
+from rxt_jax.rewards.abstention_reward import AbstentionReward
 from rxt_jax.rewards.context import embedding_table, make_reward_context
 from rxt_jax.rewards.fact_reward import FactReward
 from rxt_jax.rewards.format_reward import FormatReward
@@ -34,6 +35,7 @@ __all__ = [
     "MODES",
     "NEGATIVE",
     "STANDARD",
+    "AbstentionReward",
     "EncodedFacts",
     "FactReward",
     "Facts",

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rxt_jax.data.tokenizer import Tokenizer
-from rxt_jax.rewards.reward import RewardContext
+from rxt_jax.rewards.planted_facts import encode_abstentions
+from rxt_jax.rewards.reward import Facts, RewardContext
 from rxt_jax.types import Array
 
 __all__ = ["embedding_table", "make_reward_context"]
@@ -33,6 +34,7 @@ def make_reward_context(tokenizer: Tokenizer, embedding: Array | None = None) ->
         end_id=jnp.int32(tokenizer.special.eos),
         letter_first=jnp.asarray(first),
         letter_last=jnp.asarray(last),
+        abstentions=Facts(*map(jnp.asarray, encode_abstentions(tokenizer))),
         embedding=None if embedding is None else jnp.array(embedding, jnp.float32, copy=True),
     )
 

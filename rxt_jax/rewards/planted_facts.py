@@ -8,9 +8,17 @@ import numpy as np
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.rewards.reward import Facts
 
-__all__ = ["EncodedFacts", "annotated_values", "encode_facts", "spellings"]
+__all__ = ["ABSTENTIONS", "EncodedFacts", "annotated_values", "encode_abstentions", "encode_facts", "spellings"]
 
 _OPENINGS = ('"', "(")  # a value behind one of these has no space before it
+
+ABSTENTIONS = (
+    *(f"{no} {verb}" for no in ("not", "never") for verb in ("told", "tell", "said", "say", "mentioned", "mention")),
+    *("do not know", "don't know", "didn't tell", "didn't say", "didn't mention", "haven't told", "haven't said"),
+    *("haven't mentioned", "do not remember", "don't remember", "not sure", "cannot know", "no idea"),
+)
+"""Runs of words that say in an answer that something was not told or is not known; the embedded dialogues' own is
+"you have not told me". `evaluation.outcome.abstains` knows more of them, and reads text in place of ids."""
 
 
 class EncodedFacts(NamedTuple):
@@ -72,3 +80,9 @@ def encode_facts(
                 mask[row, place, number, : len(way)] = True
             place += 1
     return EncodedFacts(Facts(ids, mask), left_out)
+
+
+def encode_abstentions(tokenizer: Tokenizer) -> Facts:
+    """Write `ABSTENTIONS` as the values of one row: `[1 F P W]`."""
+    longest = max(len(way) for phrase in ABSTENTIONS for way in spellings(phrase, tokenizer))
+    return encode_facts([ABSTENTIONS], tokenizer, max_facts=len(ABSTENTIONS), max_tokens=longest).facts

@@ -116,6 +116,8 @@ class RewardContext(NamedTuple):
     """The table that similarity is measured with; a frozen copy, unless the policy is to move its own reward."""
     update: Int[Array, ""] | int = 0
     """How many updates are done, for weights that change over training."""
+    abstentions: Facts | None = None
+    """Runs of words that say that something is not known, as the values of one row: `[1 F P W]`."""
 
 
 class RewardResult(NamedTuple):

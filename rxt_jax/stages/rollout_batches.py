@@ -7,7 +7,7 @@ import numpy as np
 
 from rxt_jax.data.loader import EpisodeBatches
 from rxt_jax.data.row_reader import Item
-from rxt_jax.rewards import FactReward, Facts, LearnedReward, Reward, annotated_values, encode_facts
+from rxt_jax.rewards import AbstentionReward, FactReward, Facts, LearnedReward, Reward, annotated_values, encode_facts
 from rxt_jax.stages.episode_strategy import EpisodeStrategy
 from rxt_jax.stages.stage import Reading
 from rxt_jax.types import ShapedArray
@@ -128,7 +128,7 @@ def rollout_batches(
 
 def needs_facts(reward: Reward) -> bool:
     """Tell whether a reward, or a part of it, looks for annotated values."""
-    return _holds(reward, FactReward)
+    return _holds(reward, FactReward) or _holds(reward, AbstentionReward)
 
 
 def needs_score(reward: Reward) -> bool:

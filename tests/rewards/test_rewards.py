@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from small import dialogue_tokenizer
 
+from rxt_jax.evaluation.outcome import abstains
 from rxt_jax.recipe import from_json, to_json
 from rxt_jax.rewards import (
     LONG_RANGE,
     NEGATIVE,
     STANDARD,
+    AbstentionReward,
     FactReward,
     FormatReward,
     FunctionReward,
@@ -31,7 +33,7 @@ from rxt_jax.rewards import (
     make_reward_context,
     published_retention,
 )
-from rxt_jax.rewards.planted_facts import annotated_values
+from rxt_jax.rewards.planted_facts import ABSTENTIONS, annotated_values
 from rxt_jax.row_sharding import on_mesh
 from rxt_jax.sharding import MeshConfig, batch_shardings, make_mesh
 from rxt_jax.stages import MemoryAware
@@ -100,6 +102,32 @@ def test_facts_count_one_by_one_and_wrong_ones_cost(context):
     np.testing.assert_allclose(found.total, [1.0, 0.5, -0.25, 0.25])
     np.testing.assert_array_equal(found.components["facts/asked"], [2, 2, 2, 0])
     np.testing.assert_array_equal(found.components["facts/wrong"], [0, 0, 1, 0])
+
+
+def test_a_wrong_answer_costs_what_the_wanted_confidence_says_and_abstaining_nothing(context):
+    texts = ["Tom.", "You have not told me what your dog is called.", "I don't know.", "Bert.", "Tom or Bert.", "Woof."]
+    given = given_of(texts, ["Tom."] * 6, facts=facts(*[["Tom"]] * 6), other_facts=facts(*[["Bert"]] * 6))
+    found = rewarded(AbstentionReward(confidence=0.75), given, context)
+    np.testing.assert_allclose(found.total, [1, 0, 0, -3, -3, -3], rtol=1e-6)
+    np.testing.assert_array_equal(found.components["abstention/right"], [1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(found.components["abstention/silent"], [0, 1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(found.components["abstention/wrong"], [0, 0, 0, 1, 1, 1])
+
+
+def test_what_was_never_told_is_to_be_abstained_from_and_small_talk_is_free(context):
+    data = ["You have not told me that.", "You have not told me that.", "Good morning."]
+    given = given_of(["You have not told me that.", "Tom.", "Tom."], data, facts=facts([], [], []))
+    found = rewarded(AbstentionReward(), given, context)
+    np.testing.assert_allclose(found.total, [0, -1, 0], rtol=1e-6)
+    np.testing.assert_array_equal(found.components["abstention/made_up"], [0, 1, 0])
+
+
+@pytest.mark.parametrize("phrase", ABSTENTIONS)
+def test_what_a_reward_takes_for_abstaining_evaluation_does_too(phrase, context):
+    text = f"I {phrase} that."
+    assert abstains(text)
+    found = rewarded(AbstentionReward(), given_of([text], ["Tom."], facts=facts(["Tom"])), context)
+    assert found.components["abstention/silent"][0] == 1
 
 
 def test_half_a_value_is_worth_something_and_a_short_answer_more(context):
@@ -305,6 +333,7 @@ def test_of_several_processes_each_asks_the_host_for_the_rows_of_its_own_devices
         (lambda: RetentionReward(bleu_smoothing="method4"), "bleu_smoothing must be one of none"),
         (lambda: RetentionReward(running_mean_decay=2.0), r"running_mean_decay must lie in \[0, 1\]"),
         (lambda: FactReward(measure="f1"), "measure must be one of exact, span_f1, answer_f1"),
+        (lambda: AbstentionReward(confidence=1.0), "confidence must be at least 0 and below 1, got 1.0"),
         (lambda: FormatReward(missing_end=-1.0), "missing_end must be at least 0"),
         (lambda: FunctionReward(function="nowhere.to_be:found"), "No module named"),
         (lambda: FunctionReward(function="math:pi"), "something callable"),
@@ -325,7 +354,12 @@ def test_factors_that_sum_to_one_but_for_rounding_are_accepted(factors):
 
 @pytest.mark.parametrize(
     ("reward", "field"),
-    [(FactReward(), "given.facts"), (LearnedReward(), "given.learned"), (RetentionReward(), "context.embedding")],
+    [
+        (FactReward(), "given.facts"),
+        (AbstentionReward(), "given.facts"),
+        (LearnedReward(), "given.learned"),
+        (RetentionReward(), "context.embedding"),
+    ],
 )
 def test_what_a_reward_lacks_is_named(reward, field, context):
     given, bare = given_of(["Tom."], ["Tom."]), context._replace(embedding=None)
