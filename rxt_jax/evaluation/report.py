@@ -30,7 +30,8 @@ class ConditionResult:
     """Sums and counts under one memory condition; `by_distance` is distance → [right, asked].
 
     `outcomes` counts answers to the same questions by what they are worth, `two_of_a_type` is [right, asked] of those
-    where more than one fact of the type had been told, `absences` [abstained, asked] of questions about what was not.
+    where more than one fact of the type had been told, `absences` [abstained, asked] of questions about what was not,
+    `words` [words, answers] of the answers to all of them.
     """
 
     loss: float = 0.0
@@ -43,6 +44,7 @@ class ConditionResult:
     outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     two_of_a_type: list[int] = field(default_factory=lambda: [0, 0])
     absences: list[int] = field(default_factory=lambda: [0, 0])
+    words: list[int] = field(default_factory=lambda: [0, 0])
 
     def count_tokens(self, losses: np.ndarray, hits: np.ndarray, scored: np.ndarray) -> None:
         """Add the scored tokens: negative log-likelihoods, and whether each was the likeliest."""
@@ -69,10 +71,16 @@ class ConditionResult:
         self.outcomes[judge(answer, [recall.value], recall.others)] += 1
         if recall.candidates >= 2:
             _add(self.two_of_a_type, right)
+        self._count_words(answer)
 
     def count_absence(self, answer: str) -> None:
         """Add one question about what was never said: whatever is not an abstention is made up."""
         _add(self.absences, abstains(answer))
+        self._count_words(answer)
+
+    def _count_words(self, answer: str) -> None:
+        self.words[0] += len(answer.split())
+        self.words[1] += 1
 
     def asked(self, bucket: str | None = None) -> int:
         """Count the asked values in a bucket (None = all)."""
@@ -127,8 +135,10 @@ class ConditionResult:
         shares = {name: count / asked if asked else None for name, count in self.outcomes.items()}
         right, of_a_type = self.two_of_a_type
         abstained, never_said = self.absences
+        words, answers = self.words
         wrong = self.outcomes["wrong_fact"] + self.outcomes["other"]
         return {
+            "answer_words": words / answers if answers else None,
             "outcomes": shares,
             "wrong_rate": wrong / asked if asked else None,
             "absent_rate": shares["absent"],

@@ -23,14 +23,14 @@ _CONTEXT = "make_reward_context encodes them (rewards.planted_facts.ABSTENTIONS)
 class AbstentionReward(Reward):
     r"""1 for the value that was asked for, 0 for saying that it is not known, $-c / (1 - c)$ for anything else.
 
-    With `confidence` $c$ a guess that is right with probability $c$ earns nothing on average, so the best a model can do
-    is to name what it is surer of than that, and to abstain otherwise. Where the data's own answer abstains, because
+    With `confidence` $c$ a guess that is right with probability $c$ earns nothing on average. The best a model can do
+    is to name what it is surer of than that, and to abstain otherwise. Where the data's own answer abstains because
     nothing was told, anything else costs as much. An answer is right where it holds all values that are asked for and,
-    if the stage hands over `other_facts`, no other value of the conversation. What neither asks for a value nor is
-    abstained from by the data earns 0.
+    if the stage hands over `other_facts`, no other value of the conversation. Where no value is asked for and the data
+    do not abstain, any answer earns 0.
 
     Begin with a `confidence` below the share of questions that the model answers rightly: above it guessing never pays
-    at first, and the quickest way to earn more is to fall silent altogether (benchmarks/reinforcement.md).
+    at first, and the quickest way to earn more is to fall silent altogether (benchmarks/after_stage_4.md).
     """
 
     name = "abstention"

@@ -129,6 +129,7 @@ def test_outcomes_are_shares_of_the_questions_and_the_old_figures_stay():
     assert (summary["recall"], summary["wrong_rate"], summary["absent_rate"]) == (0.25, 0.5, 0.25)
     assert (summary["two_of_a_type"], summary["asked_two_of_a_type"]) == (0.5, 2)
     assert (summary["made_up_rate"], summary["asked_never_said"]) == (0.5, 4)
+    assert summary["answer_words"] == (4 + 4 + 4 + 5 + 5 + 4 + 1 + 4) / 8
     assert {"answer_perplexity", "recall_by_bucket", "recall_by_distance", "value_token_accuracy"} <= summary.keys()
 
 
