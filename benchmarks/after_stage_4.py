@@ -91,11 +91,11 @@ def sgd() -> tuple[Recipe, Base]:
     """Describe the real conversations."""
     recipe, preference = (load_recipe(ROOT / "configs" / "sgd" / f"{name}.py") for name in ("small", "preference"))
     updates = {
-        "more of stage 4": (100,),
-        "DMPO": (40,),
-        "MRL": (20,),
-        "DMPO, then MRL": (20, 10),
-        "RxRLHF": (20, 10),
+        "more of stage 4": (120,),
+        "DMPO": (85,),
+        "MRL": (16,),
+        "DMPO, then MRL": (42, 8),
+        "RxRLHF": (25, 8),
     }
     base = Base(
         recipe="sgd",
