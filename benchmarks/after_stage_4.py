@@ -109,17 +109,17 @@ def sgd() -> tuple[Recipe, Base]:
 
 
 def companion() -> tuple[Recipe, Base]:
-    """Describe the model that ships, on conversations that are hard for it: scenes, and a fifth asks for nothing told."""
-    recipe = load_recipe(ROOT / "configs" / "companion_scenes_cpu.py")
-    data = recipe.stages["memory_aware_scenes"].data
-    assert isinstance(data, DataConfig) and isinstance(data.source, DialogueData) and data.source.spec is not None
-    spec = replace(data.source.spec, absence_share=0.2)
-    data = replace(data, source=DialogueData(spec=spec), evaluation_source=DialogueData(spec=spec, seed=1))
-    run = replace(recipe.stages["memory_aware_scenes"], data=data)
-    recipe = replace(recipe, data=replace(data, value_weight=1.0), stages={"memory_aware_scenes": run})
+    """Describe the model that ships, on conversations that are hard for it, a fifth of them about what was not told."""
+    recipe, scenes = (
+        load_recipe(ROOT / "configs" / f"companion_{name}.py") for name in ("reinforcement", "scenes_cpu")
+    )
+    source = recipe.data.source
+    run = scenes.stages["memory_aware_scenes"]
+    assert isinstance(run.data, DataConfig)
+    run = replace(run, data=replace(run.data, source=source))
     base = Base(
         recipe="companion",
-        pairs=data.source,
+        pairs=source,
         splits=("iid", "all_unseen"),
         answer_length=24,
         max_interactions=9,
@@ -127,7 +127,7 @@ def companion() -> tuple[Recipe, Base]:
         stage="memory_aware_scenes",
         confidence=0.5,
     )
-    return recipe, base
+    return replace(recipe, stages=recipe.stages | {"memory_aware_scenes": run}), base
 
 
 BASES = {"toy": toy, "sgd": sgd, "companion": companion}
@@ -223,6 +223,13 @@ def _reinforcement(reward: Reward, base: Base, updates: int, options: "Options")
     )
 
 
+def seeded(data: DataConfig | DataSource, seed: int) -> DataConfig | DataSource:
+    """Draw other conversations for every seed where they are generated."""
+    if isinstance(data, DataConfig):
+        return replace(data, source=seeded(data.source, seed))
+    return replace(data, seed=data.seed + 1000 * seed) if isinstance(data, DialogueData) else data
+
+
 def measured(run: LoadedRun, base: Base, recipe: Recipe, episodes: int) -> dict[str, Any]:
     """Measure every split under memory, zeroed memory and that of another conversation."""
     found = {}
@@ -290,7 +297,10 @@ def main(options: Options) -> None:
             folder = f"{options.scratch}/{options.base}_{way.replace(',', '').replace(' ', '_')}_{seed}"
             shutil.rmtree(folder, ignore_errors=True)
             model = replace(recipe.model, reward_model=RewardModelConfig()) if way == "RxRLHF" else recipe.model
-            stages = stages_of(way, recipe, own, options)
+            stages = {
+                name: replace(run, data=seeded(run.data or recipe.data, seed))
+                for name, run in stages_of(way, recipe, own, options).items()
+            }
             one_run = replace(
                 recipe, model=model, start_from=run, folder=folder, seed=seed, stages=stages, cpu_devices=1
             )
