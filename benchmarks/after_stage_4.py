@@ -123,7 +123,7 @@ def companion() -> tuple[Recipe, Base]:
         splits=("iid", "all_unseen"),
         answer_length=24,
         max_interactions=9,
-        updates={"more of stage 4": (300,), "MRL for abstaining": (100,)},
+        updates={"more of stage 4": (300,), "MRL for abstaining": (60,)},
         stage="memory_aware_scenes",
         confidence=0.5,
     )
@@ -226,7 +226,9 @@ def _reinforcement(reward: Reward, base: Base, updates: int, options: "Options")
 def seeded(data: DataConfig | DataSource, seed: int) -> DataConfig | DataSource:
     """Draw other conversations for every seed where they are generated."""
     if isinstance(data, DataConfig):
-        return replace(data, source=seeded(data.source, seed))
+        source = seeded(data.source, seed)
+        assert not isinstance(source, DataConfig)
+        return replace(data, source=source)
     return replace(data, seed=data.seed + 1000 * seed) if isinstance(data, DialogueData) else data
 
 

@@ -25,10 +25,14 @@ def condition(name: str, key: str, scale: float = 100.0) -> Get:
     return get
 
 
-def score(split: dict[str, Any]) -> float:
-    """Reward greedy answers to questions about what was told as `AbstentionReward(confidence=0.25)` does."""
-    found = split["conditions"]["memory"]
-    return 100.0 * (found["outcomes"]["right"] - found["wrong_rate"] / 3.0)
+def score(price: float) -> Get:
+    """Reward greedy answers to questions about what was told: 1 for the value, `-price` for what is wrong."""
+
+    def get(split: dict[str, Any]) -> float:
+        found = split["conditions"]["memory"]
+        return 100.0 * (found["outcomes"]["right"] - price * found["wrong_rate"])
+
+    return get
 
 
 def precision(split: dict[str, Any]) -> float | None:
@@ -45,7 +49,8 @@ COLUMNS: dict[str, tuple[Get, int]] = {
     "wrong": (condition("memory", "wrong_rate"), 1),
     "abstains": (condition("memory", "absent_rate"), 1),
     "right of what it names": (precision, 1),
-    "right − wrong / 3": (score, 1),
+    "right − wrong / 3": (score(1 / 3), 1),
+    "right − wrong": (score(1.0), 1),
     "made up": (condition("memory", "made_up_rate"), 1),
     "perplexity": (condition("memory", "answer_perplexity", 1.0), 2),
     "words": (condition("memory", "answer_words", 1.0), 1),

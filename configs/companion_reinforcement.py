@@ -51,7 +51,7 @@ recipe = replace(
                 reference="none",
                 remat="none",
             ),
-            updates=100,
+            updates=60,
             batch_size=4,
             optimizer=OptimizerConfig(learning_rate=1e-4, schedule=ScheduleConfig(kind="constant", warmup_share=0.0)),
             loop=LoopConfig(log_every=5, save_every=25),

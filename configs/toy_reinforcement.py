@@ -4,8 +4,8 @@
 
 Groups of 8 answers to every query (GRPO): a reply earns 1 for the value that was asked for and loses a little for
 repeating itself or not ending. Another value of the conversation costs nothing: where one costs 0.5 and a third of the
-answers are right, the model learns to name none (benchmarks/reinforcement.md). benchmarks/toy_reinforcement.py
-measures it beside more of stage 4 and online preferences.
+answers are right, the model learns to name none (benchmarks/after_stage_4.md). benchmarks/after_stage_4.py
+measures it beside more of stage 4, preferences and a reward model.
 """
 
 import runpy

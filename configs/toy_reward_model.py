@@ -4,8 +4,7 @@
 
 The pairs are those of configs/toy_preference.py: both answers are fluent, and memory alone tells which value is right.
 The reward model then scores conversations that the toy leads, beside retention and form; recall of planted facts is
-reported and not learnt from. Nobody has measured yet what this does to the toy (docs/reinforcement.md says what has
-been measured of reinforcement).
+reported and not learnt from. benchmarks/after_stage_4.md has a shorter run of the kind.
 """
 
 import runpy
