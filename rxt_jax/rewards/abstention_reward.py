@@ -16,7 +16,7 @@ from rxt_jax.types import Array
 __all__ = ["AbstentionReward"]
 
 _FACTS = "The stage has to hand over the recall annotations of its data (rewards.planted_facts)."
-_CONTEXT = "make_reward_context encodes them (rewards.planted_facts.ABSTENTIONS)."
+_CONTEXT = "make_reward_context(..., abstentions=True) encodes them."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,10 @@ from rxt_jax.types import Array
 __all__ = ["embedding_table", "make_reward_context"]
 
 
-def make_reward_context(tokenizer: Tokenizer, embedding: Array | None = None) -> RewardContext:
-    """Make the context of rewards.
+def make_reward_context(
+    tokenizer: Tokenizer, embedding: Array | None = None, *, abstentions: bool = False
+) -> RewardContext:
+    """Make the context of rewards; `AbstentionReward` needs its `abstentions`.
 
     `embedding` `[V D]` is the table that similarity is measured with; it is copied, so that training the model that it
     comes from does not move the reward. A stage that wants the live table replaces `context.embedding` in every update.
@@ -34,7 +36,7 @@ def make_reward_context(tokenizer: Tokenizer, embedding: Array | None = None) ->
         end_id=jnp.int32(tokenizer.special.eos),
         letter_first=jnp.asarray(first),
         letter_last=jnp.asarray(last),
-        abstentions=Facts(*map(jnp.asarray, encode_abstentions(tokenizer))),
+        abstentions=Facts(*map(jnp.asarray, encode_abstentions(tokenizer))) if abstentions else None,
         embedding=None if embedding is None else jnp.array(embedding, jnp.float32, copy=True),
     )
 

@@ -24,7 +24,7 @@ from rxt_jax.stages.kl_budget import KlBudget, drawn_divergence, next_weight
 from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.replay import ReplayConfig, empty_replay, episode_scores, next_replay, with_replay
 from rxt_jax.stages.rollout import RolloutConfig, collect, special_ids, tile_rows
-from rxt_jax.stages.rollout_batches import RolloutBatches, rollout_batches
+from rxt_jax.stages.rollout_batches import RolloutBatches, needs_abstentions, rollout_batches
 from rxt_jax.stages.stage import Act, Beginning, Passes, Reading, Rebuild
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.stages.trajectory_learning import TrajectoryLearning
@@ -156,7 +156,8 @@ class MemoryReinforcement(TrajectoryLearning):
         batch = tile_rows(jax.tree.map(jnp.asarray, beginning.batch), self.rollout.group_size)
         model = nnx.merge(beginning.graphdef, beginning.state)
         memory = model.initial_memory(batch.ids.shape[1], jax.random.key(0))
-        context = make_reward_context(beginning.tokenizer, beginning.params["embedding/table"])
+        table, phrases = beginning.params["embedding/table"], needs_abstentions(self.reward)
+        context = make_reward_context(beginning.tokenizer, table, abstentions=phrases)
         fresh = jnp.ones(batch.ids.shape[1], bool)
         special = special_ids(beginning.tokenizer)
         key = jax.random.key(0)
@@ -190,7 +191,7 @@ class MemoryReinforcement(TrajectoryLearning):
     def make_act(self, graphdef: nnx.GraphDef, tokenizer: Tokenizer, *, held_out: bool = False) -> Act:
         """Lead the conversations that were read and score them; `held_out` begins afresh and replays nothing."""
         special = special_ids(tokenizer)
-        context = make_reward_context(tokenizer)
+        context = make_reward_context(tokenizer, abstentions=needs_abstentions(self.reward))
 
         def act(params: nnx.State, carry: dict[str, Any], batch: Any, update: Array, key: Key) -> Trajectory:
             model = nnx.merge(graphdef, params)

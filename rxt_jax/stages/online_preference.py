@@ -20,7 +20,7 @@ from rxt_jax.rewards import Reward, make_reward_context
 from rxt_jax.stages.direct_memory_preference import DirectMemoryPreference, Memories
 from rxt_jax.stages.memory_resets import MemoryResets, draw_memories
 from rxt_jax.stages.rollout import RolloutConfig, collect, special_ids, tile_rows
-from rxt_jax.stages.rollout_batches import RolloutBatches, rollout_batches
+from rxt_jax.stages.rollout_batches import RolloutBatches, needs_abstentions, rollout_batches
 from rxt_jax.stages.stage import Act, Beginning, Reading, Rebuild
 from rxt_jax.stages.trajectory import Trajectory
 from rxt_jax.stages.trajectory_metrics import WATCHED, Drawn, trajectory_metrics
@@ -112,7 +112,8 @@ class OnlineMemoryPreference(DirectMemoryPreference):
 
     def make_act(self, graphdef: nnx.GraphDef, tokenizer: Tokenizer, *, held_out: bool = False) -> Act:
         """Lead the conversations that were read, and pair the answers of every query."""
-        special, context, size = special_ids(tokenizer), make_reward_context(tokenizer), self.rollout.group_size
+        special, size = special_ids(tokenizer), self.rollout.group_size
+        context = make_reward_context(tokenizer, abstentions=needs_abstentions(self.reward))
 
         def act(params: nnx.State, carry: dict[str, Any], batch: Any, update: Array, key: Key) -> RankedBatch:
             model = nnx.merge(graphdef, params)

@@ -12,7 +12,7 @@ from rxt_jax.stages.episode_strategy import EpisodeStrategy
 from rxt_jax.stages.stage import Reading
 from rxt_jax.types import ShapedArray
 
-__all__ = ["RolloutBatch", "RolloutBatches", "needs_facts", "needs_score", "rollout_batches"]
+__all__ = ["RolloutBatch", "RolloutBatches", "needs_abstentions", "needs_facts", "needs_score", "rollout_batches"]
 
 _LOOKED_AT = 64  # episodes among which one has to have an annotation where the reward looks for values
 
@@ -128,7 +128,12 @@ def rollout_batches(
 
 def needs_facts(reward: Reward) -> bool:
     """Tell whether a reward, or a part of it, looks for annotated values."""
-    return _holds(reward, FactReward) or _holds(reward, AbstentionReward)
+    return _holds(reward, FactReward) or needs_abstentions(reward)
+
+
+def needs_abstentions(reward: Reward) -> bool:
+    """Tell whether a reward, or a part of it, looks for words that say that something is not known."""
+    return _holds(reward, AbstentionReward)
 
 
 def needs_score(reward: Reward) -> bool:

@@ -46,7 +46,7 @@ WIDTH = 32
 @pytest.fixture(scope="module")
 def context():
     table = jax.random.normal(jax.random.key(0), (TOKENIZER.vocab_size, 8))
-    return make_reward_context(TOKENIZER, table)
+    return make_reward_context(TOKENIZER, table, abstentions=True)
 
 
 def tokens(rows) -> Tokens:
@@ -357,12 +357,15 @@ def test_factors_that_sum_to_one_but_for_rounding_are_accepted(factors):
     [
         (FactReward(), "given.facts"),
         (AbstentionReward(), "given.facts"),
+        (AbstentionReward(), "context.abstentions"),
         (LearnedReward(), "given.learned"),
         (RetentionReward(), "context.embedding"),
     ],
 )
 def test_what_a_reward_lacks_is_named(reward, field, context):
     given, bare = given_of(["Tom."], ["Tom."]), context._replace(embedding=None)
+    if field == "context.abstentions":
+        given, bare = given._replace(facts=facts(["Tom"])), context._replace(abstentions=None)
     with pytest.raises(ValueError, match=field):
         reward(given, bare, reward.first_carry(1, bare))
 
