@@ -11,11 +11,11 @@ from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.data.sources import open_source
 from rxt_jax.losses import make_algorithm
-from rxt_jax.rewards import FactReward, RewardSum, RewardTerm, published_retention
+from rxt_jax.rewards import AbstentionReward, FactReward, RewardSum, RewardTerm, published_retention
 from rxt_jax.stages import MemoryReinforcement
 from rxt_jax.stages.episode_strategy import EpisodeStrategy, make_strategy
 from rxt_jax.stages.rollout import RolloutConfig
-from rxt_jax.stages.rollout_batches import needs_facts
+from rxt_jax.stages.rollout_batches import needs_abstentions, needs_facts
 from rxt_jax.stages.stage import Reading
 
 
@@ -60,6 +60,9 @@ def _texts(facts, turn, row):
 
 def test_only_rewards_that_look_for_values_get_them_and_prepared_rows_have_none():
     assert not needs_facts(published_retention())
+    assert needs_facts(AbstentionReward())
+    assert needs_abstentions(RewardSum(terms=(RewardTerm(reward=AbstentionReward()),)))
+    assert not needs_abstentions(FactReward())
     assert needs_facts(RewardSum(terms=(RewardTerm(reward=published_retention()), RewardTerm(reward=FactReward()))))
     batches, _ = batches_of(published_retention())
     assert batches[0].facts is None
