@@ -4,8 +4,9 @@
     python benchmarks/after_stage_4.py toy                     # every way, three seeds
     rxt train configs/sgd/small.py
     python benchmarks/after_stage_4.py sgd
+    python benchmarks/after_stage_4.py companion --seeds 0     # the reward for abstaining alone
 
-Every way goes on from the same run for as many seconds and is measured on the same held-out conversations: recall by
+Every way goes on from the same run for about as many seconds and is measured on the same held-out conversations: recall by
 distance, with memory as it is, zeroed and of another conversation; wrong and made-up answers; the perplexity of the
 data's answers; words of an answer. Seeds differ in the order of the data and in what is drawn. One line of
 benchmarks/after_stage_4_BASE.jsonl is one run: the command goes on with what is missing there, and
@@ -52,7 +53,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What all ways go on from, and the updates after which each has taken as long as the others."""
+    """What all ways go on from, and updates of which each way takes about as long as the others."""
 
     recipe: str
     pairs: DataSource
@@ -61,8 +62,6 @@ class Base:
     max_interactions: int
     updates: dict[str, tuple[int, ...]]
     """Updates of every stage of a way."""
-    stage: str = "memory_aware"
-    """What stage 4 is called in its recipe."""
     confidence: float = 0.25
     """Of the reward for abstaining."""
 
@@ -110,24 +109,17 @@ def sgd() -> tuple[Recipe, Base]:
 
 def companion() -> tuple[Recipe, Base]:
     """Describe the model that ships, on conversations that are hard for it, a fifth of them about what was not told."""
-    recipe, scenes = (
-        load_recipe(ROOT / "configs" / f"companion_{name}.py") for name in ("reinforcement", "scenes_cpu")
-    )
-    source = recipe.data.source
-    run = scenes.stages["memory_aware_scenes"]
-    assert isinstance(run.data, DataConfig)
-    run = replace(run, data=replace(run.data, source=source))
+    recipe = load_recipe(ROOT / "configs" / "companion_reinforcement.py")
     base = Base(
         recipe="companion",
-        pairs=source,
+        pairs=recipe.data.source,
         splits=("iid", "all_unseen"),
         answer_length=24,
         max_interactions=9,
-        updates={"more of stage 4": (300,), "MRL for abstaining": (60,)},
-        stage="memory_aware_scenes",
+        updates={"MRL for abstaining": (60,)},
         confidence=0.5,
     )
-    return replace(recipe, stages=recipe.stages | {"memory_aware_scenes": run}), base
+    return recipe, base
 
 
 BASES = {"toy": toy, "sgd": sgd, "companion": companion}
@@ -138,9 +130,11 @@ def stages_of(way: str, recipe: Recipe, base: Base, options: "Options") -> dict[
     updates = base.updates[way]
     if way == "more of stage 4":
         # As it went on at half its length.
-        more = recipe.stages[base.stage]
+        more = recipe.stages["memory_aware"]
         rate = more.optimizer.learning_rate / 2
-        return {base.stage: replace(more, updates=updates[0], optimizer=replace(more.optimizer, learning_rate=rate))}
+        return {
+            "memory_aware": replace(more, updates=updates[0], optimizer=replace(more.optimizer, learning_rate=rate))
+        }
     if way == "DMPO":
         return {"preference": _preference(recipe, base, updates[0])}
     if way == "DMPO, then MRL":
@@ -169,11 +163,9 @@ def stages_of(way: str, recipe: Recipe, base: Base, options: "Options") -> dict[
         rollout = RolloutConfig(group="branch", group_size=4, continuation="best", answer_length=base.answer_length)
         stage = OnlineMemoryPreference(reward=_facts(), rollout=rollout, sft_weight=0.1, remat="none")
         return {"online_preference": replace(run, stage=stage)}
-    reward = (
-        _facts()
-        if way == "MRL"
-        else _with_form(RewardTerm(reward=AbstentionReward(confidence=options.confidence or base.confidence)))
-    )
+    confidence = base.confidence if options.confidence is None else options.confidence
+    abstention = _with_form(RewardTerm(reward=AbstentionReward(confidence=confidence)))
+    reward = _facts() if way == "MRL" else abstention
     return {"reinforcement": _reinforcement(reward, base, updates[0], options)}
 
 
@@ -188,7 +180,7 @@ def _facts() -> RewardSum:
 
 
 def _preference(recipe: Recipe, base: Base, updates: int) -> StageRun:
-    before = recipe.stages[base.stage]
+    before = recipe.stages["memory_aware"]
     return StageRun(
         # Without a share of plain likelihood both answers lose probability.
         stage=DirectMemoryPreference(preference=PreferenceConfig(beta=0.1), sft_weight=1.0),
