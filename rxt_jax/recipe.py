@@ -91,8 +91,8 @@ class Recipe:
     cpu_devices: int | None = None
     """Devices that the CPU is split into: two use two cores better for small models. None = one."""
     seed: int = 0
-    """What fresh parameters, the order of a file's records, dropout and noise are drawn from. Generated data have a seed
-    of their own (`data.source.seed`): the embedded dialogues come in the order of their numbers."""
+    """What fresh parameters, the order of a file's records, dropout and noise are drawn from. Generated data have a
+    seed of their own (`data.source.seed`): the embedded dialogues come in the order of their numbers."""
     start_from: str | None = None
     """Another run's folder, or one of its `stages/<name>`, whose tokenizer and parameters this run begins with;
     parameters that it lacks or has in another shape start fresh and are listed. None = all start fresh."""

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from rxt_jax.cli.chat_commands import LEAVING, MEANT, Session, hint, obey, split_command
 from rxt_jax.cli.chat_text import USER, Reply, laid_out, printable
+from rxt_jax.cli.facts import SURE
 from rxt_jax.cli.options import parse
 from rxt_jax.cli.remote_session import RemoteSession, is_address
 from rxt_jax.data.template import ThinkingMode
@@ -120,6 +121,10 @@ class _Chat(ABC):
     def interrupt(self) -> None:
         """Answer Ctrl-C during a turn."""
 
+    def remark(self, session: Session) -> str:
+        """Say what stands behind a reply."""
+        return ""
+
     def say(self, text: str) -> None:
         """Print what is no reply."""
         self._console.print(text, markup=False, soft_wrap=True)
@@ -129,7 +134,7 @@ class _Chat(ABC):
         block = ""
         for block, text in laid_out(reply):
             self._console.print(text, end="", style=_STYLES[block], markup=False, soft_wrap=True)
-        self._console.print("" if block else "model  (nothing)", markup=False)
+        self._console.print(self.remark(session) if block else "model  (nothing)", style="dim", markup=False)
         if not reply.complete:
             self.complain(_cut(session))
 
@@ -157,6 +162,11 @@ class _Terminal(_Chat):
 
     def complain(self, text: str) -> None:
         self._console.print(text, style="red", markup=False, soft_wrap=True)
+
+    def remark(self, session: Session) -> str:
+        """Mark what the model itself finds unlikely."""
+        sure = None if isinstance(session, RemoteSession) else session.confidence
+        return "  (not sure)" if sure is not None and sure < SURE else ""
 
     def interrupt(self) -> None:
         """Go on after Ctrl-C; at the prompt it leaves."""

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from rxt_jax.cli.facts import Fact
+from rxt_jax.cli.facts import Known
 from rxt_jax.serving import Chunk, MemoryChange
 
 __all__ = ["USER", "Reply", "change_text", "facts_text", "laid_out", "memory_text", "printable"]
@@ -51,13 +51,16 @@ def printable(text: str) -> str:
     return "".join(each for each in text.replace("\t", " ") if unicodedata.category(each) not in ("Cc", "Cs"))
 
 
-def facts_text(facts: Sequence[Fact]) -> str:
-    """Write a question and its answer per line."""
+def facts_text(known: Known) -> str:
+    """Write a question and its answer per line, and what was left out."""
+    facts, unsure = known
+    left_out = f"left out: {unsure} answer{'s' if unsure > 1 else ''} that it is not sure of" if unsure else ""
     if not facts:
-        return "the model says that it knows nothing of what it was asked; tell it something, then try again"
+        nothing = "the model knows nothing for sure of what it was asked; tell it something, then try again"
+        return f"{nothing}\n{left_out}" if unsure else nothing
     width = max(len(fact.question) for fact in facts)
     lines = [f"  {fact.question:{width}}  {printable(' '.join(fact.answer.split()))}" for fact in facts]
-    return "\n".join(["what the model says it knows (it may be wrong):", *lines])
+    return "\n".join(["what the model says it knows (it may be wrong):", *lines, *([left_out] if unsure else [])])
 
 
 def memory_text(change: MemoryChange) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rxt_jax.evaluation.outcome import abstains
 from rxt_jax.serving import ChatSession, ask
 
-__all__ = ["QUESTIONS", "Fact", "facts_known", "questions_about"]
+__all__ = ["QUESTIONS", "SURE", "Fact", "Known", "facts_known", "questions_about"]
 
 QUESTIONS = (
     "What is my name?",
@@ -40,6 +40,8 @@ QUESTIONS = (
     "What am I allergic to?",
 )
 _MOST_MENTIONS = 20  # the newest ones
+SURE = 0.9
+"""Of answers with less confidence than this most of the companion's are wrong (benchmarks/confidence.md)."""
 # "My dog is called Rex", "my sister's birthday is", "my favourite books are": at most four words, as few as possible.
 _MENTION = re.compile(r"\bmy ((?:[\w'’-]+ ){0,3}?[\w'’-]+?) (is|was|are|were)\b( called| named)?", re.IGNORECASE)
 
@@ -51,18 +53,31 @@ class Fact(NamedTuple):
     answer: str
 
 
-def facts_known(session: ChatSession, said: Iterable[str] = ()) -> list[Fact]:
+class Known(NamedTuple):
+    """What a model is sure of, and how many more answers it would give."""
+
+    facts: list[Fact]
+    unsure: int
+
+
+def facts_known(session: ChatSession, said: Iterable[str] = ()) -> Known:
     """Ask a memory about everything at once and keep the answers that are none of "you have not told me".
 
     `said` is what the user has said so far. The same answer to several questions is listed once, and questions too
-    long for the model are left out. What remains is what the model says, which may be wrong.
+    long for the model are left out. Answers that the model is not sure of are counted and not listed. What remains is
+    what the model says, which may be wrong.
     """
     questions = [each for each in _without_repeats((*QUESTIONS, *questions_about(said))) if _fits(session, each)]
     facts: dict[str, Fact] = {}
+    unsure: set[str] = set()
     for question, answer in zip(questions, ask(session, questions), strict=True):
-        if answer and not abstains(answer):
+        if not answer or abstains(answer):
+            continue
+        if answer.confidence < SURE:
+            unsure.add(answer.casefold())
+        else:
             facts.setdefault(answer.casefold(), Fact(question, answer))
-    return list(facts.values())
+    return Known(list(facts.values()), len(unsure - facts.keys()))
 
 
 def questions_about(said: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from rxt_jax.model.generation import prompt_width
 from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.model.interaction import interact
-from rxt_jax.serving.streaming import answer_text
+from rxt_jax.serving.streaming import Answer, answer_of
 from rxt_jax.types import Array
 
 __all__ = ["answer_freely"]
@@ -33,7 +33,7 @@ def answer_freely(
     max_length: int,
     batch_size: int,
     zeroed: bool = False,
-) -> list[list[str | None]]:
+) -> list[list[Answer | None]]:
     """Answer all messages of conversations greedily, as a `ChatSession` each would; `zeroed` reads empty memory.
 
     None stands for a message that leaves no room for an answer in `max_length` tokens: a chat refuses it,
@@ -46,7 +46,7 @@ def answer_freely(
     width = prompt_width(max(lengths, default=0), max_length)  # one for all, one compilation
     # Long conversations together: a batch goes on until its longest one has ended.
     order = sorted(range(len(conversations)), key=lambda number: -len(conversations[number]))
-    answers: list[list[str | None]] = [[] for _ in conversations]
+    answers: list[list[Answer | None]] = [[] for _ in conversations]
     for start in range(0, len(order), size):
         numbers = order[start : start + size]
         memory = jnp.repeat(beginning_memory(model, 1, None), size, axis=1)
@@ -54,11 +54,12 @@ def answer_freely(
             said = [prompts[number][turn] if turn < len(prompts[number]) else None for number in numbers]
             ids, mask = _padded(said, tokenizer.special.pad, size, width)
             reads = jnp.zeros_like(memory) if zeroed else memory
-            made, reply_mask, memory = _turn(graphdef, params, reads, ids, mask, tokenizer.special, max_length)
-            made, reply_mask = jax.device_get((made, reply_mask))
+            made, memory = _turn(graphdef, params, reads, ids, mask, tokenizer.special, max_length)
+            new, reply_mask, log_probs = jax.device_get(made)
             for row, number in enumerate(numbers):
                 if said[row] is not None:
-                    answers[number].append(answer_text(made[row][reply_mask[row]].tolist(), tokenizer))
+                    own = reply_mask[row]
+                    answers[number].append(answer_of(new[row][own], log_probs[row][own], tokenizer))
                 elif turn < len(prompts[number]):
                     answers[number].append(None)
     return answers
@@ -82,7 +83,7 @@ def _padded(prompts: Sequence[list[int] | None], pad: int, size: int, width: int
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _turn(
     graphdef: Any, params: Any, memory: Array, ids: Array, mask: Array, special: SpecialTokens, width: int
-) -> tuple[Array, Array, Array]:
+) -> tuple[tuple[Array, Array, Array], Array]:
     """Answer prompts `[B T]` within `width` tokens and write memory `[L B S D]`; filler rows keep theirs."""
     model, going = nnx.merge(graphdef, params), jnp.any(mask, axis=1)
     rules = make_rules(len(ids), jax.random.key(0), first=first_tokens("fast", special))
@@ -90,4 +91,4 @@ def _turn(
     rules = rules._replace(limit=jnp.where(going, rules.limit, 0))
     answered = interact(model, memory, ids, mask, rules, width=width, end_id=special.eos, pad_id=special.pad)
     written = jnp.where(going[None, :, None, None], answered.memory, memory)
-    return answered.ids, answered.reply_mask, written
+    return (answered.ids, answered.reply_mask, answered.raw_log_probs), written

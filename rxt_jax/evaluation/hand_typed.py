@@ -13,13 +13,15 @@ from rich.table import Table
 from rxt_jax.data.hand_typed import TypedConversation, TypedTurn
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.free_conversations import answer_freely
-from rxt_jax.evaluation.outcome import OUTCOMES, Outcome, judge
+from rxt_jax.evaluation.outcome import OUTCOMES, Outcome, abstains, judge
 from rxt_jax.evaluation.recall import contains_value, words_of
 from rxt_jax.evaluation.report import show_share
 from rxt_jax.paths import as_path
+from rxt_jax.serving.streaming import Answer
 
 __all__ = ["HandTypedReport", "ScoredTurn", "evaluate_hand_typed", "score_turns", "wrong_values"]
 
+_CONFIDENCES = (0.0, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 _OUTCOME_NAMES = {"right": "right", "wrong_fact": "wrong fact", "absent": "says it was not told", "other": "other"}
 
 
@@ -60,11 +62,12 @@ class HandTypedReport:
                     for counter in (groups["all"], groups[kind], habits[conversation.habit]):
                         counter[scored.outcome] += 1
         by_habit = {habit: _divided(habits[habit]) for habit in sorted(habits)}
-        return {name: _divided(counter) for name, counter in groups.items()} | {"by_habit": by_habit}
+        shares = {name: _divided(counter) for name, counter in groups.items()} | {"by_habit": by_habit}
+        return shares | {"withheld_below": {str(least): _withheld(conversations, least) for least in _CONFIDENCES}}
 
     def tables(self) -> list[Table]:
         """Show everything."""
-        return [self.table()]
+        return [self.table(), self.confidence_table()]
 
     def table(self) -> Table:
         """Show the shares in percent in 80 columns, with right answers under the other conditions beside them."""
@@ -93,6 +96,23 @@ class HandTypedReport:
         add("never said", ["never_said"], ends=True)
         for habit in first["by_habit"]:
             add(habit, ["by_habit", habit])
+        return table
+
+    def confidence_table(self) -> Table:
+        """Show what would be right and wrong if answers below a confidence were withheld, in percent."""
+        first, *_ = self.summary()["conditions"].values()
+        table = Table(
+            title="if answers of less confidence were withheld, in %",
+            caption="withheld answers and 'you have not told me' count as absent",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+        )
+        for name in ("confidence\nat least", "told:\nright", "\nwrong", "\nabsent", "never said:\nabsent"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for least, shares in first["withheld_below"].items():
+            told, never = shares["told"], shares["never_said"]
+            cells = (told["right"], told["wrong"], told["absent"], never["absent"])
+            table.add_row(least, *map(show_share, cells))
         return table
 
     def transcript(self) -> str:
@@ -173,6 +193,21 @@ def wrong_values(conversation: TypedConversation, asked: TypedTurn) -> list[str]
         for value in expect
         if not contains_value(asked.user, value)
     ]
+
+
+def _withheld(conversations: Sequence[Sequence[ScoredTurn]], least: float) -> dict[str, Any]:
+    """Divide the questions by what their answers would be if those of less confidence were withheld."""
+    counts: dict[str, Counter[str]] = {"told": Counter(), "never_said": Counter()}
+    for scored in (scored for turns in conversations for scored in turns if scored.outcome is not None):
+        answer = scored.answer or ""
+        sure = answer.confidence if isinstance(answer, Answer) else 1.0
+        is_right = scored.outcome == "right" and not scored.turn.absent
+        kind = "absent" if abstains(answer) or sure < least else "right" if is_right else "wrong"
+        counts["never_said" if scored.turn.absent else "told"][kind] += 1
+    return {
+        name: {kind: counter[kind] / counter.total() if counter else None for kind in ("right", "wrong", "absent")}
+        for name, counter in counts.items()
+    }
 
 
 def _divided(counter: Counter[str]) -> dict[str, Any]:

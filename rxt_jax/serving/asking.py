@@ -14,7 +14,7 @@ from rxt_jax.data.template import first_tokens
 from rxt_jax.model.generation import Generated, generate, prompt_width
 from rxt_jax.model.generation_rules import make_rules
 from rxt_jax.serving.chat_session import ChatSession
-from rxt_jax.serving.streaming import answer_text
+from rxt_jax.serving.streaming import Answer, answer_of
 from rxt_jax.types import Array
 
 __all__ = ["ask"]
@@ -22,7 +22,7 @@ __all__ = ["ask"]
 _ROWS = 16  # numbers of questions are rounded up to a multiple, so that a few programs serve all
 
 
-def ask(session: ChatSession, questions: Sequence[str]) -> list[str]:
+def ask(session: ChatSession, questions: Sequence[str]) -> list[Answer]:
     """Answer questions from the memory of a conversation as it is, greedily and without thinking.
 
     They are the rows of one batch that all read the same memory; the session stays as it was. A question that is too
@@ -39,8 +39,9 @@ def ask(session: ChatSession, questions: Sequence[str]) -> list[str]:
         prompt = prompts[min(row, len(prompts) - 1)]
         ids[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
     made = _answer(*session.parameters, session.memory, ids, mask, special, session.max_length)
-    new, real = jax.device_get((made.ids, made.mask))
-    return [answer_text(new[row][real[row]].tolist(), session.tokenizer) for row in range(len(questions))]
+    new, real, log_probs = jax.device_get((made.ids, made.mask, made.raw_log_probs))
+    rows = range(len(questions))
+    return [answer_of(new[row][real[row]], log_probs[row][real[row]], session.tokenizer) for row in rows]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))

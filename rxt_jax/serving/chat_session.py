@@ -65,6 +65,8 @@ class ChatSession:
         self._key, self._initial = _begin(self._graphdef, self._params, seed)
         self.memory: Array = self._initial
         self.previous_memory: Array = self._initial
+        self.confidence: float | None = None
+        """How sure the model was of its last streamed reply (`streaming.confidence`)."""
 
     @property
     def parameters(self) -> tuple[Any, Any]:
@@ -169,10 +171,11 @@ class ChatSession:
         row, rules = self._padded(prompt, prompt_width(len(prompt), self.max_length)), self._rules(first)
         self._turns += 1
         generation = _prefill(self._graphdef, self._params, self.memory, *row, rules, self.max_length)
-        _, made = yield from stream_reply(self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens)
+        made = yield from stream_reply(self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens)
+        self.confidence = made.confidence
         self.previous_memory = self.memory
-        self.memory = self._written(prompt + made)
-        return self.tokenizer.special.eos in made
+        self.memory = self._written(prompt + made.ids)
+        return self.tokenizer.special.eos in made.ids
 
     def _written(self, ids: list[int]) -> Array:
         """Write an interaction into memory, at the narrowest width that it fits into."""

@@ -54,6 +54,8 @@ class HistorySession:
         self._graphdef, self._params = nnx.split(model)
         self._key = jax.random.key(seed)
         self._turns = 0
+        self.confidence: float | None = None
+        """How sure the model was of its last reply (`streaming.confidence`)."""
         self.reset()
 
     def reset(self) -> None:
@@ -104,14 +106,13 @@ class HistorySession:
             new = self._padded(row[self._read :], width)
             generation = _read(self._graphdef, self._params, kept, *new, rules, width)
         self.history = row
-        generation, made = yield from stream_reply(
-            self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens
-        )
-        self.history = row + made
+        made = yield from stream_reply(self._graphdef, self._params, generation, self.tokenizer, self.stream_tokens)
+        self.confidence = made.confidence
+        self.history = row + made.ids
         if self.persistent_cache:
             # The token that ended the reply has not been read: it comes with the next prompt.
-            self._generation, self._read = generation, len(self.history) - 1
-        return special.eos in made
+            self._generation, self._read = made.generation, len(self.history) - 1
+        return special.eos in made.ids
 
     def _padded(self, ids: list[int], width: int) -> tuple[Array, Array]:
         length = min(_bucket(len(ids)), width)

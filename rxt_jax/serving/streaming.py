@@ -1,8 +1,8 @@
 """Text of a reply while it is made: blocks, pieces, and one look at the device per few tokens."""
 
 import functools
-from collections.abc import Generator, Iterator
-from typing import Any, Literal
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from flax import nnx
 from rxt_jax.data.tokenizer import StreamDecoder, Tokenizer
 from rxt_jax.model.generation import Generated, Generation, extend
 
-__all__ = ["Block", "Chunk", "ReplyText", "answer_text", "stream_reply"]
+__all__ = ["Answer", "Block", "Chunk", "ReplyText", "answer_of", "answer_text", "confidence", "stream_reply"]
 
 Block = Literal["think", "answer", "tool_call"]
 
@@ -28,6 +28,23 @@ class Chunk(str):
         chunk = super().__new__(cls, text)
         chunk.block = block
         return chunk
+
+
+class Answer(str):
+    """An answer that knows how sure the model was of it.
+
+    `confidence`: see the function of that name.
+    """
+
+    __slots__ = ("confidence",)
+
+    confidence: float
+
+    def __new__(cls, text: str, confidence: float) -> "Answer":
+        """Make a string with its confidence."""
+        answer = super().__new__(cls, text)
+        answer.confidence = confidence
+        return answer
 
 
 class ReplyText:
@@ -67,33 +84,59 @@ def answer_text(ids: list[int], tokenizer: Tokenizer) -> str:
     return "".join(chunk for chunk in [*text.push(ids), *text.close()] if chunk.block == "answer").strip()
 
 
+class Streamed(NamedTuple):
+    """Where the generation of a reply of one row stands, the ids made, and how sure the model was of them."""
+
+    generation: Generation
+    ids: list[int]
+    confidence: float
+
+
+def answer_of(ids: np.ndarray, raw_log_probs: np.ndarray, tokenizer: Tokenizer) -> Answer:
+    """Return the answer of a whole reply `[T]` with its confidence."""
+    return Answer(answer_text(ids.tolist(), tokenizer), confidence(raw_log_probs))
+
+
+def confidence(raw_log_probs: Sequence[float] | np.ndarray) -> float:
+    """Say how sure a model was of a reply: the geometric mean of the probabilities of its tokens, in (0, 1].
+
+    The first token, which names the block, does not count. How well this tells right answers from wrong ones:
+    benchmarks/confidence.md.
+    """
+    drawn = raw_log_probs[1:]
+    return float(np.exp(np.mean(drawn))) if len(drawn) else 1.0
+
+
 def stream_reply(
     graphdef: Any,
     params: Any,
     generation: Generation,
     tokenizer: Tokenizer,
     stream_tokens: int,
-) -> Generator[Chunk, None, tuple[Generation, list[int]]]:
-    """Yield the text of a reply of one row; return where the generation stands and the ids made.
+) -> Generator[Chunk, None, Streamed]:
+    """Yield the text of a reply of one row; return what was made.
 
     The host looks at the device after every token until there is text, then once per `stream_tokens` tokens. The cache
     of the generation that goes in is used up.
     """
     special = tokenizer.special
     made: list[int] = []
+    log_probs: list[float] = []
     text, going, most = ReplyText(tokenizer), True, np.int32(1)
     while going:
         rest = generation._replace(cache=None)
         settings = (stream_tokens, special.eos, special.pad)
         generation, new = _extend(graphdef, params, generation.cache, rest, most, *settings)
-        (ids,), (mask,), (active,) = jax.device_get((new.ids, new.mask, generation.active))
+        looked_at = (new.ids, new.mask, new.raw_log_probs, generation.active)
+        (ids,), (mask,), (raw,), (active,) = jax.device_get(looked_at)
         going = bool(active)
         made += ids[mask].tolist()
+        log_probs += raw[mask].tolist()
         for chunk in text.push(ids[mask].tolist()):
             most = np.int32(stream_tokens)
             yield chunk
     yield from text.close()
-    return generation, made
+    return Streamed(generation, made, confidence(log_probs))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6, 7), donate_argnums=2)

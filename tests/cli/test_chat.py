@@ -12,10 +12,10 @@ from small import dialogue_tokenizer, small_config, small_model
 from rxt_jax.cli import facts
 from rxt_jax.cli.chat_commands import split_command
 from rxt_jax.cli.chat_text import facts_text, laid_out, memory_text, printable
-from rxt_jax.cli.facts import QUESTIONS, Fact, facts_known, questions_about
+from rxt_jax.cli.facts import QUESTIONS, Fact, Known, facts_known, questions_about
 from rxt_jax.cli.main import main
 from rxt_jax.run_folder import load, write_run
-from rxt_jax.serving import ChatSession, Chunk, MemoryChange
+from rxt_jax.serving import Answer, ChatSession, Chunk, MemoryChange
 
 
 @pytest.fixture(scope="module")
@@ -126,23 +126,39 @@ def test_control_c_stops_a_reply_and_not_the_conversation(run_folder, monkeypatc
     assert "model  " in printed.split("stopped")[1]
 
 
-def test_facts_are_what_the_model_does_not_abstain_from(run_folder, monkeypatch):
+def test_facts_are_what_the_model_is_sure_of_and_does_not_abstain_from(run_folder, monkeypatch):
     loaded = load(run_folder)
     session = ChatSession(loaded.model, loaded.tokenizer, max_length=40)
-    answers = {"What is my dog called?": "Your dog is called Rex.", "How old am I?": "You are 33."}
-    answers["What is my best friend called?"] = "Your dog is called Rex."
+    answers = {"What is my dog called?": Answer("Your dog is called Rex.", 0.99), "How old am I?": Answer("33.", 0.9)}
+    answers["What is my best friend called?"] = Answer("Your dog is called Rex.", 0.5)
+    answers |= dict.fromkeys(("Where do I live?", "Where am I from?"), Answer("In Rex.", 0.89))
     asked = []
 
     def ask(session, questions):
         asked.extend(questions)
-        return [answers.get(question, "You have not told me that.") for question in questions]
+        return [answers.get(question, Answer("You have not told me that.", 1.0)) for question in questions]
 
     monkeypatch.setattr(facts, "ask", ask)
     found = facts_known(session, ["My dog is called Rex.", f"My {'very ' * 60}long thing is here."])
-    assert found == [Fact("How old am I?", "You are 33."), Fact("What is my dog called?", "Your dog is called Rex.")]
+    rex = Fact("What is my dog called?", "Your dog is called Rex.")
+    assert found == Known([Fact("How old am I?", "33."), rex], unsure=1)
     assert len(asked) == len(set(asked)) == len(QUESTIONS)
-    assert "  How old am I?           You are 33." in facts_text(found).splitlines()
-    assert "knows nothing" in facts_text([])
+    assert "  How old am I?           33." in facts_text(found).splitlines()
+    assert facts_text(found).endswith("left out: 1 answer that it is not sure of")
+    assert "knows nothing" in facts_text(Known([], 0)) and "left out" not in facts_text(Known([], 0))
+    assert "left out: 2 answers" in facts_text(Known([], 2))
+
+
+@pytest.mark.parametrize(("confidence", "marked"), [(0.89, True), (0.9, False), (None, False)])
+def test_a_terminal_marks_what_the_model_is_not_sure_of(run_folder, monkeypatch, capsys, confidence, marked):
+    def stream(self, prompt, first):
+        self.confidence = confidence
+        yield Chunk("You are 33.", "answer")
+        return True
+
+    monkeypatch.setattr(ChatSession, "_stream", stream)
+    printed = typed(run_folder, monkeypatch, capsys, "How old am I?").out
+    assert ("You are 33.  (not sure)" in printed) is marked and "You are 33." in printed
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from small import dialogue_tokenizer, small_config, small_model
 from rxt_jax.data.hand_typed import TypedConversation, TypedTurn
 from rxt_jax.evaluation.free_conversations import _padded, _turn, answer_freely
 from rxt_jax.evaluation.hand_typed import HandTypedReport, evaluate_hand_typed, score_turns, wrong_values
-from rxt_jax.serving import ChatSession
+from rxt_jax.serving import Answer, ChatSession
 
 LENGTH = 24
 TYPED = [
@@ -62,7 +62,7 @@ def test_filler_makes_no_reply_and_is_not_written():
     ids, mask = _padded([prompt, None], tokenizer.special.pad, 3, 16)
     assert mask.sum(axis=1).tolist() == [len(prompt), 0, 0]
     memory = jnp.repeat(model.initial_memory(1), 3, axis=1)
-    _, reply_mask, written = _turn(*nnx.split(model), memory, ids, mask, tokenizer.special, LENGTH)
+    (_, reply_mask, _), written = _turn(*nnx.split(model), memory, ids, mask, tokenizer.special, LENGTH)
     assert reply_mask[0].any() and not reply_mask[1:].any()
     np.testing.assert_array_equal(written[:, 1:], memory[:, 1:])
     assert float(jnp.abs(written[:, 0] - memory[:, 0]).max()) > 1e-4
@@ -131,9 +131,22 @@ def test_the_report_counts_by_kind_and_by_habit(tmp_path):
     assert zeroed["by_habit"]["lower_case"]["right"] == 1.0
 
 
+def test_answers_of_little_confidence_can_be_withheld():
+    said = [("Noted.", 0.1), ("Noted.", 0.1), ("Anna", 0.9), ("Bruno", 0.84), ("No idea.", 0.3), ("Miso", 0.75)]
+    scored = score_turns(CONVERSATION, [Answer(*each) for each in said])
+    (shares,) = HandTypedReport([CONVERSATION], {"memory": [scored]}).summary()["conditions"].values()
+    told = {least: each["told"] for least, each in shares["withheld_below"].items()}
+    third = pytest.approx(1 / 3)
+    assert told["0.0"] == told["0.8"] == {"right": third, "wrong": third, "absent": third}
+    assert told["0.85"] == told["0.9"] == {"right": third, "wrong": 0.0, "absent": pytest.approx(2 / 3)}
+    assert told["0.95"] == {"right": 0.0, "wrong": 0.0, "absent": 1.0}
+    never = {least: each["never_said"]["absent"] for least, each in shares["withheld_below"].items()}
+    assert (never["0.7"], never["0.8"]) == (0.0, 1.0)
+
+
 def test_the_table_fits_and_the_transcript_marks_failures(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report().table())
+    console.print(*report().tables())
     shown = console.export_text()
     assert "…" not in shown and {"lower_case", "40.0", "asked"} <= set(shown.split())
     lines = report().transcript().splitlines()

@@ -1,14 +1,16 @@
 """Looking into a conversation without changing it: questions, memory, and programs compiled beforehand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilations import count_compilations
-from small import dialogue_tokenizer, small_config, small_model, with_end
+from small import call, dialogue_tokenizer, small_config, small_model, with_end
 from test_chat_session import generated
 
 from rxt_jax.serving import ChatSession, ask
 from rxt_jax.serving.memory_change import measure_change
+from rxt_jax.serving.streaming import confidence
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +31,30 @@ def test_questions_are_answered_as_in_a_turn_and_nothing_is_remembered(chat_mode
         twin = ChatSession(*chat_model)
         twin.memory = memory
         assert answer == twin.answer(question).strip()
+        np.testing.assert_allclose(answer.confidence, twin.confidence, rtol=1e-5)
     assert answers[:3] == answers[3:6]
     assert ask(session, []) == []
     with pytest.raises(ValueError, match="one interaction holds 24"):
         ask(session, ["My cat?", "word " * 40])
+
+
+def test_confidence_is_the_mean_probability_of_the_tokens_of_a_reply(chat_model):
+    model, tokenizer = chat_model
+    session = ChatSession(model, tokenizer)
+    (answer,) = ask(session, ["My cat?"])
+    prompt, made = generated(model, tokenizer, "My cat?")
+    ids = jnp.array([prompt + made])
+    hidden, _ = call(model, "decode_hidden", ids, jnp.ones(ids.shape, bool), session.memory)
+    log_probs = jax.nn.log_softmax(call(model, "logits", hidden)[0], axis=-1)
+    drawn = [float(log_probs[place - 1, ids[0, place]]) for place in range(len(prompt) + 1, ids.shape[1])]
+    assert len(drawn) == len(made) - 1 > 3
+    np.testing.assert_allclose(answer.confidence, np.exp(np.mean(drawn)), rtol=1e-4)
+    assert 0.0 < answer.confidence < 1.0
+
+
+def test_a_reply_of_which_nothing_was_drawn_is_sure():
+    assert confidence([]) == confidence([-3.0]) == 1.0
+    np.testing.assert_allclose(confidence([-9.0, np.log(0.5), np.log(0.125)]), 0.25)
 
 
 def test_after_preparing_a_turn_compiles_nothing(chat_model):
