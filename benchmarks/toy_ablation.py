@@ -155,6 +155,9 @@ WHOLE = {
     "joint_pretraining twice as long": lambda recipe: _longer(recipe, "joint_pretraining"),
     "interaction_sft twice as long": lambda recipe: _longer(recipe, "interaction_sft"),
     "history_reading twice as long": lambda recipe: _longer(recipe, "history_reading"),
+    "nothing hidden in interaction_sft": lambda recipe: _change(
+        recipe, lambda run: _objective(run, memory_masking=0.0), "interaction_sft"
+    ),
     "heads of 16": lambda recipe: _heads(recipe, 16),
     "width 64": lambda recipe: _heads(recipe, 32, 64),
     "width 128": lambda recipe: _heads(recipe, 32, 128),

@@ -18,6 +18,7 @@ from rxt_jax.data.config import DialogueData
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import presets
 from rxt_jax.recipe import Recipe, StageRun
+from rxt_jax.stages import InteractionSft
 from rxt_jax.train.loop import LoopConfig
 
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
@@ -70,7 +71,8 @@ recipe = replace(
     evaluation=EvaluationConfig(),
     stages={
         "joint_pretraining": _run("joint_pretraining", 400, 64),
-        "interaction_sft": _run("interaction_sft", 900, 64),
+        # The shipped one hid nothing of the text at hand in this stage; the toy has learnt since to hide half.
+        "interaction_sft": replace(_run("interaction_sft", 900, 64), stage=InteractionSft()),
         "history_reading": _run("history_reading", 800, 32),
         "memory_aware": _memory_aware(1500, 1e-2, kind="constant", warmup_share=0.03),
         "memory_aware_values": replace(_memory_aware(10_100, 8e-3, warmup_share=0.01, final_ratio=0.01), data=longer),

@@ -53,7 +53,11 @@ recipe = Recipe(
         "joint_pretraining": StageRun(
             stage=JointPretraining(), updates=160, batch_size=32, optimizer=optimizer, loop=loop
         ),
-        "interaction_sft": StageRun(stage=InteractionSft(), updates=300, batch_size=32, optimizer=optimizer, loop=loop),
+        # Half of the text at hand is hidden from cross-attention: what an answer repeats has to be copied from its own
+        # row as well, which some seeds otherwise learn late or never.
+        "interaction_sft": StageRun(
+            stage=InteractionSft(memory_masking=0.5), updates=300, batch_size=32, optimizer=optimizer, loop=loop
+        ),
         # Then from the past as it was said, then from memory.
         "history_reading": StageRun(
             stage=HistoryReading(),
