@@ -199,10 +199,11 @@ def _withheld(conversations: Sequence[Sequence[ScoredTurn]], least: float) -> di
     """Divide the questions by what their answers would be if those of less confidence were withheld."""
     counts: dict[str, Counter[str]] = {"told": Counter(), "never_said": Counter()}
     for scored in (scored for turns in conversations for scored in turns if scored.outcome is not None):
-        answer = scored.answer or ""
+        answer = scored.answer
         sure = answer.confidence if isinstance(answer, Answer) else 1.0
         is_right = scored.outcome == "right" and not scored.turn.absent
-        kind = "absent" if abstains(answer) or sure < least else "right" if is_right else "wrong"
+        is_absent = answer is None or abstains(answer) or sure < least
+        kind = "absent" if is_absent else "right" if is_right else "wrong"
         counts["never_said" if scored.turn.absent else "told"][kind] += 1
     return {
         name: {kind: counter[kind] / counter.total() if counter else None for kind in ("right", "wrong", "absent")}

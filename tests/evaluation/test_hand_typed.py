@@ -142,6 +142,9 @@ def test_answers_of_little_confidence_can_be_withheld():
     assert told["0.95"] == {"right": 0.0, "wrong": 0.0, "absent": 1.0}
     never = {least: each["never_said"]["absent"] for least, each in shares["withheld_below"].items()}
     assert (never["0.7"], never["0.8"]) == (0.0, 1.0)
+    unanswered = score_turns(CONVERSATION, [None] * 6)
+    (shares,) = HandTypedReport([CONVERSATION], {"memory": [unanswered]}).summary()["conditions"].values()
+    assert shares["withheld_below"]["0.0"]["told"] == {"right": 0.0, "wrong": 0.0, "absent": 1.0}
 
 
 def test_the_table_fits_and_the_transcript_marks_failures(tmp_path):
