@@ -134,7 +134,10 @@ class _Chat(ABC):
         block = ""
         for block, text in laid_out(reply):
             self._console.print(text, end="", style=_STYLES[block], markup=False, soft_wrap=True)
-        self._console.print(self.remark(session) if block else "model  (nothing)", style="dim", markup=False)
+        if block:
+            self._console.print(self.remark(session), style="dim", markup=False)
+        else:
+            self._console.print("model  (nothing)", markup=False)
         if not reply.complete:
             self.complain(_cut(session))
 
