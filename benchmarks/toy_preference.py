@@ -12,8 +12,10 @@ from pathlib import Path
 import tyro
 
 NOTES = (
-    "The model had never answered from memory before. What has no pair (greetings, notes of what was said) is not trained",
-    "by this stage, and those answers decay: preferences belong behind stage 4, this run only shows what they can teach.",
+    "The model had never answered from memory before. What has no pair (greetings, notes of what was said, questions for",
+    "what was never told) is not trained by this stage, and those answers decay: it says something wherever nothing was",
+    "told, and the conversation at the end of the run is hard to read. Preferences belong behind stage 4; this run only",
+    "shows what they can teach.",
 )
 
 
@@ -30,8 +32,8 @@ def main(options: Options) -> None:
     lines = [
         "# Preferences that only memory can decide",
         "",
-        "`rxt train configs/toy.py && rxt train configs/toy_preference.py && python benchmarks/toy_preference.py`; two CPU",
-        "cores. The rejected answer names another value of the same kind; held-out conversations (split iid).",
+        "`rxt train configs/toy.py && rxt train configs/toy_preference.py && python benchmarks/toy_preference.py`.",
+        "The rejected answer names another value of the same kind; held-out conversations (split iid).",
         "",
         "| | pairs right with memory | zeroed | another conversation's | log p chosen | rejected | values recalled |",
         "|---|---|---|---|---|---|---|",
