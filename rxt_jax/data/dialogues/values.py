@@ -4,6 +4,7 @@ Types are practically endless, so a value cannot be learnt by heart and has to b
 where a real one could be anything (names, towns, dishes).
 """
 
+import re
 from collections.abc import Callable
 
 from rxt_jax.data.dialogues.draws import Draws
@@ -13,6 +14,16 @@ __all__ = ["OPINIONS", "VALUE_TYPES", "draw_value", "long_title", "with_article"
 
 OPINIONS = ("love", "hate", "like", "don't like", "do not like", "enjoy", "can't stand", "dislike", "adore")
 """What one can feel about a thing. Opinions test the polarity of an open key, so no split holds any out."""
+
+_UP_TO_TWELVE = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_PLURALS = (
+    (r"(?<!s)s$|ren$|men$", r"\g<0>"),  # these are plurals
+    (r"(s|x|ch|sh)$", r"\1es"),
+    (r"(?<![aeiou])y$", "ies"),
+    (r"(?<=[mM])an$", "en"),
+    (r"$", "s"),
+)
+"""Endings of nouns and what they become; the first that fits counts."""
 
 _CODE_LETTERS = "abcdefghjkmnpqrstuvwxyz"
 _Builder = Callable[[Draws, bool, float], str]
@@ -63,6 +74,11 @@ def _number(draws: Draws, held_out: bool, invented: float) -> str:
     return str(draws.between(max(low, 2), 10 * low - 1))
 
 
+def _count(draws: Draws, held_out: bool, invented: float) -> str:
+    amount = draws.between(2, draws.choice((12, 12, 40, 99)))
+    return _UP_TO_TWELVE[amount - 1] if amount <= 12 and draws.chance(0.4) else str(amount)
+
+
 def _code(draws: Draws, held_out: bool, invented: float) -> str:
     form = draws.below(5)
     letters = "".join(draws.choice(_CODE_LETTERS) for _ in range(draws.between(1, 3)))
@@ -90,9 +106,6 @@ def _price(draws: Draws, held_out: bool, invented: float) -> str:
     return draws.choice(("{} euros", "${}", "{} dollars", "£{}", "{} pounds", "{}€")).format(f"{whole}{cents}")
 
 
-_HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-
-
 def _time(draws: Draws, held_out: bool, invented: float) -> str:
     form = draws.below(6)
     if form <= 1:
@@ -100,8 +113,8 @@ def _time(draws: Draws, held_out: bool, invented: float) -> str:
     if form <= 3:
         return f"{draws.between(0, 23)}:{draws.choice(('00', '15', '30', '45', '10', '20', '05', '40'))}"
     if form == 4:
-        return f"{draws.choice(('half past', 'quarter past', 'quarter to'))} {draws.choice(_HOURS)}"
-    return f"{draws.choice(_HOURS)} o'clock" if draws.chance(0.4) else str(draws.between(1, 12))
+        return f"{draws.choice(('half past', 'quarter past', 'quarter to'))} {draws.choice(_UP_TO_TWELVE)}"
+    return f"{draws.choice(_UP_TO_TWELVE)} o'clock" if draws.chance(0.4) else str(draws.between(1, 12))
 
 
 def _date(draws: Draws, held_out: bool, invented: float) -> str:
@@ -130,7 +143,7 @@ _UNITS = ("day", "week", "month", "year", "hour", "minute", "night")
 
 def _duration(draws: Draws, held_out: bool, invented: float) -> str:
     amount = draws.between(2, 40)
-    return f"{_HOURS[amount - 1] if amount <= 12 and draws.chance(0.6) else amount} {draws.choice(_UNITS)}s"
+    return f"{_UP_TO_TWELVE[amount - 1] if amount <= 12 and draws.chance(0.6) else amount} {draws.choice(_UNITS)}s"
 
 
 def _title(draws: Draws, held_out: bool, invented: float) -> str:
@@ -155,6 +168,9 @@ def long_title(draws: Draws, held_out: bool, invented: float) -> str:
     def noun() -> str:
         return choose_word(draws, "title_nouns", held_out).capitalize()
 
+    def nouns() -> str:
+        return _plural(noun())
+
     def adjective() -> str:
         return choose_word(draws, "adjectives", held_out).capitalize()
 
@@ -164,18 +180,24 @@ def long_title(draws: Draws, held_out: bool, invented: float) -> str:
     if form == 1:
         return f"The {noun()} of {noun()}"
     if form == 2:
-        return f"{_HOURS[draws.between(1, 11)].capitalize()} {noun()}s and a {noun()}"
+        return f"{_UP_TO_TWELVE[draws.between(1, 11)].capitalize()} {nouns()} and a {noun()}"
     if form == 3:
-        return f"A {noun()} of {adjective()} {noun()}s"
+        return f"A {noun()} of {adjective()} {nouns()}"
     if form == 4:
         return f"{_name(draws, held_out, invented)} and the {noun()} of {noun()}"
     if form == 5:
         return f"The {noun()} in the {adjective()} {noun()}"
     if form == 6:
         return (
-            f"{draws.choice(('Where', 'When', 'How', 'Why'))} the {noun()}s {draws.choice(('Sing', 'Fall', 'Sleep'))}"
+            f"{draws.choice(('Where', 'When', 'How', 'Why'))} the {nouns()} {draws.choice(('Sing', 'Fall', 'Sleep'))}"
         )
-    return f"{_HOURS[draws.between(1, 11)].capitalize()} Hundred {noun()}s of {noun()}"
+    return f"{_UP_TO_TWELVE[draws.between(1, 11)].capitalize()} Hundred {nouns()} of {noun()}"
+
+
+def _plural(noun: str) -> str:
+    """Write the plural of a noun of the lists; what is one already stays."""
+    ending, plural = next(each for each in _PLURALS if re.search(each[0], noun))
+    return re.sub(ending, plural, noun, count=1)
 
 
 def _location(draws: Draws, held_out: bool, invented: float) -> str:
@@ -277,6 +299,7 @@ _BUILDERS: dict[str, _Builder] = {
     "pet": _listed("pets"),
     "colour": _colour,
     "number": _number,
+    "count": _count,
     "code": _code,
     "phone": _phone,
     "price": _price,
