@@ -29,6 +29,9 @@ class Chunk(str):
         chunk.block = block
         return chunk
 
+    def __getnewargs__(self) -> tuple[str, Block]:
+        return str(self), self.block  # for copy and pickle
+
 
 class Answer(str):
     """An answer that knows how sure the model was of it.
@@ -45,6 +48,9 @@ class Answer(str):
         answer = super().__new__(cls, text)
         answer.confidence = confidence
         return answer
+
+    def __getnewargs__(self) -> tuple[str, float]:
+        return str(self), self.confidence  # for copy and pickle
 
 
 class ReplyText:
