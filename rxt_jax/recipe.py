@@ -53,6 +53,8 @@ class StageRun:
     """Micro-batches that a batch is split into; divides `batch_size`."""
     max_interactions: int | None = None
     """Interactions that the episodes of this stage are cut to; None = as the data says."""
+    value_weight: float | None = None
+    """What a token of a recalled value counts in the loss of this stage; None = as the data says."""
     data: DataConfig | DataSource | None = None
     """Data of its own: a source to train on with the recipe's rows and held-out data, or a whole `DataConfig`; None =
     the recipe's. So one recipe reads texts for stage 1 and preferences for stage 5, and a list of stage runs is a
@@ -121,9 +123,10 @@ class Recipe:
                 )
 
     def data_of(self, run: StageRun) -> DataConfig:
-        """Return the data that a stage run reads, its episodes as short as it wants them."""
+        """Return the data that a stage run reads, with the length and the weight that it has of its own."""
         data = self.data if run.data is None else run.data.within(self.data)
-        return data if run.max_interactions is None else replace(data, max_interactions=run.max_interactions)
+        own = {"max_interactions": run.max_interactions, "value_weight": run.value_weight}
+        return replace(data, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def preference_stage(self) -> str | None:

@@ -131,7 +131,7 @@ NOT_RUN = {
     "rxt train configs/toy.py --stages.memory-aware.updates 1800": _TRAINS,
     "rxt train my_recipe.py": _TRAINS,
     "rxt train my_recipe.py --start-from runs/toy": _TRAINS,
-    "rxt train configs/sgd/small.py --data.source.path 'chats/*.jsonl.gz'": _TRAINS,
+    "rxt train configs/sgd/small.py --data.source.sources.0.path 'chats/*.jsonl.gz'": _TRAINS,
     "rxt serve runs/toy": _SERVES,
     "rxt serve companion": _SERVES,
     "rxt serve runs/toy --host 0.0.0.0 --keys keys.txt --slots 16 --limits.disk-mib 50000": _SERVES,

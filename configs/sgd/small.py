@@ -11,7 +11,8 @@ published (docs/data.md says where), or `train.jsonl` and `dev.jsonl` made of it
 import os
 from dataclasses import replace
 
-from rxt_jax.data.config import DataConfig, FileData
+from rxt_jax.data.config import DataConfig, DialogueData, FileData, MixedData
+from rxt_jax.data.dialogues import small
 from rxt_jax.data.sgd import sgd_path
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
@@ -47,8 +48,11 @@ optimizer = OptimizerConfig(
 )
 last = replace(optimizer, learning_rate=1e-2, schedule=replace(optimizer.schedule, final_ratio=0.02))
 loop = LoopConfig(log_every=10)
+# Nearly all values of these data occur in many conversations, so they teach to recognise values. The embedded
+# dialogues, whose values are new every time, teach to spell them.
+dialogues = DialogueData(spec=replace(small(), everyday_share=0.35))
 data = DataConfig(
-    source=FileData(path=sgd_path(folder, "train")),
+    source=MixedData(sources=(FileData(path=sgd_path(folder, "train")), dialogues), weights=(0.75, 0.25)),
     evaluation_source=FileData(path=sgd_path(folder, "dev")),
     max_length=96,
     max_interactions=25,
@@ -80,7 +84,7 @@ recipe = Recipe(
             optimizer=last,
             loop=loop,
             # Values are what memory is for, and a small share of what these answers say.
-            data=replace(data, value_weight=3.0),
+            value_weight=3.0,
         ),
     },
 )

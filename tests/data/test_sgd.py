@@ -211,10 +211,13 @@ def test_recipes_take_the_published_folder_or_episodes_made_of_it(tmp_path, monk
     write_split(tmp_path, "dev", [FERRY, INN])
 
     def data():
-        small = runpy.run_path(str(ROOT / "configs" / "sgd" / "small.py"))["recipe"].data
+        recipe = runpy.run_path(str(ROOT / "configs" / "sgd" / "small.py"))["recipe"]
+        # Whoever names other data for the recipe names them for every stage.
+        assert all(recipe.data_of(run).source == recipe.data.source for run in recipe.stages.values())
+        small, (episodes, _) = recipe.data, recipe.data.source.sources
         preference = runpy.run_path(str(ROOT / "configs" / "sgd" / "preference.py"))["recipe"].data
         assert preference.evaluation_source == small.evaluation_source
-        return [small.source, small.evaluation_source, preference.source, preference.held_out_preferences]
+        return [episodes, small.evaluation_source, preference.source, preference.held_out_preferences]
 
     assert [open_source(each).size for each in data()] == [2, 2, 2, 1]
     for name in ("train", "dev", "preferences_train", "preferences_dev"):

@@ -300,6 +300,19 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
     assert taken == given
 
 
+def test_a_stage_reads_the_data_of_the_recipe_with_what_it_says_itself(tmp_path):
+    recipe = small_recipe(tmp_path, {"first": InteractionSft()})
+    data, run = replace(recipe.data, value_weight=2.0), recipe.stages["first"]
+    recipe = replace(recipe, data=data)
+    assert recipe.data_of(run) == data
+    own = replace(run, max_interactions=2, value_weight=3.0)
+    assert recipe.data_of(own) == replace(data, max_interactions=2, value_weight=3.0)
+    # Also where the data are its own.
+    own = replace(own, data=replace(data.source, seed=data.source.seed + 1))
+    assert recipe.data_of(own) == replace(data, source=own.data, max_interactions=2, value_weight=3.0)
+    assert from_json(to_json(own)) == own
+
+
 @pytest.mark.slow
 def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
     recipe = small_recipe(tmp_path / "one", {"first": InteractionSft(), "second": InteractionSft()})
