@@ -24,7 +24,7 @@ import tyro
 
 from rxt_jax import load
 from rxt_jax.cli.compilation_cache import use_compilation_cache
-from rxt_jax.data.config import DataConfig, DataSource, DialogueData
+from rxt_jax.data.config import DataConfig, DataSource, DialogueData, MixedData
 from rxt_jax.data.sources import open_source
 from rxt_jax.evaluation import evaluate_split
 from rxt_jax.losses import AlgorithmName, PreferenceConfig, make_algorithm
@@ -87,8 +87,10 @@ def toy() -> tuple[Recipe, Base]:
 
 
 def sgd() -> tuple[Recipe, Base]:
-    """Describe the real conversations."""
+    """Describe the real conversations, without the embedded ones that stage 4 had beside them."""
     recipe, preference = (load_recipe(ROOT / "configs" / "sgd" / f"{name}.py") for name in ("small", "preference"))
+    assert isinstance(recipe.data.source, MixedData)
+    recipe = replace(recipe, data=replace(recipe.data, source=recipe.data.source.sources[0]))
     updates = {
         "more of stage 4": (120,),
         "DMPO": (85,),
