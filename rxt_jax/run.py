@@ -49,6 +49,9 @@ def run_recipe(
         name: sources.open(run.stage.held_out(reads[name]), f"{name}_held_out", f"{name} held-out")
         for name, run in recipe.stages.items()
     }
+    if apart := [name for name, run in recipe.stages.items() if run.data is not None]:
+        # Options like --data.source.path do not reach these.
+        console.print(f"with data of their own: {', '.join(apart)}")
     tokenizer = open_tokenizer(recipe, folder, first, *training.values())
     recipe = replace(recipe, model=replace(recipe.model, vocab_size=tokenizer.vocab_size))
     if writes:

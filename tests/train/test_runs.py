@@ -314,7 +314,7 @@ def test_a_stage_reads_the_data_of_the_recipe_with_what_it_says_itself(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
+def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path, capsys):
     recipe = small_recipe(tmp_path / "one", {"first": InteractionSft(), "second": InteractionSft()})
     other = replace(recipe.data.source, seed=recipe.data.source.seed + 1)
     second = replace(recipe.stages["second"], data=other)
@@ -322,7 +322,8 @@ def test_a_stage_with_data_of_its_own_trains_on_them(tmp_path):
     # The same folder's tokenizer and first stage: only the second stage may differ.
     models = []
     for each in (recipe, apart):
-        run_recipe(each, quiet=True)
+        run_recipe(each)
+        assert ("with data of their own: second\n" in capsys.readouterr().out) == (each is apart)
         models.append({name: flat(nnx.split(load(each.run_folder / "stages" / name).model)[1]) for name in each.stages})
     for path, value in models[0]["first"].items():
         np.testing.assert_array_equal(value, models[1]["first"][path])
