@@ -84,9 +84,9 @@ def test_rows_of_preferences_are_those_of_their_stage(run_folder, tmp_path):
     run = StageRun(stage=DirectMemoryPreference(), updates=1, batch_size=2)
     own = DataConfig(max_length=24, text_length=24)
     source = FileData(path="pairs.jsonl", kind="preference_episode")
-    assert recipe.data_of(replace(run, data=own)) is own
+    assert recipe.data_of(replace(run, data=own)) == own
     assert recipe.data_of(replace(run, data=source)) == replace(recipe.data, source=source)
-    assert recipe.data_of(run) is recipe.data
+    assert recipe.data_of(run) == recipe.data
     pairs = [{"query": "Cat?", "accepted": {"answer": "Tom."}, "rejected": {"answer": "Ann."}}]
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"interactions": pairs}) + "\n")
     data = replace(recipe.data, preference_evaluation_source=replace(source, path=str(tmp_path / "pairs.jsonl")))
