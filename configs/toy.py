@@ -2,7 +2,7 @@
 
     rxt train configs/toy.py
 
-About a quarter of an hour on two CPU cores (figures: README, benchmarks/toy.md). The data are those of
+Eleven minutes on two CPU cores (figures: README, benchmarks/toy.md). The data are those of
 the companion (configs/companion.py), which is wider and learns for longer.
 """
 

@@ -106,6 +106,7 @@ RUN = {
     "rxt data generate data/": "--episodes 3",
     "rxt data inspect": "",
     "rxt data inspect my_conversations.jsonl": "",
+    "rxt data inspect my_conversations.jsonl --config.max-length 96 --config.overlong cut_input_first": "",
     "rxt data inspect FILE --tokenizer FOLDER --plots lengths.png": "",
     "rxt data prepare my_conversations.jsonl ready --tokenizer runs/toy": "",
     "rxt data prepare chats/ prepared/ --tokenizer runs/toy --recipe configs/toy.py --workers 2": "",
@@ -128,7 +129,7 @@ _PUBLISHED = "needs what is not in this repository; tests/golden converts and re
 _BUCKET = "needs a bucket; tests/test_object_stores.py has one without a network"
 NOT_RUN = {
     "rxt train configs/toy.py": _TRAINS,
-    "rxt train configs/toy.py --stages.memory-aware.updates 1800": _TRAINS,
+    "rxt train configs/toy.py --name toy_1800 --stages.memory-aware.updates 1800": _TRAINS,
     "rxt train my_recipe.py": _TRAINS,
     "rxt train my_recipe.py --start-from runs/toy": _TRAINS,
     "rxt train configs/sgd/small.py --data.source.sources.0.path 'chats/*.jsonl.gz'": _TRAINS,

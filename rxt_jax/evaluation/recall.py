@@ -100,7 +100,10 @@ def contains_value(text: str, value: str) -> bool:
 
 
 def chance_level(recalls: Iterable[Recall]) -> float:
-    """Give the share that a model without memory gets right by naming the most frequent value of each type or slot."""
+    """Give the share of values that would be right if the one asked for most were named for every type or slot.
+
+    It is read off the right answers, so it bounds what a model without memory can reach.
+    """
     by_kind: dict[str, Counter[str]] = {}
     for recall in recalls:
         by_kind.setdefault(recall.kind or recall.slot, Counter())[words_of(recall.value)] += 1
