@@ -9,7 +9,7 @@ import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rxt_jax.data.config import DataConfig, DataSource
 from rxt_jax.data.curriculum import Curriculum
@@ -325,6 +325,37 @@ def load_recipe(path: str | Path) -> Recipe:
         raise ValueError(f"{path}: {error}; see the dataclass for its fields") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except (SyntaxError, NameError, ImportError, AttributeError, LookupError) as error:
+        raise ValueError(f"{path}: {type(error).__name__}: {error} (RXT_TRACEBACK=1 shows where)") from error
     if not isinstance(found, Recipe):
         raise ValueError(f"{path}: expected `recipe = Recipe(...)`, got {type(found).__name__}")
+    for place, hint, value in _wrong_fields(found, "recipe"):
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        expected = f"one of {', '.join(map(repr, choices))}" if choices else _type_name(hint)
+        raise ValueError(f"{path}: {place} must be {expected}, got {value!r}")
     return found
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+
+
+def _wrong_fields(config: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    """Find fields whose value is not what their type says, innermost first: place, type and value of each."""
+    import typeguard  # no other command pays for it
+
+    if isinstance(config, Mapping | list | tuple):
+        items = config.items() if isinstance(config, Mapping) else enumerate(config)
+        for name, each in items:
+            yield from _wrong_fields(each, f"{place}.{name}")
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return
+    hints = get_type_hints(type(config))
+    for each in dataclasses.fields(config):
+        value, within = getattr(config, each.name), f"{place}.{each.name}"
+        yield from _wrong_fields(value, within)
+        try:
+            strategy = typeguard.CollectionCheckStrategy.ALL_ITEMS
+            typeguard.check_type(value, hints[each.name], collection_check_strategy=strategy)
+        except typeguard.TypeCheckError:
+            yield within, hints[each.name], value

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             use_compilation_cache()
         return module.run(rest)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("RXT_TRACEBACK"):
             raise
         print(f"rxt {command}: {error}", file=sys.stderr)

@@ -205,9 +205,30 @@ def check_interaction(interaction: Any, place: str) -> None:
     """Raise a `RecordError` unless this has exactly one kind of input and some output."""
     _check_input(interaction, place)
     _check_output(interaction, place)
-    recall = interaction.get("recall")
-    if recall is not None and not (isinstance(recall, list) and all(isinstance(each, Mapping) for each in recall)):
+    _check_recall(interaction.get("recall"), place)
+
+
+def _check_recall(recall: Any, place: str) -> None:
+    """Check the annotations of values that evaluation asks for; what it does not read may be anything."""
+    if recall is None:
+        return
+    if not (isinstance(recall, list) and all(isinstance(each, Mapping) for each in recall)):
         raise RecordError(place, "field 'recall' must be a list of objects", "wrong_type", "recall")
+    for each in recall:
+        value, outdated = each.get("value"), each.get("outdated") or []
+        if not isinstance(value, str | int | float) or not str(value).strip():
+            message = f"'value' in field 'recall' must be a text that is not empty, or a number, got {value!r}"
+            raise RecordError(place, message, "wrong_type", "recall")
+        if not (isinstance(outdated, list) and all(isinstance(old, str) for old in outdated)):
+            message = f"'outdated' in field 'recall' must be a list of texts, got {outdated!r}"
+            raise RecordError(place, message, "wrong_type", "recall")
+        for name, needed in (("distance", True), ("candidates", False)):
+            number = each.get(name)
+            if number is None and not needed:
+                continue
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                message = f"'{name}' in field 'recall' must be a whole number of at least 1, got {number!r}"
+                raise RecordError(place, message, "wrong_type", "recall")
 
 
 def _check_input(interaction: Any, place: str) -> None:

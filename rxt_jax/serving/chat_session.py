@@ -157,14 +157,21 @@ class ChatSession:
     def import_memory(self, path: str | Path) -> None:
         """Take the memory from a file; one of another model or tokenizer is refused."""
         if not as_path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist; export_memory (in a chat: /save FILE) writes one")
+            raise FileNotFoundError(f"{path} is no file; export_memory (in a chat: /save FILE) writes one")
         try:
             with local_copy(as_path(path)) as copy, np.load(copy) as stored:
                 memory, fingerprint = stored["memory"], str(stored["fingerprint"])
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is no memory file: {error}") from error
+        # A text is taken for a pickle, and a lone array is no archive of several.
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no memory file; export_memory (in a chat: /save FILE) writes one") from error
         if fingerprint != self._fingerprint:
             raise ValueError(f"{path} holds the memory of another model or tokenizer; load it with that one")
+        shape, dtype = self._initial.shape, self._initial.dtype
+        if (memory.shape, memory.dtype) != (shape, dtype) or not np.all(np.isfinite(memory)):
+            raise ValueError(
+                f"{path} is damaged: expected finite {dtype} of shape {shape}, got {memory.dtype} of shape "
+                f"{memory.shape}. Nothing was loaded."
+            )
         self.memory = self.previous_memory = jnp.asarray(memory)
 
     def _stream(self, prompt: list[int], first: tuple[int, ...]) -> Generator[Chunk, None, bool]:

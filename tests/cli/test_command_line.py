@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -52,11 +53,30 @@ def test_bad_input_ends_with_2_and_one_message(arguments, message, capsys):
     assert "Traceback" not in printed.out + printed.err
 
 
+TOY = (
+    "import runpy\nfrom dataclasses import replace\n"
+    f"toy = runpy.run_path({str(Path(__file__).parents[2] / 'configs' / 'toy.py')!r})['recipe']\n"
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("recipe = 3", "expected `recipe = Recipe(...)`, got int"),
         ("from rxt_jax.recipe import Recipe\nrecipe = Recipe(colour='red')", "unexpected keyword argument 'colour'"),
+        ("recipe = Recipe()", "NameError: name 'Recipe' is not defined"),
+        ("recipe = (", "SyntaxError: '(' was never closed"),
+        (TOY + "recipe = replace(toy, seed='a')", "recipe.seed must be int, got 'a'"),
+        (
+            TOY + "run = toy.stages['memory_aware']\n"
+            "run = replace(run, optimizer=replace(run.optimizer, name='moun'))\n"
+            "recipe = replace(toy, stages={'memory_aware': run})",
+            "recipe.stages.memory_aware.optimizer.name must be one of 'adamw', 'muon', 'lion', 'adafactor', got 'moun'",
+        ),
+        (
+            TOY + "recipe = replace(toy, data=replace(toy.data, end_cut_texts='no'))",
+            "recipe.data.end_cut_texts must be bool, got 'no'",
+        ),
     ],
 )
 def test_bad_config_files_are_named(tmp_path, content, message, capsys):

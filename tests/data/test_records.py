@@ -143,6 +143,24 @@ def test_chat_messages_that_do_not_fit_are_named(messages, reason, message):
         ("episode", {"is_long_range": 1, "interactions": [GOOD]}, "wrong_type", "is_long_range"),
         ("episode", {"system": 1, "interactions": [GOOD]}, "wrong_type", "system"),
         ("episode", {"interactions": [GOOD | {"recall": "x"}]}, "wrong_type", "recall"),
+        *(
+            (
+                "episode",
+                {"interactions": [GOOD | {"recall": [{"value": "Tom", "distance": 1} | wrong]}]},
+                kind,
+                "recall",
+            )
+            for kind, wrong in (
+                ("wrong_type", {"value": None}),
+                ("wrong_type", {"value": " "}),
+                ("wrong_type", {"value": ["Tom"]}),
+                ("wrong_type", {"distance": None}),
+                ("wrong_type", {"distance": 0}),
+                ("wrong_type", {"distance": "one"}),
+                ("wrong_type", {"candidates": "x"}),
+                ("wrong_type", {"outdated": "xy"}),
+            )
+        ),
         ("episode", {"id": 1.5, "interactions": [GOOD]}, "wrong_type", "id"),
         ("preference_episode", {"interactions": [{"query": "a", "accepted": None}]}, "missing_field", "accepted"),
         ("preference_episode", {"interactions": [{"query": "a", "accepted": {}}]}, "missing_field", "answer"),

@@ -166,6 +166,16 @@ def test_memory_files_come_back_and_those_of_others_are_refused(chat_model, tmp_
         other.import_memory(tmp_path / "half.npz")
     with pytest.raises(FileNotFoundError, match=r"missing\.npz"):
         other.import_memory(tmp_path / "missing.npz")
+    np.save(tmp_path / "array.npy", np.asarray(session.memory))
+    with pytest.raises(ValueError, match="no memory file"):
+        other.import_memory(tmp_path / "array.npy")
+    with np.load(tmp_path / "memory.npz") as stored:
+        memory, fingerprint = stored["memory"], stored["fingerprint"]
+    for wrong in (memory[:, :, :1], np.full_like(memory, np.nan), memory.astype(np.int32), memory.astype(str)):
+        np.savez(tmp_path / "wrong.npz", memory=wrong, fingerprint=fingerprint)
+        with pytest.raises(ValueError, match=r"wrong\.npz is damaged: expected finite float32"):
+            other.import_memory(tmp_path / "wrong.npz")
+    np.testing.assert_array_equal(other.memory, session.memory)
 
 
 def test_turns_that_cannot_be_are_refused(chat_model):
