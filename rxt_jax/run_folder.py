@@ -9,6 +9,7 @@ Orbax is imported where checkpoints are: who loads an exported model does not wa
 import functools
 import importlib.metadata
 import json
+import logging
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ __all__ = [
     "write_recipe",
     "write_run",
 ]
+
+_LOG = logging.getLogger("rxt_jax")
 
 RECIPE_FILE = "recipe.json"
 
@@ -123,15 +126,21 @@ def _newest_parameters(
     """Read the parameters of the last stage that has a checkpoint, or those of one stage."""
     from rxt_jax.checkpoint import CheckpointStore
 
+    missing: list[str] = []
     for name in reversed(recipe.stages) if only is None else (only,):
         path = folder / "stages" / name
         if not path.is_dir():
+            missing.insert(0, name)
             continue
         store = CheckpointStore(path, together=together)
         checkpoint = store.restore(shapes, None, functools.partial(check_tokenizer, tokenizer=tokenizer, folder=path))
         store.close()
         if checkpoint is not None:
+            if missing:
+                without = ", ".join(missing)
+                _LOG.warning("%s: parameters of stage %s, no readable checkpoint of %s", folder, name, without)
             return checkpoint.params
+        missing.insert(0, name)
     place = folder if only is None else folder / "stages" / only
     raise FileNotFoundError(f"{place} has no readable checkpoint; train it first: rxt train CONFIG")
 

@@ -300,6 +300,19 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
     assert taken == given
 
 
+def test_a_run_whose_last_stage_has_no_checkpoint_says_whose_parameters_it_gives(finished_run, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run.run_folder, folder)
+    whole = load(folder)
+    (name,) = whole.recipe.stages
+    assert not caplog.records
+    write_recipe(replace(whole.recipe, stages=whole.recipe.stages | {"later": whole.recipe.stages[name]}), folder)
+    found = load(folder)
+    assert f"parameters of stage {name}, no readable checkpoint of later" in caplog.text
+    for path, value in flat(nnx.split(whole.model)[1]).items():
+        np.testing.assert_array_equal(flat(nnx.split(found.model)[1])[path], value)
+
+
 def test_a_stage_reads_the_data_of_the_recipe_with_what_it_says_itself(tmp_path):
     recipe = small_recipe(tmp_path, {"first": InteractionSft()})
     data, run = replace(recipe.data, value_weight=2.0), recipe.stages["first"]
