@@ -43,6 +43,8 @@ class EvaluationConfig:
             unknown = sorted(set(getattr(self, name)) - set(known))
             if unknown:
                 raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(unknown)}.")
+        if not self.conditions:
+            raise ValueError(f"conditions must name one of {', '.join(CONDITIONS)} or more, got none.")
 
     def of(self, split: str) -> "EvaluationConfig":
         """Return what holds for a split."""

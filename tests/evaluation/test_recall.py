@@ -42,6 +42,12 @@ def test_buckets_cover_every_distance():
         bucket_of(0)
 
 
+@pytest.mark.parametrize("conditions", [(), ("asleep",)])
+def test_conditions_are_known_and_at_least_one(conditions):
+    with pytest.raises(ValueError, match="conditions must .*memory, zeroed"):
+        EvaluationConfig(conditions=conditions)
+
+
 def test_chance_is_the_most_frequent_value_of_each_slot():
     asked = [("cat", "Tom"), ("cat", "Tom"), ("cat", "Ida"), ("home", "Rome")]
     recalls = [Recall(0, 0, slot, value, 1) for slot, value in asked]
