@@ -44,7 +44,7 @@ def test_buckets_cover_every_distance():
 
 @pytest.mark.parametrize("conditions", [(), ("asleep",)])
 def test_conditions_are_known_and_at_least_one(conditions):
-    with pytest.raises(ValueError, match="conditions must .*memory, zeroed"):
+    with pytest.raises(ValueError, match=r"conditions must .*memory, zeroed"):
         EvaluationConfig(conditions=conditions)
 
 
