@@ -157,7 +157,8 @@ class ChatSession:
     def import_memory(self, path: str | Path) -> None:
         """Take the memory from a file; one of another model or tokenizer is refused."""
         if not as_path(path).is_file():
-            raise FileNotFoundError(f"{path} is no file; export_memory (in a chat: /save FILE) writes one")
+            what = "is a folder" if as_path(path).is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}; export_memory (in a chat: /save FILE) writes a file")
         try:
             with local_copy(as_path(path)) as copy, np.load(copy) as stored:
                 memory, fingerprint = stored["memory"], str(stored["fingerprint"])
