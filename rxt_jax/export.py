@@ -6,6 +6,7 @@ model.safetensors  recipe.json  tokenizer.model  README.md
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from flax import nnx
 
 from rxt_jax.model_card import model_card
 from rxt_jax.nn.parameters import flat_parameters
-from rxt_jax.paths import as_path
-from rxt_jax.run_folder import RECIPE_FILE, LoadedRun, load, run_and_stage
+from rxt_jax.paths import as_path, read_json
+from rxt_jax.recipe import Recipe
+from rxt_jax.recipe_file import RECIPE_FILE, read_recipe_file
+from rxt_jax.run_folder import LoadedRun, load, run_and_stage
 from rxt_jax.weights import WEIGHTS_FILE, WeightDtype, write_weights
 
 __all__ = ["CARD_FILE", "export_model"]
@@ -47,7 +50,7 @@ def export_model(
             raise FileExistsError(f"{folder} has a {name} already; name another folder, or remove what is in this one")
     loaded = load(run)
     source, stage = run_and_stage(run)
-    content = json.loads((source / RECIPE_FILE).read_text(encoding="utf-8"))
+    content = read_recipe_file(source)
     content["recipe"]["folder"] = None
     folder.mkdir(parents=True, exist_ok=True)
     loaded.tokenizer.save(folder)
@@ -58,7 +61,7 @@ def export_model(
     write_weights(folder / WEIGHTS_FILE, params, meta, dtype)
     if not (folder / CARD_FILE).exists():
         count = sum(value.size for value in params.values())
-        card = model_card(loaded.recipe, count, dtype, _measured(source, stage))
+        card = model_card(_until(loaded.recipe, stage), count, dtype, _measured(source, stage))
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     # Last, because a folder with a recipe counts as a model.
     (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -67,6 +70,13 @@ def export_model(
 
 def _parameters(loaded: LoadedRun) -> dict[str, Any]:
     return {path: variable[...] for path, variable in flat_parameters(nnx.split(loaded.model)[1]).items()}
+
+
+def _until(recipe: Recipe, stage: str | None) -> Recipe:
+    """Leave out the stages after one, which its parameters have not seen; None is the last one."""
+    names = list(recipe.stages)
+    seen = names if stage is None else names[: names.index(stage) + 1]
+    return replace(recipe, stages={name: recipe.stages[name] for name in seen})
 
 
 def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path, share: float) -> dict[str, Any]:
@@ -87,4 +97,4 @@ def _mean(params: dict[str, Any], loaded: LoadedRun, other: str | Path, share: f
 def _measured(source: Path, stage: str | None) -> dict[str, Any]:
     """Read the run's last evaluation, empty where there is none."""
     file = source / "evaluation" / (stage or "") / "recall.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}

@@ -11,6 +11,7 @@ import functools
 import glob
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -24,12 +25,14 @@ __all__ = [
     "Outbox",
     "absolute",
     "as_path",
+    "check_place_for_file",
     "file_size",
     "files_below",
     "files_matching",
     "is_remote",
     "local_copy",
     "local_only",
+    "read_json",
     "replace_file",
 ]
 
@@ -98,6 +101,17 @@ def local_only(place: str | os.PathLike[str], why: str, remedy: str = "Copy it t
     return Path(place)
 
 
+def check_place_for_file(place: str | os.PathLike[str]) -> None:
+    """Refuse a place where no file can be written, before the work is done that fills it."""
+    if is_remote(place):
+        return
+    file = Path(place)
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; name the file to write, such as {file / 'page.html'}")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file.parent} does not exist or is no folder; {file.name} cannot be written there")
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield everything below a folder that is a file."""
     if not is_remote(folder):
@@ -128,6 +142,14 @@ def file_size(file: Path) -> int:
     """Return the bytes of a file."""
     found: Any = file.stat()
     return found.length if is_remote(file) else found.st_size
+
+
+def read_json(file: Path) -> Any:
+    """Read a file of one JSON value. Where it is none, or was cut short, a `ValueError` names the file."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{file} is no JSON: {error}") from None
 
 
 def replace_file(file: Path, content: str) -> None:

@@ -106,7 +106,17 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages must name at least one stage run.")
+        if self.cpu_devices is not None and self.cpu_devices < 1:
+            raise ValueError(
+                f"cpu_devices must be at least 1, got {self.cpu_devices}. None leaves the CPU in one piece."
+            )
+        if self.keep_checkpoints < 1:
+            raise ValueError(
+                f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}: a run needs its newest."
+            )
         for name, run in self.stages.items():
+            if name in ("", ".", "..") or set(name) & set("/\\\0"):
+                raise ValueError(f"a stage's name is that of a folder and has no slashes, got {name!r}.")
             if not isinstance(self.model, run.stage.model_config):
                 raise ValueError(
                     f"stage {name!r} is {run.stage.kind}, which does not train a {type(self.model).__name__}: "

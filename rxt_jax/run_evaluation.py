@@ -75,6 +75,8 @@ def evaluate_run(
     if part is None:
         part = "/".join(name for name in (stage, data and Path(data).stem) if name)
     folder = as_path(output or folder) / "evaluation" / part
+    if output is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # a place where nothing can be written is refused before the work
     loaded = loaded._replace(recipe=replace(loaded.recipe, evaluation=evaluation or loaded.recipe.evaluation))
     if data is not None and holds_typed_conversations(str(data)):
         return RunEvaluation(_evaluate_typed(loaded, str(data), folder), None, folder)

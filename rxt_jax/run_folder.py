@@ -7,10 +7,8 @@ Orbax is imported where checkpoints are: who loads an exported model does not wa
 """
 
 import functools
-import importlib.metadata
 import json
 import logging
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,14 +21,14 @@ from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokeni
 from rxt_jax.model import AnyModel, ReactiveTransformer
 from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
-from rxt_jax.paths import as_path, replace_file
+from rxt_jax.paths import as_path
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
+from rxt_jax.recipe_file import RECIPE_FILE, read_recipe_file, stored_recipe, write_recipe
 from rxt_jax.shipped import named_folder
 from rxt_jax.stages import MemoryAware
 from rxt_jax.weights import WEIGHTS_FILE, read_weights
 
 __all__ = [
-    "RECIPE_FILE",
     "LoadedRun",
     "check_tokenizer",
     "claim_folder",
@@ -39,13 +37,10 @@ __all__ = [
     "loaded_run",
     "read_parameters",
     "run_and_stage",
-    "write_recipe",
     "write_run",
 ]
 
 _LOG = logging.getLogger("rxt_jax")
-
-RECIPE_FILE = "recipe.json"
 
 
 class LoadedRun(NamedTuple):
@@ -92,9 +87,7 @@ class _Opened(NamedTuple):
 
 def _open(folder: str | Path) -> _Opened:
     folder, only = run_and_stage(folder)
-    if not (folder / RECIPE_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE_FILE}")
-    recipe = from_json(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))["recipe"])
+    recipe = stored_recipe(folder)
     return _Opened(folder, only, recipe, load_tokenizer(folder), *abstract_model(recipe.model))
 
 
@@ -175,10 +168,9 @@ def run_and_stage(path: str | Path) -> tuple[Path, str | None]:
 
 def claim_folder(recipe: Recipe, folder: Path) -> None:
     """Refuse a folder that holds the run of another model or tokenizer; a field that came later has its default."""
-    file = folder / RECIPE_FILE
-    if not file.is_file():
+    if not (folder / RECIPE_FILE).is_file():
         return
-    old = json.loads(file.read_text(encoding="utf-8"))["recipe"]
+    old = read_recipe_file(folder)["recipe"]
     new = json.loads(json.dumps(to_json(recipe)))
     for part in ("model", "tokenizer", "seed", "start_from"):
         # Read and written again, as it would be written today: a field that came with a default is no difference.
@@ -201,24 +193,6 @@ def check_tokenizer(meta: dict[str, Any], tokenizer: Tokenizer, folder: Path) ->
             f"{tokenizer.fingerprint[:12]}…: every id would mean something else. Put the old {MODEL_FILE} or "
             f"{JSON_FILE} back into the run folder, or train in another --folder."
         )
-
-
-def write_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write `recipe.json` with versions and git state. A machine that goes down meanwhile leaves the old file whole."""
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "rxt_jax")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    content = {"recipe": to_json(recipe), "versions": versions, "git": _git_state()}
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / RECIPE_FILE, json.dumps(content, indent=1))
-
-
-def _git_state() -> str | None:
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def first_difference(old: Any, new: Any, place: str) -> str:

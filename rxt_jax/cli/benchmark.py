@@ -66,6 +66,13 @@ class BenchmarkOptions:
     json: bool = False
     """Print JSON."""
 
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("batch_size", "length", "steps", "interactions_per_call")}
+        counts |= {"interactions": min(self.interactions, default=0)}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}.")
+
 
 def matrix_product_peak(dtype: str = "float32", size: int = 2048, repeats: int = 5) -> float:
     """Measure this machine's matrix products, operations per second."""

@@ -1,6 +1,7 @@
 """What can be typed into a chat besides words: `/facts`, `/memory` and the like."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from typing import get_args
 
@@ -76,6 +77,7 @@ def obey(session: Session, command: str, argument: str, said: Sequence[str]) -> 
         return f"thinking: {argument}"
     if isinstance(session, HistorySession):
         return "this model has no memory: it reads the whole conversation again"
+    argument = os.path.expanduser(argument)  # a shell would have done it
     if command == "/save":
         session.export_memory(argument)
         return f"memory written to {argument}"

@@ -17,7 +17,7 @@ from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.model.presets import PRESETS
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.paths import as_path
-from rxt_jax.recipe import from_json
+from rxt_jax.recipe_file import RECIPE_FILE, stored_recipe
 from rxt_jax.shipped import named_folder
 from rxt_jax.weights import WEIGHTS_FILE
 
@@ -49,8 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     """Inspect."""
     options = parse(InspectOptions, arguments, "rxt inspect")
     folder, checkpoints = _folder(options.target), {}
-    if (folder / "recipe.json").is_file():
-        recipe = from_json(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["recipe"])
+    if (folder / RECIPE_FILE).is_file():
+        recipe = stored_recipe(folder)
         config = recipe.model
         for name in () if (folder / WEIGHTS_FILE).is_file() else recipe.stages:
             steps = (folder / "stages" / name).glob("[0-9]*")

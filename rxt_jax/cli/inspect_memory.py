@@ -9,7 +9,7 @@ import tyro
 
 from rxt_jax.cli.options import parse
 from rxt_jax.inspection import EXPERIMENTS
-from rxt_jax.paths import as_path
+from rxt_jax.paths import as_path, check_place_for_file
 from rxt_jax.run_inspection import trace_memory
 
 __all__ = ["InspectMemoryOptions", "run"]
@@ -34,6 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     """Trace a conversation and write the page."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = parse(InspectMemoryOptions, arguments, "rxt inspect-memory")
+    check_place_for_file(options.output)
     trace = trace_memory(options.run, options.conversation, experiments=options.experiments)
     as_path(options.output).write_text(trace.html(), encoding="utf-8")
     print(f"written: {options.output}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from rxt_jax.cli.options import parse
-from rxt_jax.paths import as_path
+from rxt_jax.paths import as_path, check_place_for_file
 from rxt_jax.report import read_run, run_page
 
 __all__ = ["ReportOptions", "run"]
@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(ReportOptions, arguments, "rxt report")
     if not options.runs:
         raise ValueError("name at least one run: rxt report RUN [RUN ...]")
+    check_place_for_file(options.output)
     as_path(options.output).write_text(run_page([read_run(each) for each in options.runs]), encoding="utf-8")
     print(f"written: {options.output}")
     return 0

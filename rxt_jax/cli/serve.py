@@ -42,6 +42,13 @@ class ServeOptions:
     """Tokens that are made between two looks at the device: more are faster, fewer stream more smoothly."""
     config: Annotated[ServerConfig, tyro.conf.arg(name="")] = field(default_factory=ServerConfig)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise ValueError(f"--port must be 0 to {2**16 - 1}, got {self.port}. 0 takes any that is free.")
+        for name in ("slots", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Serve until the process is told to stop."""

@@ -64,7 +64,7 @@ def parse_text_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, d
 
 def _decode(line: bytes, place: str) -> str:
     try:
-        return line.decode("utf-8")
+        return line.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raw = line.decode("utf-8", errors="backslashreplace").rstrip("\n")
         raise RecordError(
@@ -75,16 +75,27 @@ def _decode(line: bytes, place: str) -> str:
 def _parse_object(line: bytes, place: str) -> dict[str, Any]:
     text = _decode(line, place).rstrip("\r\n")
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
         message = f"not valid JSON ({error.msg}); every line must be one object"
         raise RecordError(f"{place}, column {error.colno}", message, "not_json", raw=text) from None
+    except ValueError as error:
+        raise RecordError(place, str(error), "not_json", raw=text) from None
     except RecursionError:
         raise RecordError(place, "nested too deeply to be a record", "not_json", raw=text) from None
     if not isinstance(record, dict):
         message = f"expected a JSON object, got {type(record).__name__}"
         raise RecordError(place, message, "not_an_object", raw=record)
     return record
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; JSON would keep the last of two fields of one name and drop the first without a word."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return fields
 
 
 def check_records(

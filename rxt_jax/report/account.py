@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rxt_jax.paths import replace_file
+from rxt_jax.paths import read_json, replace_file
 
 __all__ = ["ACCOUNT_FILE", "note_data", "note_stage", "read_account"]
 
@@ -28,9 +28,15 @@ def note_data(folder: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_account(folder: Path) -> dict[str, Any]:
-    """Read the account; an empty one where none was kept, as in runs of before."""
+    """Read the account; an empty one where none was kept, as in runs of before. A damaged one is a `ValueError`."""
     file = folder / ACCOUNT_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"stages": {}, "data": {}}
+    empty = {"stages": {}, "data": {}}
+    if not file.is_file():
+        return empty
+    account = read_json(file)
+    if not isinstance(account, dict) or any(not isinstance(account.get(part), dict) for part in empty):
+        raise ValueError(f"{file} is no account of a run; expected an object with {' and '.join(empty)}")
+    return account
 
 
 def _write(folder: Path, account: Mapping[str, Any]) -> None:

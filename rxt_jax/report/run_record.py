@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rxt_jax.paths import files_below
+from rxt_jax.paths import files_below, read_json
+from rxt_jax.recipe_file import read_recipe_file
 from rxt_jax.report.account import read_account
 from rxt_jax.shipped import named_folder
 
@@ -38,19 +39,17 @@ def read_run(run: str | Path) -> RunRecord:
     A folder without `recipe.json` is a `FileNotFoundError`; a file that is no JSON is a `ValueError` that names it.
     """
     folder = named_folder(run)
-    if not (folder / "recipe.json").is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it has no recipe.json")
-    content = _json(folder / "recipe.json")
+    content = read_recipe_file(folder)
     metrics_file, results = folder / "metrics.jsonl", folder / "evaluation"
     lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []
     metrics = [_parsed(line, f"{metrics_file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     evaluations = {
-        file.parent.relative_to(results).as_posix().replace(".", ""): _json(file)
+        file.parent.relative_to(results).as_posix().replace(".", ""): read_json(file)
         for file in sorted(files_below(results) if results.is_dir() else ())
         if file.name == "recall.json"
     }
     samples = {file.name: file.read_text(encoding="utf-8") for file in sorted((folder / "samples").glob("*.txt"))}
-    sources = {file.stem: _json(file) for file in sorted((folder / "samples").glob("*.json"))}
+    sources = {file.stem: read_json(file) for file in sorted((folder / "samples").glob("*.json"))}
     name = str(run).rstrip("/").rsplit("/", 1)[-1]
     versions = content.get("versions") or {}
     account = read_account(folder)
@@ -99,10 +98,6 @@ def thinned(metrics: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]
         step = -(-len(lines) // most)
         kept += lines[:-1:step] + lines[-1:]
     return kept
-
-
-def _json(file: Path) -> Any:
-    return _parsed(file.read_text(encoding="utf-8"), str(file))
 
 
 def _parsed(text: str, place: str) -> Any:

@@ -43,6 +43,14 @@ def exit_code(arguments):
         (["evaluate", "nowhere"], "nowhere is no run folder"),
         (["inspect", "nowhere"], "presets: toy"),
         (["export", "nowhere", "there"], "nowhere is no run folder"),
+        (["train", CONFIG, "--cpu-devices", "0"], "cpu_devices must be at least 1, got 0"),
+        (["train", CONFIG, "--keep-checkpoints", "0"], "keep_checkpoints must be at least 1, got 0"),
+        (["benchmark", "--interactions", "0"], "--interactions must be at least 1, got 0"),
+        (["benchmark", "--interactions-per-call", "-1"], "--interactions-per-call must be at least 1, got -1"),
+        (["serve", "companion", "--port", "99999"], "--port must be 0 to 65535, got 99999"),
+        (["serve", "companion", "--slots", "0"], "--slots must be at least 1, got 0"),
+        (["report", "nowhere", "-o", "."], ". is a folder; name the file to write"),
+        (["inspect-memory", "nowhere", "c.jsonl", "-o", "no/where.html"], "where.html cannot be written there"),
         (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     ],
 )
@@ -74,6 +82,10 @@ TOY = (
             "recipe.stages.memory_aware.optimizer.name must be one of 'adamw', 'muon', 'lion', 'adafactor', got 'moun'",
         ),
         (
+            TOY + "recipe = replace(toy, stages={'../x': toy.stages['memory_aware']})",
+            "a stage's name is that of a folder and has no slashes, got '../x'",
+        ),
+        (
             TOY + "recipe = replace(toy, data=replace(toy.data, end_cut_texts='no'))",
             "recipe.data.end_cut_texts must be bool, got 'no'",
         ),
@@ -93,6 +105,12 @@ def run_folder(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
     shutil.copytree(finished_run.run_folder, folder)
     return folder
+
+
+def test_results_have_a_place_before_they_are_measured(run_folder, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert main(["evaluate", str(run_folder), "--output", str(tmp_path / "taken")]) == 2
+    assert str(tmp_path / "taken") in capsys.readouterr().err
 
 
 def test_inspect_counts_parameters_and_lists_checkpoints(run_folder, capsys):

@@ -10,7 +10,7 @@ import pytest
 from rxt_jax.data.config import FaultPolicy, FileData
 from rxt_jax.data.curriculum import read_curriculum
 from rxt_jax.data.faults import ReadReport, RecordError
-from rxt_jax.data.records import check_record, check_records, record_texts
+from rxt_jax.data.records import check_record, check_records, parse_json_lines, record_texts
 from rxt_jax.data.sources import open_source
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -232,3 +232,12 @@ def test_curriculum_containers(tmp_path):
         assert caught.value.field == field
     with pytest.raises(FileNotFoundError, match="steps-8-lr"):
         read_curriculum(tmp_path / "nowhere")
+
+
+def test_a_field_that_is_there_twice_is_an_error_and_a_byte_order_mark_is_none():
+    line = b'{"query": "a", "answer": "b", "answer": "c"}'
+    ((_, found),) = parse_json_lines([line], "file")
+    assert isinstance(found, RecordError)
+    assert "file, line 1: field 'answer' is there twice" in str(found)
+    ((_, found),) = parse_json_lines([b'\xef\xbb\xbf{"text": "a"}'], "file")
+    assert found == {"text": "a"}

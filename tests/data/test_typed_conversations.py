@@ -93,6 +93,8 @@ GOOD = {"id": "a", "habit": "plain", "turns": [{"user": "I am Ana."}, {"user": "
         ({"turns": [{"user": "a", "absent": 1}]}, "field 'absent' must be true or false, got 1", "absent"),
         ({"turns": [{"user": "a", "expect": ["x"], "absent": True}]}, "both 'expect' and 'absent'", "absent"),
         ({"turns": [{"user": "a", "wrong": ["x"]}]}, "'wrong' needs a question", "expect"),
+        ({"turns": [{"user": "a", "expect": ["..."]}]}, "a list of texts with a letter or a digit", "expect"),
+        ({"turns": [{"user": "a", "expect": ["Rex"], "wrong": ["rex"]}]}, "in 'expect' and in 'wrong'", "wrong"),
         ({"turns": [{"user": "a", "expects": ["x"]}]}, "turn 0: unknown field 'expects'; known are absent", "expects"),
         ({"habit": None}, "field 'habit' must be text that is not empty, got None", "habit"),
         ({}, "the id 'a' was used before in this file", "id"),
@@ -111,3 +113,6 @@ def test_a_file_without_records_is_an_error(tmp_path):
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(RecordError, match="expected one conversation per line"):
         read_typed_conversations(str(tmp_path / "none.jsonl"))
+    (tmp_path / "small_talk.jsonl").write_text(json.dumps(GOOD | {"turns": [{"user": "Hello!"}]}))
+    with pytest.raises(RecordError, match=r"small_talk\.jsonl.* asks nothing"):
+        read_typed_conversations(str(tmp_path / "small_talk.jsonl"))

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from rxt_jax.cli.main import main
+from rxt_jax.recipe_file import write_recipe
 from rxt_jax.report import note_stage, read_run, run_page
 from rxt_jax.report.account import ACCOUNT_FILE, read_account
 from rxt_jax.report.run_record import LACKING, differing_fields, flat_fields, thinned
-from rxt_jax.run_folder import write_recipe
 
 RECALL = {
     "episodes": 8,
@@ -131,3 +131,10 @@ def test_the_command_writes_a_page(evaluated_run, tmp_path, capsys):
     (evaluated_run.run_folder / "metrics.jsonl").write_text('{"stage": "sft"\n')
     assert main(["report", str(evaluated_run.run_folder)]) == 2
     assert "metrics.jsonl, line 1 is no JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"stages"', "[]", '{"stages": {}}'])
+def test_a_damaged_account_is_named(tmp_path, content):
+    (tmp_path / ACCOUNT_FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"account\.json"):
+        read_account(tmp_path)

@@ -16,6 +16,7 @@ from rxt_jax import shipped
 from rxt_jax.cli.main import main
 from rxt_jax.export import export_model
 from rxt_jax.nn.parameters import flat_parameters
+from rxt_jax.recipe_file import write_recipe
 from rxt_jax.run import run_recipe
 from rxt_jax.run_folder import load, write_run
 from rxt_jax.stages import InteractionSft
@@ -140,6 +141,40 @@ def test_the_model_card_has_the_figures_of_the_run(run_folder, tmp_path):
     assert "| iid | memory | 95 | 91 |  |  |  | 4 | 1.25 |" in card
     assert "| iid | zeroed | 95 |  |  |  |  |  | 1.25 |" in card
     assert "| `imported` | 1 | 1 |" in card
+
+
+def test_the_card_of_an_earlier_stage_leaves_out_what_came_after_it(run_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    recipe = load(folder).recipe
+    (done,) = recipe.stages.values()
+    write_recipe(replace(recipe, stages=recipe.stages | {"later": done}), folder)
+    export_model(folder / "stages" / "imported", tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| `imported` | 1 | 1 |" in card
+    assert "later" not in card
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"recipe": {"type": "Recipe", "na', "is no JSON: "),
+        ("[]", "holds no recipe"),
+        ("{}", "holds no recipe"),
+        ('{"recipe": {"name": "x"}}', 'its field `recipe` must have the type "Recipe"'),
+        ('{"recipe": {"type": "Recipe", "name": "x"}}', "missing 2 required keyword-only arguments"),
+        ('{"recipe": {"type": "Recipe", "nane": "x"}}', "Recipe has no field nane"),
+    ],
+)
+def test_a_damaged_recipe_is_named(exported, tmp_path, content, message, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    (folder / "recipe.json").write_text(content)
+    with pytest.raises(ValueError, match=r"model/recipe\.json") as caught:
+        load(folder)
+    assert message in str(caught.value)
+    assert main(["inspect", str(folder)]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_damaged_and_foreign_files_are_named(exported, tmp_path):

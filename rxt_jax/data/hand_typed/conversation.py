@@ -87,6 +87,8 @@ def read_typed_conversations(data: str = HAND_TYPED) -> list[TypedConversation]:
         conversations[found.id] = found
     if not conversations:
         raise RecordError(str(path), "holds no record; expected one conversation per line", "empty_file")
+    if not any(turn.scored for each in conversations.values() for turn in each.turns):
+        raise RecordError(str(path), "asks nothing; a question has 'expect' or 'absent'", "missing_field", "expect")
     return list(conversations.values())
 
 
@@ -115,6 +117,10 @@ def _turn(turn: Any, place: str) -> TypedTurn:
         raise _wrong_type(turn, "expect", "a list of at least one text", place)
     if wrong is not None and not (expect or absent):
         raise RecordError(place, "'wrong' needs a question: 'expect' or 'absent'", "missing_field", "expect")
+    both = {each.casefold() for each in expect} & {each.casefold() for each in wrong or ()}
+    if both:
+        message = f"{min(both)!r} is in 'expect' and in 'wrong': it cannot be right and wrong"
+        raise RecordError(place, message, "wrong_type", "wrong")
     return TypedTurn(_text(turn, "user", place), expect, wrong, absent)
 
 
@@ -130,8 +136,10 @@ def _text(record: Mapping[str, Any], name: str, place: str) -> str:
 
 def _texts(record: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
     values = record[name]
-    if not isinstance(values, list) or not all(isinstance(each, str) and each.strip() for each in values):
+    if not isinstance(values, list) or any(not isinstance(each, str) for each in values):
         raise _wrong_type(record, name, "a list of texts", place)
+    if not all(any(map(str.isalnum, each)) for each in values):
+        raise _wrong_type(record, name, "a list of texts with a letter or a digit", place)
     return tuple(values)
 
 
