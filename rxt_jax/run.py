@@ -12,10 +12,9 @@ from rxt_jax.checkpoint import check_place
 from rxt_jax.data.rows import RowEncoder
 from rxt_jax.processes import is_writer
 from rxt_jax.recipe import Recipe
-from rxt_jax.recipe_file import write_recipe
 from rxt_jax.report import note_data
 from rxt_jax.run_data import Sources, make_batches, open_tokenizer, with_config
-from rxt_jax.run_folder import claim_folder
+from rxt_jax.run_folder import claim_folder, write_recipe
 from rxt_jax.run_parameters import Beginning, describe_parameters, first_parameters
 from rxt_jax.run_stage import StageInFolder
 from rxt_jax.sharding import make_mesh

@@ -7,8 +7,10 @@ Orbax is imported where checkpoints are: who loads an exported model does not wa
 """
 
 import functools
+import importlib.metadata
 import json
 import logging
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +23,9 @@ from rxt_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokeni
 from rxt_jax.model import AnyModel, ReactiveTransformer
 from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.nn.parameters import flat_parameters, with_parameters
-from rxt_jax.paths import as_path
+from rxt_jax.paths import as_path, replace_file
 from rxt_jax.recipe import Recipe, StageRun, from_json, to_json
-from rxt_jax.recipe_file import RECIPE_FILE, read_recipe_file, stored_recipe, write_recipe
+from rxt_jax.recipe_file import RECIPE_FILE, read_recipe_file
 from rxt_jax.shipped import named_folder
 from rxt_jax.stages import MemoryAware
 from rxt_jax.weights import WEIGHTS_FILE, read_weights
@@ -37,6 +39,8 @@ __all__ = [
     "loaded_run",
     "read_parameters",
     "run_and_stage",
+    "stored_recipe",
+    "write_recipe",
     "write_run",
 ]
 
@@ -193,6 +197,36 @@ def check_tokenizer(meta: dict[str, Any], tokenizer: Tokenizer, folder: Path) ->
             f"{tokenizer.fingerprint[:12]}…: every id would mean something else. Put the old {MODEL_FILE} or "
             f"{JSON_FILE} back into the run folder, or train in another --folder."
         )
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a run's folder; errors name the file and the field."""
+    content = read_recipe_file(folder)["recipe"]
+    try:
+        recipe = from_json(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / RECIPE_FILE}: {error}") from error
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f'{folder / RECIPE_FILE} holds no recipe; its field `recipe` must have the type "Recipe"')
+    return recipe
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write `recipe.json` with versions and git state. A machine that goes down meanwhile leaves the old file whole."""
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "rxt_jax")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    content = {"recipe": to_json(recipe), "versions": versions, "git": _git_state()}
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / RECIPE_FILE, json.dumps(content, indent=1))
+
+
+def _git_state() -> str | None:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def first_difference(old: Any, new: Any, place: str) -> str:

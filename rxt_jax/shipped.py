@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from rxt_jax.paths import as_path
+from rxt_jax.recipe_file import RECIPE_FILE
 
 __all__ = ["SHIPPED", "is_shipped", "named_folder"]
 
 SHIPPED = ("companion",)
 
 _PACKAGE = Path(__file__).parent
-_RECIPE = "recipe.json"
 
 
 def is_shipped(name: str | Path) -> bool:
@@ -19,7 +19,7 @@ def is_shipped(name: str | Path) -> bool:
     (`./companion`, a `Path`) never means a shipped model. Other folders of that name hide nothing: evaluating the
     shipped model makes one in `runs/`.
     """
-    return isinstance(name, str) and name in SHIPPED and not (as_path(name) / _RECIPE).is_file()
+    return isinstance(name, str) and name in SHIPPED and not (as_path(name) / RECIPE_FILE).is_file()
 
 
 def named_folder(name: str | Path) -> Path:
@@ -30,7 +30,7 @@ def named_folder(name: str | Path) -> Path:
     if not is_shipped(name):
         return as_path(name)
     folder = _PACKAGE / name
-    if not (folder / _RECIPE).is_file():
+    if not (folder / RECIPE_FILE).is_file():
         raise FileNotFoundError(
             f"this build of rxt_jax ships no {name}. Name the folder of a run instead, or put a trained one there: "
             f"rxt export RUN {folder}"

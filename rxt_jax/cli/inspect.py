@@ -17,7 +17,8 @@ from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.model.presets import PRESETS
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.paths import as_path
-from rxt_jax.recipe_file import RECIPE_FILE, stored_recipe
+from rxt_jax.recipe_file import RECIPE_FILE
+from rxt_jax.run_folder import stored_recipe
 from rxt_jax.shipped import named_folder
 from rxt_jax.weights import WEIGHTS_FILE
 

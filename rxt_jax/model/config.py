@@ -180,6 +180,12 @@ class ModelConfig:
             given = len(getattr(getattr(self, part), attribute))
             if given not in (0, expected):
                 raise ValueError(f"{name} must be empty or have one entry per layer ({expected}), got {given}.")
+        slot_groups = self.memory_attention.layer.slot_groups
+        if self.num_slots % slot_groups:
+            raise ValueError(
+                f"num_slots = {self.num_slots} must be a multiple of memory_attention.layer.slot_groups, got "
+                f"{slot_groups}."
+            )
         groups = self.memory_attention.num_groups
         if self.num_layers % groups:
             raise ValueError(

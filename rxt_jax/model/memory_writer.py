@@ -14,6 +14,7 @@ from rxt_jax.model.encoder import Encoder
 from rxt_jax.model.initial_memory import LearnedMemory, draw_memory
 from rxt_jax.model.memory_attention import MemoryAttention
 from rxt_jax.nn.linear import Embedding
+from rxt_jax.nn.slot_groups import begin_ages
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
@@ -39,6 +40,11 @@ class MemoryWriter(nnx.Module):
 
     def initial_memory(self, batch: int, key: Key | None = None) -> Float[Array, "L B S D"]:
         """Return the memory before a conversation, float32; the random kinds need a key."""
+        groups = self.config.memory_attention.layer.slot_groups
+        memory = self._first_slots(batch, key)
+        return memory if groups == 1 else begin_ages(memory, groups)
+
+    def _first_slots(self, batch: int, key: Key | None) -> Array:
         if self.config.initial_memory == "learned":
             return self.learned_memory(batch)
         config = self.config

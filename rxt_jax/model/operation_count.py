@@ -55,6 +55,8 @@ def count_operations(config: AnyModelConfig, length: int, slots: int | None = No
     model = nnx.merge(graphdef, params)
     memory_slots = 0 if isinstance(config, BaselineConfig) else config.num_slots
     slots = memory_slots if slots is None else slots
+    if not isinstance(config, BaselineConfig):
+        memory_slots //= config.memory_attention.layer.slot_groups  # an interaction is written into one group
     found = dict.fromkeys(InteractionOperations._fields, 0.0)
     for path, variable in flat_parameters(params).items():
         component, name = path.split("/")[0], path.split("/")[-1]

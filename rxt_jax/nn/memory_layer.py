@@ -19,6 +19,7 @@ from rxt_jax.nn.parameters import make_parameter, normal
 from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.residual_gates import ResidualGate, ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.nn.slot_groups import put_back, spread, take_oldest
 from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.types import Key
 
@@ -55,6 +56,10 @@ class MemoryLayerConfig:
     """Positions of the interaction's tokens as keys; None = no positions."""
     slot_identity: float = 0.0
     """Standard deviation at the start of a learned vector per slot in the write query; 0 = none (eq. 21)."""
+    slot_groups: int = 1
+    """Groups of slots that take turns: an interaction is written into the group that was written longest ago, the
+    others stay as they are, and `slot_identity` and a gate per slot are those of a place in its group. 1 (published):
+    every interaction is written into all slots (docs/method.md §7.8)."""
     start: Literal["random", "copy"] = "random"
     """How the attention to the interaction starts: `copy` puts states of single tokens into slots from the first update
     on, `random` (published) their mean (docs/method.md §7.7)."""
@@ -67,6 +72,16 @@ class MemoryLayerConfig:
             )
         if self.gate.kind == "replace" and self.variant != "simple":
             raise ValueError(f"a 'replace' gate is for the simple variant, got {self.variant}. Use 'sum'.")
+        if self.slot_groups < 1:
+            raise ValueError(f"slot_groups must be at least 1, got {self.slot_groups}.")
+        if self.slot_groups > 1 and self.variant != "simple":
+            raise ValueError(f"slot_groups = {self.slot_groups} needs the simple variant, got {self.variant!r}.")
+        replaces = self.gate.kind == "replace" or (self.gate.kind != "sum" and self.gate.activation == "sigmoid")
+        if self.slot_groups > 1 and not replaces:
+            raise ValueError(
+                f"slot_groups = {self.slot_groups} needs a gate that replaces a share in [0, 1] of a slot: the kind "
+                f"'replace' or the activation 'sigmoid', got {self.gate.kind!r} and {self.gate.activation!r}."
+            )
 
     @property
     def mixes_itself_in(self) -> bool:
@@ -94,11 +109,12 @@ class MemoryLayer(nnx.Module):
     """m → inner attention → attention to the interaction → residual gate.
 
     Slots are carried from write to write and stay in their own dtype; attention computes in that of the encoded
-    states, and gates join both in float32.
+    states, and gates join both in float32. `num_slots` must be a multiple of `config.slot_groups`.
     """
 
     def __init__(self, num_slots: int, embed_dim: int, config: MemoryLayerConfig, *, rngs: nnx.Rngs):
         self.config = config
+        num_slots //= config.slot_groups  # those that one interaction is written into
         if config.inner_attention is not None:
             self.inner_norm = MemoryNorm(num_slots, embed_dim, config.norm, rngs=rngs)
             self.inner_attention = Attention(embed_dim, config.inner_attention, rngs=rngs)
@@ -128,21 +144,41 @@ class MemoryLayer(nnx.Module):
         """Return the new slots, float32; `mean` is the normalised mean over layers, where the variant reads it."""
         keys = (None, None) if key is None else jax.random.split(key)
         slots = self._attend_inwards(slots, mean, encoded.states.dtype, keys[0])
-        query, (token_keys, values) = self._ask(slots, encoded)
-        read = self.attention(query, token_keys, values, encoded.mask, key=keys[1])
-        return named_activation(self.gate(slots, read), "slots")
+        if self.config.slot_groups == 1:
+            return named_activation(self.gate(slots, self._read(slots, encoded, keys[1])), "slots")
+        slots = slots.astype(jnp.float32)
+        old, chosen = take_oldest(slots, self.config.slot_groups)
+        read = self._read(old, encoded, keys[1])
+        strength = jnp.mean(self._opening(old, read), axis=(1, 2))
+        return named_activation(put_back(slots, chosen, self.gate(old, read), strength), "slots")
 
     def watch(
         self, slots: Float[Array, "B S D"], encoded: EncodedLayer, mean: Float[Array, "B S D"] | None
     ) -> WatchedWrite:
         """Say how a call with the same arguments writes the slots."""
         slots = self._attend_inwards(slots, mean, encoded.states.dtype, None)
+        groups, chosen = self.config.slot_groups, None
+        if groups > 1:
+            slots, chosen = take_oldest(slots.astype(jnp.float32), groups)
+        query, (token_keys, _) = self._ask(slots, encoded)
+        weights = jnp.mean(self.attention.weights(query, token_keys, encoded.mask), axis=1)
+        gate = None
+        if chosen is not None or self.gate.has_opening:
+            gate = jnp.mean(self._opening(slots, self._read(slots, encoded, None)), axis=-1)
+        if chosen is not None:
+            assert gate is not None
+            gate, weights = spread(chosen, gate), spread(chosen, weights)
+        return WatchedWrite(gate, weights)
+
+    def _read(self, slots: Array, encoded: EncodedLayer, key: Key | None) -> Array:
+        """Let slots read the interaction."""
         query, (token_keys, values) = self._ask(slots, encoded)
-        gate = self.gate.opening(slots, self.attention(query, token_keys, values, encoded.mask))
-        if gate is not None:
-            gate = jnp.mean(jnp.broadcast_to(gate, slots.shape), axis=-1)
-        weights = self.attention.weights(query, token_keys, encoded.mask)
-        return WatchedWrite(gate, jnp.mean(weights, axis=1))
+        return self.attention(query, token_keys, values, encoded.mask, key=key)
+
+    def _opening(self, slots: Array, read: Array) -> Array:
+        """Return the share of every channel that is replaced; 1 where the gate replaces all."""
+        gate = self.gate.opening(slots, read)
+        return jnp.broadcast_to(1.0 if gate is None else gate, slots.shape)
 
     def _ask(self, slots: Array, encoded: EncodedLayer) -> tuple[Array, tuple[Array, Array]]:
         """Make the queries of the slots, and keys and values of the tokens."""

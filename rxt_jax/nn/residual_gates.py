@@ -86,9 +86,14 @@ class ResidualGate(nnx.Module):
             return (1.0 + gate) * new + (1.0 - gate) * old
         return gate * new + (1.0 - gate) * old
 
+    @property
+    def has_opening(self) -> bool:
+        """Whether it decides how much is replaced: `sum` and `replace` have nothing to decide."""
+        return self.config.kind not in ("sum", "replace")
+
     def opening(self, old: Float[Array, "B S D"], new: Float[Array, "B S D"]) -> Float[Array, "..."] | None:
         """Return G, which spreads over `[B S D]`; None for the kinds without a gate."""
-        if self.config.kind in ("sum", "replace"):
+        if not self.has_opening:
             return None
         score = self._score(old.astype(jnp.float32), new.astype(jnp.float32))
         return jnp.tanh(score) if self.config.activation == "tanh" else jax.nn.sigmoid(score)

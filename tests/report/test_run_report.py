@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from rxt_jax.cli.main import main
-from rxt_jax.recipe_file import write_recipe
 from rxt_jax.report import note_stage, read_run, run_page
 from rxt_jax.report.account import ACCOUNT_FILE, read_account
 from rxt_jax.report.run_record import LACKING, differing_fields, flat_fields, thinned
+from rxt_jax.run_folder import write_recipe
 
 RECALL = {
     "episodes": 8,

@@ -21,8 +21,8 @@ from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.model.fresh_parameters import abstract_model
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import from_json
-from rxt_jax.recipe_file import write_recipe
 from rxt_jax.run import run_recipe
+from rxt_jax.run_folder import write_recipe
 from rxt_jax.sharding import make_mesh
 from rxt_jax.stages import InteractionSft
 from rxt_jax.train.optimizer import make_optimizer

@@ -16,9 +16,8 @@ from rxt_jax import shipped
 from rxt_jax.cli.main import main
 from rxt_jax.export import export_model
 from rxt_jax.nn.parameters import flat_parameters
-from rxt_jax.recipe_file import write_recipe
 from rxt_jax.run import run_recipe
-from rxt_jax.run_folder import load, write_run
+from rxt_jax.run_folder import load, write_recipe, write_run
 from rxt_jax.stages import InteractionSft
 from rxt_jax.weights import WEIGHTS_FILE
 

@@ -19,9 +19,8 @@ from rxt_jax.checkpoint import CheckpointStore
 from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.nn.parameters import flat_parameters
 from rxt_jax.recipe import StageRun, from_json, to_json
-from rxt_jax.recipe_file import write_recipe
 from rxt_jax.run import run_recipe
-from rxt_jax.run_folder import claim_folder, load
+from rxt_jax.run_folder import claim_folder, load, write_recipe
 from rxt_jax.scaling import collectives_of, product_operations, total_by_kind
 from rxt_jax.sharding import AXIS_RULES, MeshConfig, batch_shardings, make_mesh, parameter_shardings, state_shardings
 from rxt_jax.stages import InteractionSft, JointPretraining, MemoryAware
