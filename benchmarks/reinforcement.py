@@ -24,6 +24,7 @@ from rxt_jax.losses import AdvantageConfig, make_algorithm
 from rxt_jax.model import CriticConfig, ReactiveTransformer, SamplingConfig, presets
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
+from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.rewards import Reward
 from rxt_jax.stages import MemoryAware, MemoryReinforcement
 from rxt_jax.stages.episode_strategy import EpisodeStrategy
@@ -84,7 +85,8 @@ def make_config():
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=2, head_dim=16)
     feed_forward = FeedForwardConfig(mlp_dim=48)
     config = presets.toy(VOCABULARY)
-    layer = replace(config.memory_attention.layer, attention=attention, start="random")
+    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
+    layer = replace(config.memory_attention.layer, attention=attention, start="random", slot_groups=1, gate=gate)
     return replace(
         config,
         embed_dim=32,

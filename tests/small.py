@@ -17,6 +17,7 @@ from rxt_jax.model import ModelConfig, make_model, presets
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
+from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
@@ -26,11 +27,12 @@ VOCABULARY = 48
 
 
 def small_config(**changes) -> ModelConfig:
-    """A toy of width 16 with 4 slots and shared keys; every part the toy preset has but its copying start."""
+    """A toy of width 16 with 4 slots and shared keys, all of them written every time, which begins without copying."""
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=1, head_dim=8)
     feed_forward = FeedForwardConfig(mlp_dim=24)
     config = presets.toy(VOCABULARY)
-    layer = replace(config.memory_attention.layer, attention=attention, start="random")
+    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
+    layer = replace(config.memory_attention.layer, attention=attention, start="random", slot_groups=1, gate=gate)
     config = replace(
         config,
         embed_dim=16,

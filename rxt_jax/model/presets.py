@@ -36,7 +36,16 @@ __all__ = [
 ]
 
 
-def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, num_slots: int, max_length: int) -> ModelConfig:
+def _small(
+    vocab_size: int,
+    *,
+    embed_dim: int,
+    mlp_dim: int,
+    num_slots: int,
+    max_length: int,
+    slot_groups: int = 1,
+    gate: ResidualGateConfig,
+) -> ModelConfig:
     """Two layers with heads of 32, for CPUs: heads of 16 learn to spell what they copy later, and cost more."""
     heads = embed_dim // 32
     attention = AttentionConfig(num_query_heads=heads, num_kv_heads=heads, head_dim=32, output_bias=False)
@@ -57,7 +66,8 @@ def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, num_slots: int, max
         memory_attention=MemoryConfig(
             layer=MemoryLayerConfig(
                 attention=attention,
-                gate=ResidualGateConfig(kind="elementwise", activation="sigmoid"),
+                gate=gate,
+                slot_groups=slot_groups,
                 slot_identity=0.5,
                 start="copy",
             )
@@ -69,12 +79,15 @@ def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, num_slots: int, max
 
 def toy(vocab_size: int = 1024) -> ModelConfig:
     """A million parameters: learns to remember ordinary sentences in minutes on two CPU cores."""
-    return _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=48, max_length=48)
+    # Interactions are told apart by where they are written, and what is not worth keeping by a gate that stays shut.
+    gate = ResidualGateConfig(kind="learned_slot", activation="sigmoid", initial=1.0)
+    return _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=96, max_length=48, slot_groups=6, gate=gate)
 
 
 def companion(vocab_size: int = 1024) -> ModelConfig:
     """Four and a half million parameters, for ordinary sentences: minutes on a GPU, two days on two CPU cores."""
-    config = _small(vocab_size, embed_dim=192, mlp_dim=576, num_slots=64, max_length=64)
+    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
+    config = _small(vocab_size, embed_dim=192, mlp_dim=576, num_slots=64, max_length=64, gate=gate)
     return replace(config, num_layers=3, scan_unroll=3)
 
 
