@@ -40,10 +40,20 @@ def _gate(kind: str, **options: object) -> ResidualGateConfig:
     return ResidualGateConfig(kind=kind, activation="sigmoid", **options)  # type: ignore[arg-type]
 
 
+def _all_slots(recipe: Recipe, slots: int = 48) -> Recipe:
+    """Write every interaction into all slots, as the recipe did until 27 November 2026."""
+    return _layer(_groups(recipe, 1, slots), gate=_gate("elementwise"))
+
+
+def _groups(recipe: Recipe, groups: int, places: int) -> Recipe:
+    recipe = _layer(recipe, slot_groups=1)  # of any number of slots
+    return _layer(_model(recipe, num_slots=groups * places), slot_groups=groups)
+
+
 def _interlayer(recipe: Recipe, initial: float) -> Recipe:
     layer = recipe.model.memory_attention.layer
     return _layer(
-        recipe,
+        _all_slots(recipe),
         variant="interlayer",
         inner_attention=layer.attention,
         inner_gate=_gate("learned_channel", initial=initial),
@@ -125,7 +135,10 @@ MEMORY = ("memory_aware",)
 LATE = {
     "the recipe": lambda recipe: recipe,
     "with memory_pretraining, 30 updates": lambda recipe: _before(
-        recipe, "memory_aware", "memory_pretraining", StageRun(stage=MemoryPretraining(), updates=30, batch_size=32)
+        _all_slots(recipe),
+        "memory_aware",
+        "memory_pretraining",
+        StageRun(stage=MemoryPretraining(), updates=30, batch_size=32),
     ),
     "gradient across 1 write": lambda recipe: _change(
         recipe, lambda run: _objective(run, memory_gradient_steps=1), *MEMORY
@@ -137,14 +150,25 @@ LATE = {
     "memory with AdamW, 2e-3": lambda recipe: _change(
         recipe, lambda run: _optimizer(run, name="adamw", learning_rate=2e-3), *MEMORY
     ),
-    "gate: learned per slot": lambda recipe: _layer(recipe, gate=_gate("learned_slot", initial=-1.0)),
-    "gate: learned per channel": lambda recipe: _layer(recipe, gate=_gate("learned_channel", initial=-1.0)),
-    "gate: none (sum)": lambda recipe: _layer(recipe, gate=_gate("sum")),
+    "all slots written": _all_slots,
+    "all slots written, gate: learned per slot": lambda recipe: _layer(
+        _all_slots(recipe), gate=_gate("learned_slot", initial=-1.0)
+    ),
+    "all slots written, gate: learned per channel": lambda recipe: _layer(
+        _all_slots(recipe), gate=_gate("learned_channel", initial=-1.0)
+    ),
+    "all slots written, gate: none (sum)": lambda recipe: _layer(_all_slots(recipe), gate=_gate("sum")),
+    "gate: elementwise": lambda recipe: _layer(recipe, gate=_gate("elementwise")),
+    "gate: none (replace)": lambda recipe: _layer(recipe, gate=_gate("replace")),
     "no slot identity": lambda recipe: _layer(recipe, slot_identity=0.0),
     "interlayer, its gate nearly closed": lambda recipe: _interlayer(recipe, -3.0),
     "initial memory: random, redrawn": lambda recipe: _model(recipe, initial_memory="standard"),
-    "16 slots": lambda recipe: _model(recipe, num_slots=16),
-    "96 slots": lambda recipe: _model(recipe, num_slots=96),
+    "all slots written, 16 slots": lambda recipe: _all_slots(recipe, 16),
+    "all slots written, 96 slots": lambda recipe: _all_slots(recipe, 96),
+    "9 groups of 16": lambda recipe: _groups(recipe, 9, 16),
+    "6 groups of 16": lambda recipe: _groups(recipe, 6, 16),
+    "4 groups of 16": lambda recipe: _groups(recipe, 4, 16),
+    "5 groups of 24": lambda recipe: _groups(recipe, 5, 24),
 }
 """Variants that the reading stages do not touch."""
 
