@@ -81,7 +81,7 @@ def toy(vocab_size: int = 1024) -> ModelConfig:
     """A million parameters: learns to remember ordinary sentences in minutes on two CPU cores."""
     # Interactions are told apart by where they are written, and what is not worth keeping by a gate that stays shut.
     gate = ResidualGateConfig(kind="learned_slot", activation="sigmoid", initial=1.0)
-    return _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=96, max_length=48, slot_groups=6, gate=gate)
+    return _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=128, max_length=48, slot_groups=4, gate=gate)
 
 
 def companion(vocab_size: int = 1024) -> ModelConfig:
