@@ -1,4 +1,4 @@
-"""The companion learns to write memory in turns: six groups of slots, each interaction into the one written longest ago.
+"""The companion learns to write memory in turns: six groups of slots, each turn into the one written longest ago.
 
     rxt train configs/companion_turns.py
 
