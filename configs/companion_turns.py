@@ -3,7 +3,7 @@
     rxt train configs/companion_turns.py
 
 It begins with the companion that wrote all slots at every turn; initial memory, slot identity and gate start fresh.
-An hour and a half on one CPU core. rxt_jax/companion/README.md has what came of it.
+70 minutes on one CPU core. rxt_jax/companion/README.md has what came of it.
 """
 
 import runpy
