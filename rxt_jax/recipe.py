@@ -122,6 +122,7 @@ class Recipe:
                     f"stage {name!r} is {run.stage.kind}, which does not train a {type(self.model).__name__}: "
                     f"it belongs with a {run.stage.model_config.__name__}."
                 )
+            run.stage.check_model(self.model)
         field_name = "conversation_length" if isinstance(self.model, BaselineConfig) else "max_length"
         places = {"data": self.data} | {f"stages.{name}.data": self.data_of(run) for name, run in self.stages.items()}
         for place, data in places.items():

@@ -94,6 +94,15 @@ class MemoryPretraining(EpisodeStage):
                 f"Use None for the whole episode."
             )
 
+    def check_model(self, config: ModelConfig) -> None:
+        """Refuse a model whose slots take turns: the targets say what every slot holds after every write."""
+        groups = config.memory_attention.layer.slot_groups
+        if groups > 1:
+            raise ValueError(
+                f"memory pre-training has a target for every slot at every write; it needs slot_groups = 1, got "
+                f"{groups}. Leave the stage out: history reading teaches more (benchmarks/toy_ablation.md)."
+            )
+
     def interactions(self, batch: EpisodeBatch) -> EpisodeBatch:
         """Prepare an episode batch for the engine, which needs nothing added here."""
         if self.new_weights is not None and len(self.new_weights) < len(batch.ids):
@@ -105,16 +114,7 @@ class MemoryPretraining(EpisodeStage):
         return batch
 
     def begin(self, model: Any, batch_size: int, key: Key | None) -> Array:
-        """Give the memory at the start of an episode; without a key always the same one.
-
-        A model whose slots take turns is a `ValueError`: the targets say what every slot holds after every write.
-        """
-        groups = model.config.memory_attention.layer.slot_groups
-        if groups > 1:
-            raise ValueError(
-                f"memory pre-training has a target for every slot at every write; it needs slot_groups = 1, got "
-                f"{groups}. Leave the stage out: history reading teaches more (benchmarks/toy_ablation.md)."
-            )
+        """Give the memory at the start of an episode; without a key always the same one."""
         return beginning_memory(model, batch_size, key)
 
     def label_counts(self, batch: EpisodeBatch) -> dict[str, Array]:

@@ -117,6 +117,10 @@ class Stage(ABC):
         `objective_arguments` gives.
         """
 
+    def check_model(self, config: Any) -> None:
+        """Raise a `ValueError` for a config of `model_config` that this stage cannot train."""
+        return
+
     def batches(self, reading: Reading) -> Batches:
         """Make the batches that this stage reads."""
         return reading.batches(self.rows)

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import random_batch, small_config, small_model
 
+from rxt_jax.data.config import DataConfig
 from rxt_jax.model.initial_memory import beginning_memory
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.nn.slot_groups import begin_ages, put_back, spread, take_oldest
+from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.stages import MemoryPretraining
 
 ROWS, GROUPS, PLACES, WIDTH = 2, 3, 2, 8
@@ -168,4 +170,9 @@ def test_slots_divide_into_groups_and_memory_pretraining_has_no_targets_for_them
     with pytest.raises(ValueError, match=r"num_slots = 7 must be a multiple of .*slot_groups, got 3"):
         replace(grouped_config(), num_slots=7)
     with pytest.raises(ValueError, match="needs slot_groups = 1, got 3"):
-        MemoryPretraining().begin(small_model(grouped_config()), ROWS, None)
+        Recipe(
+            name="x",
+            model=grouped_config(),
+            data=DataConfig(max_length=12, text_length=12),
+            stages={"memory_pretraining": StageRun(stage=MemoryPretraining(), updates=1, batch_size=1)},
+        )
