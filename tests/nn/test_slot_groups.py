@@ -56,7 +56,7 @@ def test_a_memory_holds_the_last_interactions_as_they_were_written():
     """Each group is what its interaction makes of it, whatever was written before and elsewhere."""
     config = grouped_config()
     model = small_model(config)
-    (memory,) = conversation(config, GROUPS)[-1:]
+    memory = conversation(config, GROUPS)[-1]
     for turn in range(GROUPS):
         ids, mask = random_batch(turn, ROWS)
         start = beginning_memory(model, ROWS, None)
