@@ -50,6 +50,7 @@ AXIS_RULES: dict[str, str | None] = {
     "shared_experts": None,
     "head_dim": None,
     "parts": None,
+    "neighbours": None,
     "channels": None,
     "slots": None,
     "slots_out": None,

@@ -20,6 +20,7 @@ from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.norms import NormKind
 from rxt_jax.nn.projection import Projection
 from rxt_jax.nn.remat import check_remat
+from rxt_jax.nn.short_convolution import ShortConvolutionConfig, check_causal
 from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
@@ -51,6 +52,8 @@ class BaselineConfig:
     """Of all layers."""
     rotary_base: float | None = 10000.0
     """None = no positions at all."""
+    short_convolution: ShortConvolutionConfig | None = None
+    """Of all layers; None = none. It sees tokens before alone."""
     tie_embeddings: bool = False
     """The embedding is the head as well, without a bias."""
     embedding_std: float = 1.0
@@ -66,6 +69,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         check_remat(self.remat, "remat")
+        check_causal("short_convolution", self.short_convolution)
         for name in ("vocab_size", "embed_dim", "num_layers", "max_length", "scan_unroll"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -94,7 +98,13 @@ class BaselineConfig:
                 angles_in_compute_dtype=self.compatibility.rotary_angles_in_compute_dtype,
             )
         return tuple(
-            LayerConfig(attention=self.attention, feed_forward=feed_forward, norm=self.norm, rotary=rotary)
+            LayerConfig(
+                attention=self.attention,
+                feed_forward=feed_forward,
+                norm=self.norm,
+                rotary=rotary,
+                short_convolution=self.short_convolution,
+            )
             for feed_forward in self.first_layers + rest
         )
 

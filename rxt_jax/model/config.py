@@ -12,6 +12,7 @@ from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import NormKind
 from rxt_jax.nn.remat import check_remat
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.nn.short_convolution import ShortConvolutionConfig, check_causal
 
 __all__ = [
     "CriticConfig",
@@ -43,6 +44,8 @@ class EncoderConfig:
     """Of all layers."""
     rotary_base: float | None = 10000.0
     """None = no positions at all."""
+    short_convolution: ShortConvolutionConfig | None = None
+    """Of all layers; None = none, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,11 @@ class DecoderConfig:
     """Of all layers."""
     rotary_base: float | None = 10000.0
     """None = no positions at all."""
+    short_convolution: ShortConvolutionConfig | None = None
+    """Of all layers; None = none, as published. It sees tokens before alone."""
+
+    def __post_init__(self) -> None:
+        check_causal("decoder.short_convolution", self.short_convolution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +276,7 @@ class ModelConfig:
             feed_forward=feed_forward,
             norm=config.norm,
             rotary=self.rotary(config.rotary_base),
+            short_convolution=config.short_convolution,
             zero_padding=self.compatibility.zero_padding,
             zero_padded_queries=self.compatibility.causal_ignores_padding,
         )

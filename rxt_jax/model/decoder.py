@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.nn.layers import CachedKeys, LayerConfig, TokenContext, TransformerLayer
+from rxt_jax.nn.layers import CachedKeys, LayerCache, LayerConfig, TokenContext, TransformerLayer
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
@@ -55,12 +55,12 @@ class MemoryProjection(NamedTuple):
 class KeyValueCache(NamedTuple):
     """Self-attention keys and values of every decoder layer, and which columns are real tokens.
 
-    `stateless`, `layers`, `final` have one entry per segment, leaves `[layers B length K H]`.
+    `stateless`, `layers`, `final` have one entry per segment, keys and values `[layers B length K H]`.
     """
 
-    stateless: tuple[CachedKeys, ...]
-    layers: tuple[CachedKeys, ...]
-    final: tuple[CachedKeys, ...]
+    stateless: tuple[LayerCache, ...]
+    layers: tuple[LayerCache, ...]
+    final: tuple[LayerCache, ...]
     mask: Bool[Array, "B length"]
 
 
@@ -84,6 +84,7 @@ class Decoder(nnx.Module):
         self.head_norm = None if norm is None else make_norm(norm, config.embed_dim, rngs=rngs)
         vocab = {"vocab": config.vocab_size}
         self.head = Linear({"embed": config.embed_dim}, vocab, rngs=rngs) if has_head else None
+        self.embed_dim = config.embed_dim
         self.ignores_padding = config.compatibility.causal_ignores_padding
         self.num_balanced = _count_balanced(config)
 
@@ -100,12 +101,16 @@ class Decoder(nnx.Module):
     def empty_cache(self, batch: int, length: int, dtype: Any) -> KeyValueCache:
         """Make room for `length` tokens per row."""
 
-        def room(stack: LayerStack) -> tuple[CachedKeys, ...]:
+        def room(stack: LayerStack) -> tuple[LayerCache, ...]:
             caches = []
             for config, count in zip(stack.configs, stack.counts, strict=True):
                 heads = (config.attention.num_kv_heads, config.attention.head_dim)
                 empty = jnp.zeros((count, batch, length, *heads), dtype)
-                caches.append(CachedKeys(empty, empty))
+                last: tuple[Array, ...] = ()
+                if config.short_convolution is not None:
+                    none_yet = jnp.zeros((count, batch, config.short_convolution.before, self.embed_dim), dtype)
+                    last = (none_yet, none_yet)
+                caches.append(LayerCache(CachedKeys(empty, empty), last))
             return tuple(caches)
 
         mask = jnp.zeros((batch, length), bool)

@@ -3,6 +3,8 @@
 x ← x + SelfAttention(N1 x)
 x ← x + CrossAttention(N2 x, N_memory memory)      only in layers that read memory
 x ← x + FeedForward(N3 x)
+
+Where a layer has short convolutions, self-attention and feed-forward see C1(N1 x) and C2(N3 x).
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +21,13 @@ from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.norms import NormKind, make_norm
 from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.nn.short_convolution import ShortConvolution, ShortConvolutionConfig
 from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.ops.columns import put_columns
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
-__all__ = ["CachedKeys", "LayerConfig", "TokenContext", "TransformerLayer"]
+__all__ = ["CachedKeys", "LayerCache", "LayerConfig", "TokenContext", "TransformerLayer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class LayerConfig:
     """Of all norms of the layer, that of the memory it reads included."""
     rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
     """None = no positions at all."""
+    short_convolution: ShortConvolutionConfig | None = None
+    """Of what self-attention and feed-forward see; None = every token by itself."""
     zero_padding: bool = False
     """Zero padded inputs of self-attention (`Compatibility.zero_padding`)."""
     zero_padded_queries: bool = False
@@ -69,6 +74,14 @@ class CachedKeys(NamedTuple):
         return CachedKeys(put_columns(self.keys, columns, keys), put_columns(self.values, columns, values))
 
 
+class LayerCache(NamedTuple):
+    """What a layer, or a stack of layers with a leading axis, keeps of the tokens so far."""
+
+    own: CachedKeys
+    last: tuple[Float[Array, "... N D"], ...] = ()
+    """What its two short convolutions saw of the last N tokens; nothing where it has none."""
+
+
 class TransformerLayer(nnx.Module):
     """One pre-norm layer. Source: docs/method.md, eq. 47."""
 
@@ -87,6 +100,9 @@ class TransformerLayer(nnx.Module):
             if isinstance(config.feed_forward, MixtureConfig)
             else FeedForward(embed_dim, config.feed_forward, rngs=rngs)
         )
+        if config.short_convolution is not None:
+            self.attention_convolution = ShortConvolution(embed_dim, config.short_convolution, rngs=rngs)
+            self.feed_forward_convolution = ShortConvolution(embed_dim, config.short_convolution, rngs=rngs)
 
     def project_memory(self, memory: Float[Array, "B S D"]) -> CachedKeys:
         """Return the cross-attention keys (never rotated) and values of a memory layer."""
@@ -98,16 +114,16 @@ class TransformerLayer(nnx.Module):
         x: Float[Array, "B T D"],
         context: TokenContext,
         memory: CachedKeys | None = None,
-        cache: CachedKeys | None = None,
+        cache: LayerCache | None = None,
         *,
         key: Key | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"], CachedKeys | None]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "*groups"], LayerCache | None]:
         """Return the tokens, the balance loss (0 for a dense layer) and the cache with these tokens."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         x, cache = self._attend_to_tokens(x, context, cache, keys[0])
         if memory is not None:
             x = x + self._read(self._memory_query(x, context), memory, context, keys[1])
-        normed = self.feed_forward_norm(x)
+        normed, cache = self._convolve(1, self.feed_forward_norm(x), context, cache)
         groups = context.balance_groups
         balance = jnp.zeros(() if groups is None else groups, jnp.float32)
         if isinstance(self.feed_forward, MixtureOfExperts):
@@ -130,15 +146,29 @@ class TransformerLayer(nnx.Module):
         """Return what a token that reads one slot alone adds to itself, for every slot."""
         return self.cross_attention.output_of(memory.values)
 
+    def _convolve(
+        self, place: int, x: Array, context: TokenContext, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        """Show tokens their neighbours, before self-attention (place 0) or feed-forward (1)."""
+        if self.config.short_convolution is None:
+            return x, cache
+        convolution = (self.attention_convolution, self.feed_forward_convolution)[place]
+        if cache is None:
+            return convolution(x, context.positions, context.token_mask), None
+        x, last = convolution.step(x, context.token_mask, cache.last[place])
+        return x, cache._replace(last=(*cache.last[:place], last, *cache.last[place + 1 :]))
+
     def _attend_to_tokens(
-        self, x: Array, context: TokenContext, cache: CachedKeys | None, key: Key | None
-    ) -> tuple[Array, CachedKeys | None]:
+        self, x: Array, context: TokenContext, cache: LayerCache | None, key: Key | None
+    ) -> tuple[Array, LayerCache | None]:
         normed = self.attention_norm(x)
         if self.config.zero_padding:
             normed = jnp.where(context.token_mask[..., None], normed, 0.0)
+        normed, cache = self._convolve(0, normed, context, cache)
         own = CachedKeys(*self.attention.project(normed, context.positions))
         if cache is not None:
-            cache = own = cache.written(*own, context.positions)
+            own = cache.own.written(*own, context.positions)
+            cache = cache._replace(own=own)
         return x + self.attention(normed, *own, context.attention_mask, context.positions, key=key), cache
 
     def _memory_query(self, x: Array, context: TokenContext) -> Array:
