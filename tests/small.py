@@ -18,6 +18,7 @@ from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.residual_gates import ResidualGateConfig
+from rxt_jax.nn.short_convolution import ShortConvolutionConfig
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.train.loop import LoopConfig
 from rxt_jax.train.optimizer import OptimizerConfig
@@ -27,9 +28,10 @@ VOCABULARY = 48
 
 
 def small_config(**changes) -> ModelConfig:
-    """A toy of width 16 with 4 slots and shared keys, all of them written every time, which begins without copying."""
+    """A toy of width 16 with 4 slots and shared keys, all written every time; it begins without copying and without convolutions."""
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=1, head_dim=8)
     feed_forward = FeedForwardConfig(mlp_dim=24)
+    plain = {"attention": attention, "feed_forward": feed_forward, "short_convolution": None}
     config = presets.toy(VOCABULARY)
     gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
     layer = replace(config.memory_attention.layer, attention=attention, start="random", slot_groups=1, gate=gate)
@@ -38,8 +40,8 @@ def small_config(**changes) -> ModelConfig:
         embed_dim=16,
         num_slots=4,
         max_length=12,
-        encoder=replace(config.encoder, attention=attention, feed_forward=feed_forward),
-        decoder=replace(config.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward),
+        encoder=replace(config.encoder, **plain),
+        decoder=replace(config.decoder, cross_attention=attention, **plain),
         memory_attention=replace(config.memory_attention, layer=layer),
         embedding_std=0.5,
         scan_unroll=1,
@@ -54,6 +56,13 @@ def mixture_config() -> ModelConfig:
     dense = FeedForwardConfig(mlp_dim=20)
     decoder = replace(config.decoder, feed_forward=mixture, stateless=(dense, mixture), final_stateless=(mixture,))
     return replace(config, decoder=decoder)
+
+
+def convolving(config: ModelConfig) -> ModelConfig:
+    """Give encoder and decoder short convolutions, stateless layers included."""
+    encoder = replace(config.encoder, short_convolution=ShortConvolutionConfig(after=1))
+    decoder = replace(config.decoder, short_convolution=ShortConvolutionConfig(before=2))
+    return replace(config, encoder=encoder, decoder=decoder)
 
 
 @functools.lru_cache(maxsize=64)

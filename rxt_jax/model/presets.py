@@ -260,6 +260,7 @@ def baseline_like(config: ModelConfig, *, max_length: int) -> BaselineConfig:
         head_norm=config.decoder.head_norm,
         norm=config.decoder.norm,
         rotary_base=config.decoder.rotary_base,
+        short_convolution=config.decoder.short_convolution,
         embedding_std=config.embedding_std,
         dtype=config.dtype,
         scan_unroll=config.scan_unroll,

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import call, mixture_config, random_batch, random_memory, small_config, small_model
+from small import call, convolving, mixture_config, random_batch, random_memory, small_config, small_model
 
 from rxt_jax.cli.inspect import count_parameters
 from rxt_jax.compatibility import Compatibility
 from rxt_jax.model import ReactiveTransformer, presets
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 
-CONFIGS = {"dense": small_config(), "mixture": mixture_config()}
+CONFIGS = {"dense": small_config(), "mixture": mixture_config(), "convolving": convolving(mixture_config())}
 
 
 @pytest.fixture(params=list(CONFIGS))

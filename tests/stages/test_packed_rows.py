@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
-from small import VOCABULARY, small_model
+from small import VOCABULARY, convolving, small_config, small_model
 
 from rxt_jax.data.packing import stack_packed
 from rxt_jax.data.rows import Row, stack_rows
@@ -13,7 +14,8 @@ from rxt_jax.stages import JointPretraining
 from rxt_jax.types import RowBatch
 
 
-def test_packed_documents_have_the_logits_and_the_loss_they_have_alone():
+@pytest.mark.parametrize("config", [small_config(), convolving(small_config())], ids=["plain", "convolving"])
+def test_packed_documents_have_the_logits_and_the_loss_they_have_alone(config):
     rng = np.random.default_rng(0)
     rows = [Row([2, *rng.integers(11, VOCABULARY, size).tolist(), 3], 1) for size in (4, 2, 3, 7)]
     masked = [rng.random(len(row.ids)) < 0.4 for row in rows]
@@ -34,7 +36,7 @@ def test_packed_documents_have_the_logits_and_the_loss_they_have_alone():
     ids, *masks = stack_rows(rows, 15, 0)
     together = RowBatch(*packed, draws, documents, np.where(draws, 4, packed[0]))
     alone = RowBatch(ids, *masks, alone_draws, masked_ids=np.where(alone_draws, 4, ids))
-    graphdef, params = nnx.split(small_model())
+    graphdef, params = nnx.split(small_model(config))
     stage = JointPretraining()
 
     @jax.jit
