@@ -83,7 +83,7 @@ def conversations(rng: np.random.Generator, rows: int, distance: int) -> Episode
 def make_config():
     """A toy of width 32 with 4 slots and a critic that reads memory."""
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=2, head_dim=16)
-    feed_forward = FeedForwardConfig(mlp_dim=48)
+    plain = {"attention": attention, "feed_forward": FeedForwardConfig(mlp_dim=48), "short_convolution": None}
     config = presets.toy(VOCABULARY)
     gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
     layer = replace(config.memory_attention.layer, attention=attention, start="random", slot_groups=1, gate=gate)
@@ -93,10 +93,8 @@ def make_config():
         num_layers=1,
         num_slots=4,
         max_length=LENGTH,
-        encoder=replace(config.encoder, attention=attention, feed_forward=feed_forward),
-        decoder=replace(
-            config.decoder, attention=attention, cross_attention=attention, feed_forward=feed_forward, stateless=()
-        ),
+        encoder=replace(config.encoder, **plain),
+        decoder=replace(config.decoder, cross_attention=attention, stateless=(), **plain),
         memory_attention=replace(config.memory_attention, layer=layer),
         embedding_std=0.5,
         critic=CriticConfig(with_first=True, scale=1.0),

@@ -22,6 +22,7 @@ import tyro
 
 from rxt_jax.data.config import DialogueData
 from rxt_jax.nn.residual_gates import ResidualGateConfig
+from rxt_jax.nn.short_convolution import ShortConvolutionConfig
 from rxt_jax.recipe import Recipe, StageRun, load_recipe
 from rxt_jax.stages import MemoryPretraining
 
@@ -114,6 +115,18 @@ def _heads(recipe: Recipe, head_dim: int, embed_dim: int | None = None) -> Recip
     return _model(_layer(recipe, attention=attention), embed_dim=embed_dim, encoder=encoder, decoder=decoder)
 
 
+def _convolutions(recipe: Recipe, encoder: tuple[int, int] | None, decoder: int | None) -> Recipe:
+    """Let tokens of the encoder see so many tokens (before, behind), and those of the decoder so many before."""
+    model = recipe.model
+    around = None if encoder is None else ShortConvolutionConfig(before=encoder[0], after=encoder[1])
+    before = None if decoder is None else ShortConvolutionConfig(before=decoder)
+    return _model(
+        recipe,
+        encoder=replace(model.encoder, short_convolution=around),
+        decoder=replace(model.decoder, short_convolution=before),
+    )
+
+
 def _tokenizer(recipe: Recipe, **changes: object) -> Recipe:
     return replace(recipe, tokenizer=replace(recipe.tokenizer, **changes))
 
@@ -182,6 +195,10 @@ WHOLE = {
     "nothing hidden in interaction_sft": lambda recipe: _change(
         recipe, lambda run: _objective(run, memory_masking=0.0), "interaction_sft"
     ),
+    "no short convolutions": lambda recipe: _convolutions(recipe, None, None),
+    "short convolutions in the encoder alone": lambda recipe: _convolutions(recipe, (2, 2), None),
+    "short convolutions in the decoder alone": lambda recipe: _convolutions(recipe, None, 3),
+    "short convolutions over one neighbour": lambda recipe: _convolutions(recipe, (1, 1), 1),
     "heads of 16": lambda recipe: _heads(recipe, 16),
     "width 64": lambda recipe: _heads(recipe, 32, 64),
     "width 128": lambda recipe: _heads(recipe, 32, 128),

@@ -28,7 +28,7 @@ VOCABULARY = 48
 
 
 def small_config(**changes) -> ModelConfig:
-    """A toy of width 16 with 4 slots and shared keys, all written every time; it begins without copying and without convolutions."""
+    """A toy of width 16 with 4 slots and shared keys, all written every time; no copying start, no convolutions."""
     attention = AttentionConfig(num_query_heads=2, num_kv_heads=1, head_dim=8)
     feed_forward = FeedForwardConfig(mlp_dim=24)
     plain = {"attention": attention, "feed_forward": feed_forward, "short_convolution": None}

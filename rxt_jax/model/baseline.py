@@ -20,8 +20,8 @@ from rxt_jax.nn.linear import Embedding
 from rxt_jax.nn.norms import NormKind
 from rxt_jax.nn.projection import Projection
 from rxt_jax.nn.remat import check_remat
-from rxt_jax.nn.short_convolution import ShortConvolutionConfig, check_causal
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.nn.short_convolution import ShortConvolutionConfig, check_causal
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 

@@ -20,6 +20,7 @@ from rxt_jax.nn.memory_layer import MemoryLayerConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.nn.rotary import RotaryConfig
+from rxt_jax.nn.short_convolution import ShortConvolutionConfig
 
 __all__ = [
     "PRESETS",
@@ -81,7 +82,14 @@ def toy(vocab_size: int = 1024) -> ModelConfig:
     """A million parameters: learns to remember ordinary sentences in minutes on two CPU cores."""
     # Interactions are told apart by where they are written, and what is not worth keeping by a gate that stays shut.
     gate = ResidualGateConfig(kind="learned_slot", activation="sigmoid", initial=1.0)
-    return _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=128, max_length=48, slot_groups=4, gate=gate)
+    config = _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=128, max_length=48, slot_groups=4, gate=gate)
+    # With its neighbours in view a word is soon repeated, whatever the parameters begin with.
+    around, before = ShortConvolutionConfig(before=2, after=2), ShortConvolutionConfig(before=3)
+    return replace(
+        config,
+        encoder=replace(config.encoder, short_convolution=around),
+        decoder=replace(config.decoder, short_convolution=before),
+    )
 
 
 def companion(vocab_size: int = 1024) -> ModelConfig:
