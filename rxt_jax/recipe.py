@@ -329,7 +329,8 @@ def load_recipe(path: str | Path) -> Recipe:
     """Run a config file and return its `recipe`."""
     path = local_only(path, "a recipe is a Python program")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a Python file that defines `recipe`")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}; expected a Python file that defines `recipe`")
     try:
         found = runpy.run_path(str(path)).get("recipe")
     except TypeError as error:

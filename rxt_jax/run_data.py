@@ -83,7 +83,14 @@ def open_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource, *others:
 def _provide_tokenizer(recipe: Recipe, folder: Path, source: EpisodeSource, *others: EpisodeSource) -> None:
     if any((folder / name).is_file() for name in (MODEL_FILE, JSON_FILE)):
         return
-    ready = recipe.tokenizer.path if recipe.start_from is None else run_and_stage(recipe.start_from)[0]
+    ready = recipe.tokenizer.path
+    if recipe.start_from is not None:
+        ready = run_and_stage(recipe.start_from)[0]
+        if not ready.is_dir():
+            raise FileNotFoundError(
+                f"start_from: {recipe.start_from} does not exist; expected the folder of a run, one of its "
+                f"stages/<name>, or 'companion'"
+            )
     if ready is None:
         # Prepared data bring the tokenizer they were made with.
         folders = (each.tokenizer_folder for each in (source, *others))

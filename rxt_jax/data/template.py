@@ -31,6 +31,7 @@ __all__ = [
     "prompt_ids",
     "reading_control_tokens",
     "system_prompt_ids",
+    "turn_ids",
 ]
 
 Encode = Callable[[str], list[int]]
@@ -61,6 +62,19 @@ def prompt_blocks(interaction: Mapping[str, Any], encode: Encode, special: Speci
 def prompt_ids(interaction: Mapping[str, Any], encode: Encode, special: SpecialTokens) -> list[int]:
     """Write the prompt part."""
     return [special.bos, *join_blocks(prompt_blocks(interaction, encode, special))]
+
+
+def turn_ids(
+    query: str | None, tool_result: str | None, internal: str | None, encode: Encode, special: SpecialTokens
+) -> list[int]:
+    """Write the prompt of a turn: of a query, or of a tool's result."""
+    for name, text in (("query", query), ("tool_result", tool_result), ("internal", internal)):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{name} must be a text, got {text!r}.")
+    if bool(query) == bool(tool_result):
+        got = "both" if query else "neither, or an empty text"
+        raise ValueError(f"a turn is a query or the result of a tool, one of them; got {got}.")
+    return prompt_ids({"query": query, "tool_use": tool_result, "internal": internal}, encode, special)
 
 
 def answer_ids(output: Mapping[str, Any], encode: Encode, special: SpecialTokens) -> list[int]:

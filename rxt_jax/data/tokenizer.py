@@ -152,7 +152,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Load the tokenizer of a run folder, or of a folder with a published checkpoint."""
     folder = as_path(folder)
     if (folder / MODEL_FILE).is_file():
-        return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
+        try:
+            return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
+        # What the library says of bytes that are no model; of an empty file it says that there is no piece 0.
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"{folder / MODEL_FILE} is damaged: SentencePiece cannot read it ({error})") from error
     if (folder / JSON_FILE).is_file():
         return JsonTokenizer((folder / JSON_FILE).read_text(encoding="utf-8"))
     raise FileNotFoundError(

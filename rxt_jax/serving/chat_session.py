@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from rxt_jax.data.special_tokens import SpecialTokens
-from rxt_jax.data.template import SYSTEM_TITLE, ThinkingMode, first_tokens, prompt_ids, system_prompt_ids
+from rxt_jax.data.template import SYSTEM_TITLE, ThinkingMode, first_tokens, system_prompt_ids, turn_ids
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import Generation, prefill, prompt_width, prompt_widths
 from rxt_jax.model.generation_rules import Rules, SamplingConfig, join_rules, make_rules
@@ -51,6 +51,7 @@ class ChatSession:
         reply_tokens: int | None = None,
         seed: int = 0,
     ):
+        first_tokens(mode, tokenizer.special)  # refuses a mode that there is not, or that needs another tokenizer
         self.tokenizer = tokenizer
         self.max_length = max_length or model.config.max_length
         self.sampling = sampling or SamplingConfig()
@@ -129,10 +130,7 @@ class ChatSession:
 
     def prompt(self, query: str | None, *, tool_result: str | None = None, internal: str | None = None) -> list[int]:
         """Write the prompt of a turn and check that an answer fits behind it."""
-        if bool(query) == bool(tool_result):
-            raise ValueError("send needs either a query or the result of a tool, and not both.")
-        record = {"query": query, "tool_use": tool_result, "internal": internal}
-        prompt = prompt_ids(record, self.tokenizer.encode, self.tokenizer.special)
+        prompt = turn_ids(query, tool_result, internal, self.tokenizer.encode, self.tokenizer.special)
         if len(prompt) + 2 > self.max_length:
             parts = math.ceil(2 * len(prompt) / self.max_length)  # each with as much room for its answer
             raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rxt_jax.data.template import ThinkingMode, first_tokens, prompt_ids
+from rxt_jax.data.template import ThinkingMode, first_tokens, turn_ids
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.model.generation import Generation, prefill, read
 from rxt_jax.model.generation_rules import Rules, SamplingConfig, make_rules
@@ -44,6 +44,7 @@ class HistorySession:
         stream_tokens: int = 4,
         seed: int = 0,
     ):
+        first_tokens(mode, tokenizer.special)  # refuses a mode that there is not, or that needs another tokenizer
         self.tokenizer = tokenizer
         self.sampling = sampling or SamplingConfig()
         self.mode: ThinkingMode = mode
@@ -76,10 +77,7 @@ class HistorySession:
 
         A conversation that is full is an error.
         """
-        if bool(query) == bool(tool_result):
-            raise ValueError("send needs either a query or the result of a tool, and not both.")
-        record = {"query": query, "tool_use": tool_result, "internal": internal}
-        prompt = prompt_ids(record, self.tokenizer.encode, self.tokenizer.special)
+        prompt = turn_ids(query, tool_result, internal, self.tokenizer.encode, self.tokenizer.special)
         row = self.history + prompt[bool(self.history) :]
         if len(row) + 2 > self._length:
             raise ValueError(

@@ -35,6 +35,11 @@ def exit_code(arguments):
         ([], "usage"),
         (["fly"], "unknown command 'fly'"),
         (["train", "nowhere.py"], "nowhere.py does not exist"),
+        (["train", "."], ". is a folder; expected a Python file that defines `recipe`"),
+        (
+            ["train", CONFIG, "--start-from", "nowhere", "--cpu-devices", "None"],
+            "start_from: nowhere does not exist; expected the folder of a run",
+        ),
         (["train", CONFIG, "--stages.memory-aware.updats", "3"], "updats"),
         (["train", CONFIG, "--stages.memory-aware.updates", "-3"], "updates must be at least 1, got -3"),
         (["train", CONFIG, "--model.num-slots", "many"], "many"),

@@ -31,6 +31,16 @@ def test_training_again_gives_the_same_tokenizer_and_loading_too(tmp_path):
     assert again.fingerprint == BYTE_LEVEL.fingerprint == load_tokenizer(tmp_path).fingerprint
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_file_that_ends_too_soon_is_named(tmp_path, share):
+    train_tokenizer(TEXTS, TokenizerConfig(vocab_size=400), tmp_path)
+    file = tmp_path / "tokenizer.model"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"tokenizer\.model is damaged: SentencePiece cannot read it"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(("kind", "file"), [("bpe", "tokenizer.model"), ("byte_level", "tokenizer.json")])
 def test_the_command_reads_every_text_of_a_file(tmp_path, capsys, kind, file):
     # The word stands in the last field of the last record alone, often enough to become a piece.

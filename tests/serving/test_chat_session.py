@@ -180,10 +180,14 @@ def test_memory_files_come_back_and_those_of_others_are_refused(chat_model, tmp_
 
 def test_turns_that_cannot_be_are_refused(chat_model):
     session = ChatSession(*chat_model)
-    with pytest.raises(ValueError, match="either a query or the result"):
+    with pytest.raises(ValueError, match=r"a turn is a query or the result.*got neither"):
         session.send()
     with pytest.raises(ValueError, match="one interaction holds 24"):
         session.send("word " * 40)
+    with pytest.raises(TypeError, match="query must be a text, got 5"):
+        session.answer(5)
+    with pytest.raises(ValueError, match="mode must be one of fast, extended, auto, got 'fats'"):
+        ChatSession(*chat_model, mode="fats")
 
 
 def test_a_batch_of_sessions_answers_as_each_alone(chat_model):
