@@ -24,6 +24,7 @@ from rxt_jax.losses import AdvantageConfig, make_algorithm
 from rxt_jax.model import CriticConfig, ReactiveTransformer, SamplingConfig, presets
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
+from rxt_jax.nn.memory_layer import MemoryLayerConfig
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.rewards import Reward
 from rxt_jax.stages import MemoryAware, MemoryReinforcement
@@ -86,7 +87,7 @@ def make_config():
     plain = {"attention": attention, "feed_forward": FeedForwardConfig(mlp_dim=48), "short_convolution": None}
     config = presets.toy(VOCABULARY)
     gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
-    layer = replace(config.memory_attention.layer, attention=attention, start="random", slot_groups=1, gate=gate)
+    layer = MemoryLayerConfig(attention=attention, gate=gate, slot_identity=0.5)
     return replace(
         config,
         embed_dim=32,
@@ -94,7 +95,7 @@ def make_config():
         num_slots=4,
         max_length=LENGTH,
         encoder=replace(config.encoder, **plain),
-        decoder=replace(config.decoder, cross_attention=attention, stateless=(), **plain),
+        decoder=replace(config.decoder, cross_attention=attention, induction=False, **plain),
         memory_attention=replace(config.memory_attention, layer=layer),
         embedding_std=0.5,
         critic=CriticConfig(with_first=True, scale=1.0),

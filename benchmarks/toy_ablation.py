@@ -22,6 +22,7 @@ import tyro
 
 from rxt_jax.data.config import DialogueData
 from rxt_jax.nn.residual_gates import ResidualGateConfig
+from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.nn.short_convolution import ShortConvolutionConfig
 from rxt_jax.recipe import Recipe, StageRun, load_recipe
 from rxt_jax.stages import MemoryPretraining
@@ -127,6 +128,15 @@ def _convolutions(recipe: Recipe, encoder: tuple[int, int] | None, decoder: int 
     )
 
 
+def _no_induction(recipe: Recipe) -> Recipe:
+    return _model(recipe, decoder=replace(recipe.model.decoder, induction=False))
+
+
+def _not_in_order(recipe: Recipe) -> Recipe:
+    """Let slots begin by reading what resembles them, as the recipe did until 27 November 2026."""
+    return _layer(_layer(recipe, in_order=False), slot_identity=0.5, rotary=RotaryConfig())
+
+
 def _tokenizer(recipe: Recipe, **changes: object) -> Recipe:
     return replace(recipe, tokenizer=replace(recipe.tokenizer, **changes))
 
@@ -173,15 +183,16 @@ LATE = {
     "all slots written, gate: none (sum)": lambda recipe: _layer(_all_slots(recipe), gate=_gate("sum")),
     "gate: elementwise": lambda recipe: _layer(recipe, gate=_gate("elementwise")),
     "gate: none (replace)": lambda recipe: _layer(recipe, gate=_gate("replace")),
-    "no slot identity": lambda recipe: _layer(recipe, slot_identity=0.0),
+    "slots not in order": _not_in_order,
+    "slots not in order, no slot identity": lambda recipe: _layer(_not_in_order(recipe), slot_identity=0.0),
     "interlayer, its gate nearly closed": lambda recipe: _interlayer(recipe, -3.0),
     "initial memory: random, redrawn": lambda recipe: _model(recipe, initial_memory="standard"),
     "all slots written, 16 slots": lambda recipe: _all_slots(recipe, 16),
     "all slots written, 96 slots": lambda recipe: _all_slots(recipe, 96),
-    "9 groups of 16": lambda recipe: _groups(recipe, 9, 16),
-    "6 groups of 16": lambda recipe: _groups(recipe, 6, 16),
-    "4 groups of 16": lambda recipe: _groups(recipe, 4, 16),
-    "5 groups of 24": lambda recipe: _groups(recipe, 5, 24),
+    "9 groups of 32": lambda recipe: _groups(recipe, 9, 32),
+    "4 groups of 32": lambda recipe: _groups(recipe, 4, 32),
+    "6 groups of 24": lambda recipe: _groups(recipe, 6, 24),
+    "4 groups of 48": lambda recipe: _groups(recipe, 4, 48),
 }
 """Variants that the reading stages do not touch."""
 
@@ -195,6 +206,7 @@ WHOLE = {
     "nothing hidden in interaction_sft": lambda recipe: _change(
         recipe, lambda run: _objective(run, memory_masking=0.0), "interaction_sft"
     ),
+    "no induction head": _no_induction,
     "no short convolutions": lambda recipe: _convolutions(recipe, None, None),
     "short convolutions in the encoder alone": lambda recipe: _convolutions(recipe, (2, 2), None),
     "short convolutions in the decoder alone": lambda recipe: _convolutions(recipe, None, 3),

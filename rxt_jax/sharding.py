@@ -51,6 +51,7 @@ AXIS_RULES: dict[str, str | None] = {
     "head_dim": None,
     "parts": None,
     "neighbours": None,
+    "positions": None,
     "channels": None,
     "slots": None,
     "slots_out": None,

@@ -16,6 +16,7 @@ from rxt_jax.data.tokenizer_training import TokenizerConfig, train_tokenizer
 from rxt_jax.model import ModelConfig, make_model, presets
 from rxt_jax.nn.attention import AttentionConfig
 from rxt_jax.nn.feed_forward import FeedForwardConfig
+from rxt_jax.nn.memory_layer import MemoryLayerConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.residual_gates import ResidualGateConfig
 from rxt_jax.nn.short_convolution import ShortConvolutionConfig
@@ -34,14 +35,14 @@ def small_config(**changes) -> ModelConfig:
     plain = {"attention": attention, "feed_forward": feed_forward, "short_convolution": None}
     config = presets.toy(VOCABULARY)
     gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
-    layer = replace(config.memory_attention.layer, attention=attention, start="random", slot_groups=1, gate=gate)
+    layer = MemoryLayerConfig(attention=attention, gate=gate, slot_identity=0.5)
     config = replace(
         config,
         embed_dim=16,
         num_slots=4,
         max_length=12,
         encoder=replace(config.encoder, **plain),
-        decoder=replace(config.decoder, cross_attention=attention, **plain),
+        decoder=replace(config.decoder, cross_attention=attention, induction=False, **plain),
         memory_attention=replace(config.memory_attention, layer=layer),
         embedding_std=0.5,
         scan_unroll=1,
@@ -59,9 +60,12 @@ def mixture_config() -> ModelConfig:
 
 
 def convolving(config: ModelConfig) -> ModelConfig:
-    """Give encoder and decoder short convolutions, stateless layers included."""
+    """Give encoder and decoder short convolutions, stateless layers included, and the decoder an induction head."""
+    attention = replace(config.decoder.attention, num_kv_heads=config.decoder.attention.num_query_heads)
     encoder = replace(config.encoder, short_convolution=ShortConvolutionConfig(after=1))
-    decoder = replace(config.decoder, short_convolution=ShortConvolutionConfig(before=2))
+    decoder = replace(
+        config.decoder, attention=attention, short_convolution=ShortConvolutionConfig(before=2), induction=True
+    )
     return replace(config, encoder=encoder, decoder=decoder)
 
 

@@ -54,6 +54,8 @@ class BaselineConfig:
     """None = no positions at all."""
     short_convolution: ShortConvolutionConfig | None = None
     """Of all layers; None = none. It sees tokens before alone."""
+    induction: bool = False
+    """The first layer begins as an induction head (docs/method.md §10.9)."""
     tie_embeddings: bool = False
     """The embedding is the head as well, without a bias."""
     embedding_std: float = 1.0
@@ -104,8 +106,9 @@ class BaselineConfig:
                 norm=self.norm,
                 rotary=rotary,
                 short_convolution=self.short_convolution,
+                induction=self.induction and number == 0,
             )
-            for feed_forward in self.first_layers + rest
+            for number, feed_forward in enumerate(self.first_layers + rest)
         )
 
 

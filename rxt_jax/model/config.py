@@ -79,6 +79,9 @@ class DecoderConfig:
     """None = no positions at all."""
     short_convolution: ShortConvolutionConfig | None = None
     """Of all layers; None = none, as published. It sees tokens before alone."""
+    induction: bool = False
+    """The first layer begins as an induction head: it finds what followed the same token earlier (docs/method.md
+    §10.9). It needs as many key/value as query heads, whose widths add up to that of the model."""
 
     def __post_init__(self) -> None:
         check_causal("decoder.short_convolution", self.short_convolution)
@@ -243,8 +246,9 @@ class ModelConfig:
             replace(
                 self._layer(config, attention, config.feed_forward),
                 cross_attention=config.cross_attention,
+                induction=config.induction and not config.stateless and number == 0,
             )
-            for attention in attentions
+            for number, attention in enumerate(attentions)
         )
 
     def stateless_layers(self, *, final: bool) -> tuple[LayerConfig, ...]:
@@ -254,8 +258,11 @@ class ModelConfig:
         attentions = config.final_stateless_attentions if final else config.stateless_attentions
         attentions = attentions or (config.attention,) * len(feed_forwards)
         return tuple(
-            self._layer(config, attention, feed_forward)
-            for attention, feed_forward in zip(attentions, feed_forwards, strict=True)
+            replace(
+                self._layer(config, attention, feed_forward),
+                induction=config.induction and not final and number == 0,
+            )
+            for number, (attention, feed_forward) in enumerate(zip(attentions, feed_forwards, strict=True))
         )
 
     def memory_layer(self) -> MemoryLayerConfig:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.compatibility import Compatibility
-from rxt_jax.nn.layers import CachedKeys, LayerCache, LayerConfig, TokenContext, TransformerLayer
+from rxt_jax.nn.layers import CachedKeys, LayerCache, LayerConfig, TokenContext, TransformerLayer, last_tokens
 from rxt_jax.nn.linear import Linear
 from rxt_jax.nn.mixture_of_experts import MixtureConfig
 from rxt_jax.nn.norms import make_norm
@@ -106,10 +106,10 @@ class Decoder(nnx.Module):
             for config, count in zip(stack.configs, stack.counts, strict=True):
                 heads = (config.attention.num_kv_heads, config.attention.head_dim)
                 empty = jnp.zeros((count, batch, length, *heads), dtype)
-                last: tuple[Array, ...] = ()
-                if config.short_convolution is not None:
-                    none_yet = jnp.zeros((count, batch, config.short_convolution.before, self.embed_dim), dtype)
-                    last = (none_yet, none_yet)
+                last = {
+                    place: jnp.zeros((count, batch, number, self.embed_dim), dtype)
+                    for place, number in last_tokens(config).items()
+                }
                 caches.append(LayerCache(CachedKeys(empty, empty), last))
             return tuple(caches)
 

@@ -25,7 +25,9 @@ class MemoryAttention(nnx.Module):
         layer_config = config.memory_layer()
         self.layers = LayerStack(
             (layer_config,) * config.num_layers,
-            lambda layer, rngs: MemoryLayer(config.num_slots, config.embed_dim, layer, rngs=rngs),
+            lambda layer, rngs: MemoryLayer(
+                config.num_slots, config.embed_dim, layer, max_length=config.max_length, rngs=rngs
+            ),
             unroll=config.scan_unroll,
             remat=config.remat,
             rngs=rngs,

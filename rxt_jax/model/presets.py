@@ -82,13 +82,15 @@ def toy(vocab_size: int = 1024) -> ModelConfig:
     """A million parameters: learns to remember ordinary sentences in minutes on two CPU cores."""
     # Interactions are told apart by where they are written, and what is not worth keeping by a gate that stays shut.
     gate = ResidualGateConfig(kind="learned_slot", activation="sigmoid", initial=1.0)
-    config = _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=128, max_length=48, slot_groups=4, gate=gate)
-    # With its neighbours in view a word is soon repeated, whatever the parameters begin with.
+    config = _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=192, max_length=48, slot_groups=6, gate=gate)
+    # Words are copied from the first update on: by the decoder from its own row, by memory token after token.
     around, before = ShortConvolutionConfig(before=2, after=2), ShortConvolutionConfig(before=3)
+    layer = replace(config.memory_attention.layer, in_order=True, slot_identity=1.5, rotary=None)
     return replace(
         config,
         encoder=replace(config.encoder, short_convolution=around),
-        decoder=replace(config.decoder, short_convolution=before),
+        decoder=replace(config.decoder, short_convolution=before, induction=True),
+        memory_attention=replace(config.memory_attention, layer=layer),
     )
 
 
@@ -269,6 +271,7 @@ def baseline_like(config: ModelConfig, *, max_length: int) -> BaselineConfig:
         norm=config.decoder.norm,
         rotary_base=config.decoder.rotary_base,
         short_convolution=config.decoder.short_convolution,
+        induction=config.decoder.induction,
         embedding_std=config.embedding_std,
         dtype=config.dtype,
         scan_unroll=config.scan_unroll,

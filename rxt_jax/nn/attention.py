@@ -114,10 +114,14 @@ class Attention(nnx.Module):
         self.key_norm = RMSNorm(width, axis="head_dim", rngs=rngs) if normed else None
 
     def project(
-        self, x: Float[Array, "B S D"], positions: Int[Array, "B1 S"] | None = None
+        self,
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B1 S"] | None = None,
+        *,
+        keys_of: Float[Array, "B S D"] | None = None,
     ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-        """Return keys and values; keys are rotated if they have positions."""
-        keys = self.key(x)
+        """Return keys and values; keys are rotated if they have positions, and made of `keys_of` where it is given."""
+        keys = self.key(x if keys_of is None else keys_of)
         if self.key_norm is not None:
             keys = self.key_norm(keys)
         return rotate(self.rotary, keys, positions), self.value(x)

@@ -4,7 +4,8 @@ x ← x + SelfAttention(N1 x)
 x ← x + CrossAttention(N2 x, N_memory memory)      only in layers that read memory
 x ← x + FeedForward(N3 x)
 
-Where a layer has short convolutions, self-attention and feed-forward see C1(N1 x) and C2(N3 x).
+Where a layer has short convolutions, self-attention and feed-forward see C1(N1 x) and C2(N3 x). In a layer that begins
+as an induction head a token's key is made of the token before it.
 """
 
 from dataclasses import dataclass, field
@@ -16,18 +17,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rxt_jax.nn.attention import Attention, AttentionConfig
+from rxt_jax.nn.copying_start import check_copying, start_induction
 from rxt_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from rxt_jax.nn.mixture_of_experts import MixtureConfig, MixtureOfExperts
 from rxt_jax.nn.norms import NormKind, make_norm
 from rxt_jax.nn.remat import named_activation
 from rxt_jax.nn.rotary import RotaryConfig
-from rxt_jax.nn.short_convolution import ShortConvolution, ShortConvolutionConfig
+from rxt_jax.nn.short_convolution import ShortConvolution, ShortConvolutionConfig, go_on, neighbours
 from rxt_jax.ops.attention import AttentionMask
 from rxt_jax.ops.columns import put_columns
 from rxt_jax.row_sharding import constrain
 from rxt_jax.types import Key
 
-__all__ = ["CachedKeys", "LayerCache", "LayerConfig", "TokenContext", "TransformerLayer"]
+__all__ = ["CachedKeys", "LayerCache", "LayerConfig", "TokenContext", "TransformerLayer", "last_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class LayerConfig:
     """None = no positions at all."""
     short_convolution: ShortConvolutionConfig | None = None
     """Of what self-attention and feed-forward see; None = every token by itself."""
+    induction: bool = False
+    """Keys of self-attention are made of the token before: it begins as an induction head (docs/method.md §10.9)."""
     zero_padding: bool = False
     """Zero padded inputs of self-attention (`Compatibility.zero_padding`)."""
     zero_padded_queries: bool = False
@@ -78,8 +82,16 @@ class LayerCache(NamedTuple):
     """What a layer, or a stack of layers with a leading axis, keeps of the tokens so far."""
 
     own: CachedKeys
-    last: tuple[Float[Array, "... N D"], ...] = ()
-    """What its two short convolutions saw of the last N tokens; nothing where it has none."""
+    last: dict[str, Float[Array, "... N D"]]
+    """What its short convolutions and its induction head saw of the last N tokens, by place; see `last_tokens`."""
+
+
+def last_tokens(config: LayerConfig) -> dict[str, int]:
+    """Say of how many last tokens a layer that makes text keeps what it saw, by place in the layer."""
+    places = {}
+    if config.short_convolution is not None:
+        places = dict.fromkeys(("attention", "feed_forward"), config.short_convolution.before)
+    return places | ({"keys": 1} if config.induction else {})
 
 
 class TransformerLayer(nnx.Module):
@@ -90,6 +102,9 @@ class TransformerLayer(nnx.Module):
         norm = config.norm
         self.attention_norm = make_norm(norm, embed_dim, rngs=rngs)
         self.attention = Attention(embed_dim, config.attention, config.rotary, rngs=rngs)
+        if config.induction:
+            check_copying(embed_dim, config.attention, "induction")
+            start_induction(self.attention, rngs)
         if config.cross_attention is not None:
             self.cross_attention_norm = make_norm(norm, embed_dim, rngs=rngs)
             self.cross_attention_memory_norm = make_norm(norm, embed_dim, rngs=rngs)
@@ -123,7 +138,7 @@ class TransformerLayer(nnx.Module):
         x, cache = self._attend_to_tokens(x, context, cache, keys[0])
         if memory is not None:
             x = x + self._read(self._memory_query(x, context), memory, context, keys[1])
-        normed, cache = self._convolve(1, self.feed_forward_norm(x), context, cache)
+        normed, cache = self._convolve("feed_forward", self.feed_forward_norm(x), context, cache)
         groups = context.balance_groups
         balance = jnp.zeros(() if groups is None else groups, jnp.float32)
         if isinstance(self.feed_forward, MixtureOfExperts):
@@ -147,16 +162,27 @@ class TransformerLayer(nnx.Module):
         return self.cross_attention.output_of(memory.values)
 
     def _convolve(
-        self, place: int, x: Array, context: TokenContext, cache: LayerCache | None
+        self, place: str, x: Array, context: TokenContext, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
-        """Show tokens their neighbours, before self-attention (place 0) or feed-forward (1)."""
+        """Show tokens their neighbours, before self-attention or feed-forward."""
         if self.config.short_convolution is None:
             return x, cache
-        convolution = (self.attention_convolution, self.feed_forward_convolution)[place]
+        convolution = self.attention_convolution if place == "attention" else self.feed_forward_convolution
         if cache is None:
             return convolution(x, context.positions, context.token_mask), None
         x, last = convolution.step(x, context.token_mask, cache.last[place])
-        return x, cache._replace(last=(*cache.last[:place], last, *cache.last[place + 1 :]))
+        return x, cache._replace(last=cache.last | {place: last})
+
+    def _keys_of(
+        self, x: Array, context: TokenContext, cache: LayerCache | None
+    ) -> tuple[Array | None, LayerCache | None]:
+        """Give every token the one before it, of which its key is made in an induction head."""
+        if not self.config.induction:
+            return None, cache
+        if cache is None:
+            return neighbours(x, 1, context.positions), None
+        row, last = go_on(cache.last["keys"], x, context.token_mask)
+        return row[:, :-1], cache._replace(last=cache.last | {"keys": last})
 
     def _attend_to_tokens(
         self, x: Array, context: TokenContext, cache: LayerCache | None, key: Key | None
@@ -164,8 +190,9 @@ class TransformerLayer(nnx.Module):
         normed = self.attention_norm(x)
         if self.config.zero_padding:
             normed = jnp.where(context.token_mask[..., None], normed, 0.0)
-        normed, cache = self._convolve(0, normed, context, cache)
-        own = CachedKeys(*self.attention.project(normed, context.positions))
+        normed, cache = self._convolve("attention", normed, context, cache)
+        keys_of, cache = self._keys_of(normed, context, cache)
+        own = CachedKeys(*self.attention.project(normed, context.positions, keys_of=keys_of))
         if cache is not None:
             own = cache.own.written(*own, context.positions)
             cache = cache._replace(own=own)

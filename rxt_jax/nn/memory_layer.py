@@ -63,6 +63,10 @@ class MemoryLayerConfig:
     start: Literal["random", "copy"] = "random"
     """How the attention to the interaction starts: `copy` puts states of single tokens into slots from the first update
     on, `random` (published) their mean (docs/method.md §7.7)."""
+    in_order: bool = False
+    """Tokens have a learned vector per position in the write key, as slots have in the query, and slots begin by
+    reading the tokens in order. Needs start='copy', rotary=None and a `slot_identity` that outweighs contents, such as
+    1.5 (docs/method.md §7.9)."""
 
     def __post_init__(self) -> None:
         if (self.inner_attention is None) != (self.variant == "simple"):
@@ -76,6 +80,13 @@ class MemoryLayerConfig:
             raise ValueError(f"slot_groups must be at least 1, got {self.slot_groups}.")
         if self.slot_groups > 1 and self.variant != "simple":
             raise ValueError(f"slot_groups = {self.slot_groups} needs the simple variant, got {self.variant!r}.")
+        if self.in_order and (self.start, self.rotary) != ("copy", None):
+            raise ValueError(
+                f"in_order needs start='copy' and rotary=None, because tokens have learned positions instead; got "
+                f"{self.start!r} and {self.rotary}."
+            )
+        if self.in_order and self.slot_identity <= 0.0:
+            raise ValueError("in_order needs slot_identity above 0: places begin with the vectors of the slots.")
         replaces = self.gate.kind == "replace" or (self.gate.kind != "sum" and self.gate.activation == "sigmoid")
         if self.slot_groups > 1 and not replaces:
             raise ValueError(
@@ -109,10 +120,19 @@ class MemoryLayer(nnx.Module):
     """m → inner attention → attention to the interaction → residual gate.
 
     Slots are carried from write to write and stay in their own dtype; attention computes in that of the encoded
-    states, and gates join both in float32. `num_slots` must be a multiple of `config.slot_groups`.
+    states, and gates join both in float32. `num_slots` must be a multiple of `config.slot_groups`. `max_length`: tokens
+    of the longest interaction, for layers that read in order.
     """
 
-    def __init__(self, num_slots: int, embed_dim: int, config: MemoryLayerConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_slots: int,
+        embed_dim: int,
+        config: MemoryLayerConfig,
+        *,
+        max_length: int | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
         num_slots //= config.slot_groups  # those that one interaction is written into
         if config.inner_attention is not None:
@@ -126,12 +146,18 @@ class MemoryLayer(nnx.Module):
         self.attention = Attention(embed_dim, config.attention, config.rotary, rngs=rngs)
         if config.start == "copy":
             check_copying(embed_dim, config.attention)
-            start_copying(self.attention, rngs)
+            start_copying(self.attention, rngs, alike=config.in_order)
         self.gate = ResidualGate(num_slots, embed_dim, config.gate, rngs=rngs)
         if config.slot_identity > 0.0:
             self.slot_identity = make_parameter(
                 rngs, normal(config.slot_identity), (num_slots, embed_dim), ("slots", "embed")
             )
+        if config.in_order:
+            if max_length is None:
+                raise ValueError("in_order needs max_length, the tokens of the longest interaction.")
+            # Token t begins with the vector of slot t, and behind the last slot with those of the first ones again.
+            places = jnp.resize(self.slot_identity[...], (max_length, embed_dim))
+            self.token_identity = make_parameter(rngs, lambda *_: places, places.shape, ("positions", "embed"))
 
     def __call__(
         self,
@@ -185,7 +211,14 @@ class MemoryLayer(nnx.Module):
         query = self.norm(slots)
         if self.config.slot_identity > 0.0:
             query = query + self.slot_identity[...]
-        projected = self.attention.project(self.input_norm(encoded.states), encoded.positions)
+        states = self.input_norm(encoded.states)
+        named = states
+        if self.config.in_order:
+            length, longest = states.shape[1], self.token_identity.shape[0]
+            if length > longest:
+                raise ValueError(f"an interaction may have {longest} tokens (max_length), got {length}.")
+            named = states + self.token_identity[:length].astype(states.dtype)
+        projected = self.attention.project(states, encoded.positions, keys_of=named)
         return query.astype(encoded.states.dtype), projected
 
     def _attend_inwards(self, slots: Array, mean: Array | None, compute: Any, key: Key | None) -> Array:

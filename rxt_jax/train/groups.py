@@ -49,8 +49,8 @@ def matrix_axes(variable: nnx.Variable) -> tuple[tuple[int, ...], tuple[int, ...
     """Find the input and output dimensions of a linear map's kernel; None for everything else.
 
     Judged by the names of the axes, because stacked layers give a norm's scale two dimensions and a
-    kernel three or four. Embeddings, output heads, memory slots, short convolutions, norms, biases and gates are
-    not matrices here. Layers and experts are left out: each of theirs is a matrix of its own.
+    kernel three or four. Embeddings, output heads, memory slots, positions, short convolutions, norms, biases and
+    gates are not matrices here. Layers and experts are left out: each of theirs is a matrix of its own.
     """
     axes = variable.get_metadata().get("axes")
     if not axes:
@@ -58,7 +58,7 @@ def matrix_axes(variable: nnx.Variable) -> tuple[tuple[int, ...], tuple[int, ...
     stacked = len(variable.shape) - len(axes)
     inner = [(i + stacked, name) for i, name in enumerate(axes) if name not in ("experts", "shared_experts")]
     names = [name for _, name in inner]
-    if len(inner) < 2 or {"vocab", "slots", "neighbours"} & set(names):
+    if len(inner) < 2 or {"vocab", "slots", "positions", "neighbours"} & set(names):
         return None
     dimensions = [i for i, _ in inner]
     if names[0] == "embed":

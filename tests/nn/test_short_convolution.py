@@ -75,16 +75,19 @@ def test_documents_of_a_packed_row_are_no_neighbours():
         np.testing.assert_allclose(packed[:, start:end], alone, atol=1e-6)
 
 
-def test_a_fresh_convolution_adds_a_fifth_of_every_neighbour():
-    module = ShortConvolution(WIDTH, ShortConvolutionConfig(before=1, after=1), rngs=nnx.Rngs(0))
-    x = jnp.ones((1, 3, WIDTH))
-    np.testing.assert_allclose(module(x, jnp.arange(3)[None], jnp.ones((1, 3), bool))[0, :, 0], [1.2, 1.4, 1.2])
+def test_fresh_weights_tell_neighbours_and_channels_apart():
+    config = ShortConvolutionConfig(before=2, after=2, weights_std=0.3)
+    weights = ShortConvolution(400, config, rngs=nnx.Rngs(0)).weights[...]
+    assert weights.shape == (4, 400)
+    np.testing.assert_allclose(jnp.std(weights, axis=1), 0.3, atol=0.05)
+    alike = np.corrcoef(weights)[np.triu_indices(4, 1)]
+    assert np.abs(alike).max() < 0.2
 
 
 def test_its_weights_are_left_to_adam():
     variables = flat_parameters(nnx.state(small_model(convolving(small_config())), nnx.Param))
     found = {path: variable for path, variable in variables.items() if "convolution" in path}
-    assert len(found) == 4  # of attention and feed-forward, in encoder and decoder
+    assert len(found) == 6  # of attention and feed-forward, in the encoder and in two segments of the decoder
     assert all(matrix_axes(variable) is None for variable in found.values())
 
 
@@ -99,6 +102,7 @@ def test_the_baseline_has_those_of_the_decoder():
     [
         (lambda: ShortConvolutionConfig(before=-1), "before must be at least 0, got -1"),
         (lambda: ShortConvolutionConfig(before=0), "needs neighbours"),
+        (lambda: ShortConvolutionConfig(weights_std=-0.1), "weights_std must be at least 0, got -0.1"),
         (
             lambda: replace(small_config().decoder, short_convolution=ShortConvolutionConfig(after=1)),
             r"decoder\.short_convolution\.after must be 0.*got 1",
