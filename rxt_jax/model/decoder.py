@@ -63,6 +63,20 @@ class KeyValueCache(NamedTuple):
     final: tuple[LayerCache, ...]
     mask: Bool[Array, "B length"]
 
+    def widened(self, length: int) -> "KeyValueCache":
+        """Make room for `length` tokens per row, which is no less than there is."""
+
+        def pad(leaf: Array, axis: int) -> Array:
+            room = [(0, 0)] * leaf.ndim
+            room[axis] = (0, length - leaf.shape[axis])
+            return jnp.pad(leaf, room)
+
+        def widen(layers: LayerCache) -> LayerCache:
+            return layers._replace(own=CachedKeys(*(pad(leaf, 2) for leaf in layers.own)))
+
+        parts = (tuple(widen(layers) for layers in part) for part in (self.stateless, self.layers, self.final))
+        return KeyValueCache(*parts, pad(self.mask, 1))
+
 
 class Decoder(nnx.Module):
     """Stateless layers, layers with memory, final stateless layers, head. Source: docs/method.md §10.3."""

@@ -133,12 +133,5 @@ def _prefill(graphdef: Any, params: Any, ids: Array, mask: Array, rules: Rules, 
 def _read(
     graphdef: Any, params: Any, kept: Generation, ids: Array, mask: Array, rules: Rules, width: int
 ) -> Generation:
-    def widen(leaf: Array) -> Array:
-        # Keys and values are [layers B length K H], the mask is [B length].
-        axis = 1 if leaf.ndim == 2 else 2
-        room = [(0, 0)] * leaf.ndim
-        room[axis] = (0, width - leaf.shape[axis])
-        return jnp.pad(leaf, room)
-
-    wide = kept._replace(cache=jax.tree.map(widen, kept.cache))
+    wide = kept._replace(cache=kept.cache.widened(width))
     return read(nnx.merge(graphdef, params), wide, ids, mask, rules, width)

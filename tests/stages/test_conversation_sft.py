@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import call, dialogue_tokenizer, small_config, small_model, small_recipe
+from small import call, convolving, dialogue_tokenizer, small_config, small_model, small_recipe
 
 from rxt_jax.data.config import DataConfig, DialogueData
 from rxt_jax.data.loader import ConversationBatches
@@ -25,7 +25,8 @@ DATA = DataConfig(max_length=40, max_interactions=4, conversation_length=120)
 
 def baseline(seed=0, **changes):
     tokenizer = dialogue_tokenizer()
-    config = presets.baseline_like(small_config(vocab_size=tokenizer.vocab_size), max_length=256)
+    # What it keeps of the last tokens has to survive from turn to turn, as keys and values do.
+    config = presets.baseline_like(convolving(small_config(vocab_size=tokenizer.vocab_size)), max_length=256)
     return small_model(replace(config, **changes), seed), tokenizer
 
 
