@@ -9,7 +9,7 @@ from flax import nnx
 from held import Held
 from loopback import Loopback
 from parrot import make_parrot
-from small import dialogue_tokenizer, small_config, small_model, with_end
+from small import convolving, dialogue_tokenizer, small_config, small_model, with_end
 
 from rxt_jax.server.programs import Programs
 
@@ -37,7 +37,7 @@ def _often_made(model, tokenizer):
 def chat_model():
     """An untrained model that now and then ends a reply."""
     tokenizer = dialogue_tokenizer()
-    model = small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH))
+    model = small_model(convolving(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH)))
     return model, with_end(tokenizer, _often_made(model, tokenizer))
 
 

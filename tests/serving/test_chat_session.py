@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compilations import count_compilations
 from flax import nnx
-from small import call, dialogue_tokenizer, small_config, small_model, with_end
+from small import call, convolving, dialogue_tokenizer, small_config, small_model, with_end
 
 from rxt_jax.model import SamplingConfig, generate, make_rules
 from rxt_jax.serving import ChatSession, answer_together, chat_session, streaming
@@ -20,7 +20,7 @@ LENGTH = 24
 @pytest.fixture(scope="module")
 def chat_model():
     tokenizer = dialogue_tokenizer()
-    return small_model(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH)), tokenizer
+    return small_model(convolving(small_config(vocab_size=tokenizer.vocab_size, max_length=LENGTH))), tokenizer
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "end"))
