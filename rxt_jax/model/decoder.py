@@ -71,11 +71,10 @@ class KeyValueCache(NamedTuple):
             room[axis] = (0, length - leaf.shape[axis])
             return jnp.pad(leaf, room)
 
-        def widen(layers: LayerCache) -> LayerCache:
-            return layers._replace(own=CachedKeys(*(pad(leaf, 2) for leaf in layers.own)))
+        def widen(segments: tuple[LayerCache, ...]) -> tuple[LayerCache, ...]:
+            return tuple(each._replace(own=CachedKeys(*(pad(leaf, 2) for leaf in each.own))) for each in segments)
 
-        parts = (tuple(widen(layers) for layers in part) for part in (self.stateless, self.layers, self.final))
-        return KeyValueCache(*parts, pad(self.mask, 1))
+        return KeyValueCache(widen(self.stateless), widen(self.layers), widen(self.final), pad(self.mask, 1))
 
 
 class Decoder(nnx.Module):
