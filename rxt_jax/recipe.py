@@ -98,6 +98,9 @@ class Recipe:
     start_from: str | None = None
     """Another run's folder, or one of its `stages/<name>`, whose tokenizer and parameters this run begins with;
     parameters that it lacks or has in another shape start fresh and are listed. None = all start fresh."""
+    start_fresh: tuple[str, ...] = ()
+    """Parts of the model that start fresh although `start_from` has them, such as `memory_attention` or
+    `decoder/head`: the beginning of their paths."""
     folder: str | None = None
     """The run folder; None = `runs/<name>`."""
     keep_checkpoints: int = 2
@@ -110,6 +113,8 @@ class Recipe:
             raise ValueError(
                 f"cpu_devices must be at least 1, got {self.cpu_devices}. None leaves the CPU in one piece."
             )
+        if self.start_fresh and self.start_from is None:
+            raise ValueError(f"start_fresh = {self.start_fresh} needs start_from: without it everything starts fresh.")
         if self.keep_checkpoints < 1:
             raise ValueError(
                 f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}: a run needs its newest."

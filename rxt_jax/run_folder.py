@@ -176,7 +176,7 @@ def claim_folder(recipe: Recipe, folder: Path) -> None:
         return
     old = read_recipe_file(folder)["recipe"]
     new = json.loads(json.dumps(to_json(recipe)))
-    for part in ("model", "tokenizer", "seed", "start_from"):
+    for part in ("model", "tokenizer", "seed", "start_from", "start_fresh"):
         # Read and written again, as it would be written today: a field that came with a default is no difference.
         before, now = json.loads(json.dumps(to_json(from_json(old.get(part), part)))), new[part]
         if part == "model":

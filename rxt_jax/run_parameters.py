@@ -1,7 +1,7 @@
 """The parameters of a run: described before there are any, made or read where they are to live, handed from stage to
 stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -52,16 +52,27 @@ def describe_parameters(recipe: Recipe, mesh: jax.sharding.Mesh, console: Consol
 
 def first_parameters(recipe: Recipe, params: nnx.State, console: Console) -> nnx.State:
     """Make the parameters that a run begins with, each where it is to live: those of `start_from` that fit, the others
-    fresh; say which ones did not fit."""
+    fresh; say which ones did not fit or were to start fresh."""
     wanted, found = by_path(params), {}
     if recipe.start_from is not None:
-        found = read_parameters(recipe.start_from, wanted)
+        to_start_fresh = {path for part in recipe.start_fresh for path in _within(part, wanted)}
+        to_read = {path: leaf for path, leaf in wanted.items() if path not in to_start_fresh}
+        found = read_parameters(recipe.start_from, to_read)
         console.print(f"begins with {len(found)} of {len(wanted)} parameter arrays of {recipe.start_from}")
     fresh = {path: leaf.sharding for path, leaf in wanted.items() if path not in found}
     if fresh and found:
         console.print(f"these start fresh: {', '.join(sorted(fresh))}")
     made = fresh_parameters(recipe.model, recipe.seed, fresh) if fresh else {}
     return with_parameters(params, found | made)
+
+
+def _within(part: str, paths: Iterable[str]) -> list[str]:
+    """List the paths that belong to a part of the model; a part that has none is refused."""
+    found = [path for path in paths if path == part or path.startswith(f"{part}/")]
+    if not found:
+        parts = sorted({path.split("/")[0] for path in paths})
+        raise ValueError(f"start_fresh: the model has no parameters in {part!r}; its parts are {', '.join(parts)}.")
+    return found
 
 
 def by_path(params: nnx.State) -> dict[str, Any]:

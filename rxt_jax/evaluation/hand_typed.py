@@ -13,7 +13,7 @@ from rich.table import Table
 from rxt_jax.data.hand_typed import TypedConversation, TypedTurn
 from rxt_jax.data.tokenizer import Tokenizer
 from rxt_jax.evaluation.free_conversations import answer_freely
-from rxt_jax.evaluation.outcome import OUTCOMES, Outcome, abstains, judge
+from rxt_jax.evaluation.outcome import OUTCOMES, Outcome, judge
 from rxt_jax.evaluation.recall import contains_value, words_of
 from rxt_jax.evaluation.report import show_share
 from rxt_jax.paths import as_path
@@ -201,9 +201,9 @@ def _withheld(conversations: Sequence[Sequence[ScoredTurn]], least: float) -> di
     for scored in (scored for turns in conversations for scored in turns if scored.outcome is not None):
         answer = scored.answer
         sure = answer.confidence if isinstance(answer, Answer) else 1.0
-        is_right = scored.outcome == "right" and not scored.turn.absent
-        is_absent = answer is None or abstains(answer) or sure < least
-        kind = "absent" if is_absent else "right" if is_right else "wrong"
+        said_absent = scored.outcome == ("right" if scored.turn.absent else "absent")
+        is_absent = answer is None or said_absent or sure < least
+        kind = "absent" if is_absent else "right" if scored.outcome == "right" else "wrong"
         counts["never_said" if scored.turn.absent else "told"][kind] += 1
     return {
         name: {kind: counter[kind] / counter.total() if counter else None for kind in ("right", "wrong", "absent")}

@@ -140,6 +140,10 @@ def test_answers_of_little_confidence_can_be_withheld():
     assert told["0.0"] == told["0.8"] == {"right": third, "wrong": third, "absent": third}
     assert told["0.85"] == told["0.9"] == {"right": third, "wrong": 0.0, "absent": pytest.approx(2 / 3)}
     assert told["0.95"] == {"right": 0.0, "wrong": 0.0, "absent": 1.0}
+    hedged = score_turns(CONVERSATION, [Answer("Anna, but I am not sure", 0.9)] * 6)
+    assert hedged[2].outcome == "right"
+    (sure,) = HandTypedReport([CONVERSATION], {"memory": [hedged]}).summary()["conditions"].values()
+    assert sure["withheld_below"]["0.0"]["told"]["right"] == sure["told"]["right"] > 0
     never = {least: each["never_said"]["absent"] for least, each in shares["withheld_below"].items()}
     assert (never["0.7"], never["0.8"]) == (0.0, 1.0)
     unanswered = score_turns(CONVERSATION, [None] * 6)

@@ -277,11 +277,7 @@ def test_the_step_compiles_once():
     assert len(traces) == 1
 
 
-def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, capsys):
-    first = finished_run
-    model = replace(first.model, num_slots=first.model.num_slots + 1)
-    start = str(first.run_folder / "stages" / "sft")
-    second = replace(first, model=model, start_from=start, folder=str(tmp_path / "second"))
+def what_it_begins_with(recipe):
     begun = {}
 
     def keep_and_stop(stage, beginning, *_):
@@ -290,7 +286,36 @@ def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.StageInFolder, "train", keep_and_stop)
-        run_recipe(second)
+        run_recipe(recipe)
+    return begun
+
+
+def test_parts_can_start_fresh_though_the_other_run_has_them(finished_run, tmp_path, capsys):
+    first, start = finished_run, str(finished_run.run_folder / "stages" / "sft")
+    again = replace(first, seed=first.seed + 1, start_from=start, start_fresh=("memory_attention", "decoder/head"))
+    begun = what_it_begins_with(replace(again, folder=str(tmp_path / "again")))
+    expected = flat(nnx.split(load(start).model)[1])
+    differing = {path for path, value in begun.items() if not np.array_equal(value, expected[path])}
+    assert {path.split("/")[0] for path in differing} == {"memory_attention", "decoder"}
+    assert {path for path in differing if path.startswith("decoder")} <= {"decoder/head/kernel", "decoder/head/bias"}
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert all(path in printed for path in differing)
+
+
+def test_a_part_that_is_none_is_refused(finished_run, tmp_path):
+    start = str(finished_run.run_folder)
+    wrong = replace(finished_run, start_from=start, start_fresh=("memory",), folder=str(tmp_path / "again"))
+    with pytest.raises(ValueError, match="no parameters in 'memory'; its parts are decoder, .*memory_attention"):
+        run_recipe(wrong)
+    with pytest.raises(ValueError, match="needs start_from"):
+        replace(finished_run, start_fresh=("memory_attention",))
+
+
+def test_a_run_that_starts_from_another_takes_what_fits(finished_run, tmp_path, capsys):
+    first = finished_run
+    model = replace(first.model, num_slots=first.model.num_slots + 1)
+    start = str(first.run_folder / "stages" / "sft")
+    begun = what_it_begins_with(replace(first, model=model, start_from=start, folder=str(tmp_path / "second")))
     expected = flat(nnx.split(load(start).model)[1])
     differing = {path for path, value in begun.items() if not np.array_equal(value, expected[path])}
     assert differing and all("slot" in path or "memory" in path for path in differing)
