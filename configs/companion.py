@@ -17,12 +17,27 @@ from pathlib import Path
 from rxt_jax.data.config import DialogueData
 from rxt_jax.evaluation.config import EvaluationConfig
 from rxt_jax.model import presets
+from rxt_jax.nn.residual_gates import ResidualGateConfig
+from rxt_jax.nn.rotary import RotaryConfig
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.stages import InteractionSft
 from rxt_jax.train.loop import LoopConfig
 
 toy: Recipe = runpy.run_path(str(Path(__file__).with_name("toy.py")))["recipe"]
 loop = LoopConfig(log_every=50)
+
+# It learns all this with 64 slots that every turn writes. Its last part, configs/companion_turns.py, gives it the
+# memory that it ships with, which nobody has tried from the start.
+shipped = presets.companion()
+layer = replace(
+    shipped.memory_attention.layer,
+    gate=ResidualGateConfig(kind="elementwise", activation="sigmoid"),
+    rotary=RotaryConfig(),
+    slot_identity=0.5,
+    slot_groups=1,
+    in_order=False,
+)
+model = replace(shipped, num_slots=64, memory_attention=replace(shipped.memory_attention, layer=layer))
 
 # What people do, how they are and what they jot down beside the toy's facts, and more questions for what was not told.
 assert isinstance(toy.data.source, DialogueData) and toy.data.source.spec is not None
@@ -66,7 +81,7 @@ def _memory_aware(updates: int, learning_rate: float, **schedule: object) -> Sta
 recipe = replace(
     toy,
     name="companion",
-    model=presets.companion(),
+    model=model,
     data=data,
     evaluation=EvaluationConfig(),
     stages={

@@ -3,8 +3,8 @@
     rxt train configs/companion_reinforcement.py
 
 Conversations about scenes, which it remembers badly, with a fifth of the questions about what was never told. Eight
-answers to every query: the value earns 1, "you have not told me" nothing, anything else costs 1. Figures:
-benchmarks/after_stage_4.md.
+answers to every query: the value earns 1, "you have not told me" nothing, anything else costs 1. Figures, of the
+companion that wrote all slots at every turn: benchmarks/after_stage_4.md.
 """
 
 import runpy
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rxt_jax.data.config import DialogueData
 from rxt_jax.losses import make_algorithm
+from rxt_jax.model import presets
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.rewards import AbstentionReward, FormatReward, RewardSum, RewardTerm
 from rxt_jax.stages import MemoryReinforcement
@@ -35,6 +36,7 @@ recipe = replace(
     name="companion_reinforcement",
     seed=0,
     start_from="companion",
+    model=presets.companion(),
     data=data,
     stages={
         "reinforcement": StageRun(

@@ -9,14 +9,15 @@ of it. Other episodes: `--data.source.sources.0.path FILE --data.evaluation-sour
 """
 
 import os
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 from rxt_jax.data.config import DataConfig, DialogueData, FileData, MixedData
 from rxt_jax.data.dialogues import small
 from rxt_jax.data.sgd import sgd_path
 from rxt_jax.data.tokenizer_training import TokenizerConfig
 from rxt_jax.evaluation.config import EvaluationConfig
-from rxt_jax.model import presets
 from rxt_jax.nn.feed_forward import FeedForwardConfig
 from rxt_jax.recipe import Recipe, StageRun
 from rxt_jax.stages import HistoryReading, InteractionSft, JointPretraining, MemoryAware
@@ -25,8 +26,9 @@ from rxt_jax.train.optimizer import OptimizerConfig
 from rxt_jax.train.schedule import ScheduleConfig
 
 folder = os.environ.get("RXT_SGD_FOLDER", "../shared/data/sgd")
-# Two layers of the companion's kind, narrower; what the toy has beyond it has not been measured on these data.
-base = presets.companion()
+# Two layers of the kind that the companion began with, narrower; what toy and companion have learnt since has not been
+# measured on these data.
+base = runpy.run_path(str(Path(__file__).parents[1] / "companion.py"))["model"]
 attention = replace(base.decoder.attention, num_query_heads=4, num_kv_heads=4)
 feed_forward = FeedForwardConfig(mlp_dim=384, bias=False)
 model = replace(

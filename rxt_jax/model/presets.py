@@ -37,17 +37,12 @@ __all__ = [
 ]
 
 
-def _small(
-    vocab_size: int,
-    *,
-    embed_dim: int,
-    mlp_dim: int,
-    num_slots: int,
-    max_length: int,
-    slot_groups: int = 1,
-    gate: ResidualGateConfig,
-) -> ModelConfig:
-    """Two layers with heads of 32, for CPUs: heads of 16 learn to spell what they copy later, and cost more."""
+def _small(vocab_size: int, *, embed_dim: int, mlp_dim: int, max_length: int) -> ModelConfig:
+    """Two layers with heads of 32, for CPUs: heads of 16 learn to spell what they copy later, and cost more.
+
+    Memory has six groups of 32 slots. Interactions are told apart by where they are written, and what is not worth
+    keeping by a gate that stays shut. From the first update on slots read one token after the other.
+    """
     heads = embed_dim // 32
     attention = AttentionConfig(num_query_heads=heads, num_kv_heads=heads, head_dim=32, output_bias=False)
     feed_forward = FeedForwardConfig(mlp_dim=mlp_dim, bias=False)
@@ -55,7 +50,7 @@ def _small(
         vocab_size=vocab_size,
         embed_dim=embed_dim,
         num_layers=2,
-        num_slots=num_slots,
+        num_slots=192,
         max_length=max_length,
         encoder=EncoderConfig(attention=attention, feed_forward=feed_forward),
         decoder=DecoderConfig(
@@ -67,10 +62,12 @@ def _small(
         memory_attention=MemoryConfig(
             layer=MemoryLayerConfig(
                 attention=attention,
-                gate=gate,
-                slot_groups=slot_groups,
-                slot_identity=0.5,
+                gate=ResidualGateConfig(kind="learned_slot", activation="sigmoid", initial=1.0),
+                rotary=None,
+                slot_identity=1.5,
+                slot_groups=6,
                 start="copy",
+                in_order=True,
             )
         ),
         embedding_std=0.05,
@@ -80,24 +77,19 @@ def _small(
 
 def toy(vocab_size: int = 1024) -> ModelConfig:
     """A million parameters: learns to remember ordinary sentences in minutes on two CPU cores."""
-    # Interactions are told apart by where they are written, and what is not worth keeping by a gate that stays shut.
-    gate = ResidualGateConfig(kind="learned_slot", activation="sigmoid", initial=1.0)
-    config = _small(vocab_size, embed_dim=96, mlp_dim=288, num_slots=192, max_length=48, slot_groups=6, gate=gate)
-    # Words are copied from the first update on: by the decoder from its own row, by memory token after token.
+    config = _small(vocab_size, embed_dim=96, mlp_dim=288, max_length=48)
+    # The decoder copies words of its own row from the first update on, and tokens know their neighbours.
     around, before = ShortConvolutionConfig(before=2, after=2), ShortConvolutionConfig(before=3)
-    layer = replace(config.memory_attention.layer, in_order=True, slot_identity=1.5, rotary=None)
     return replace(
         config,
         encoder=replace(config.encoder, short_convolution=around),
         decoder=replace(config.decoder, short_convolution=before, induction=True),
-        memory_attention=replace(config.memory_attention, layer=layer),
     )
 
 
 def companion(vocab_size: int = 1024) -> ModelConfig:
-    """Four and a half million parameters, for ordinary sentences: minutes on a GPU, two days on two CPU cores."""
-    gate = ResidualGateConfig(kind="elementwise", activation="sigmoid")
-    config = _small(vocab_size, embed_dim=192, mlp_dim=576, num_slots=64, max_length=64, gate=gate)
+    """The model that ships with the package: four and a half million parameters, for ordinary sentences."""
+    config = _small(vocab_size, embed_dim=192, mlp_dim=576, max_length=64)
     return replace(config, num_layers=3, scan_unroll=3)
 
 
