@@ -305,7 +305,7 @@ def test_parts_can_start_fresh_though_the_other_run_has_them(finished_run, tmp_p
 def test_a_part_that_is_none_is_refused(finished_run, tmp_path):
     start = str(finished_run.run_folder)
     wrong = replace(finished_run, start_from=start, start_fresh=("memory",), folder=str(tmp_path / "again"))
-    with pytest.raises(ValueError, match="no parameters in 'memory'; its parts are decoder, .*memory_attention"):
+    with pytest.raises(ValueError, match=r"no parameters in 'memory'; its parts are decoder, .*memory_attention"):
         run_recipe(wrong)
     with pytest.raises(ValueError, match="needs start_from"):
         replace(finished_run, start_fresh=("memory_attention",))
