@@ -174,7 +174,7 @@ def claim_folder(recipe: Recipe, folder: Path) -> None:
     """Refuse a folder that holds the run of another model or tokenizer; a field that came later has its default."""
     if not (folder / RECIPE_FILE).is_file():
         return
-    old = read_recipe_file(folder)["recipe"]
+    old = {"start_fresh": []} | read_recipe_file(folder)["recipe"]  # runs of before that field existed
     new = json.loads(json.dumps(to_json(recipe)))
     for part in ("model", "tokenizer", "seed", "start_from", "start_fresh"):
         # Read and written again, as it would be written today: a field that came with a default is no difference.
